@@ -1,0 +1,128 @@
+"""The command line: `slm VERB …`, the same as `python -m slm.cli VERB …`.
+
+Nothing heavy is imported before the verb is known.
+"""
+
+import difflib
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from slm import __version__
+from slm.errors import UserError
+
+VERBS = {
+    "fit": "train a model; prepares its data first if needed",
+    "validate": "measure a checkpoint on the whole validation split",
+    "test": "the same, reported as test_*: TinyStories has no third split",
+    "predict": "tell stories with a trained model",
+    "prepare": "tokenise data without training",
+}
+
+OVERVIEW = f"""\
+slm {__version__}: train a small language model from scratch and let it tell stories
+
+usage: slm VERB [--option value ...]      (or: python -m slm.cli VERB ...)
+
+{"".join(f"  {verb:<9} {what}{chr(10)}" for verb, what in VERBS.items())}
+  slm fit --config configs/quickstart.yaml            a first model, in minutes on a CPU
+  slm fit --config configs/small.yaml                 the 30 M model on TinyStories
+  slm fit --config configs/small.yaml --data.source stories.txt --trainer.max_steps 2000
+  slm fit --ckpt_path last                            go on with an interrupted run
+  slm validate                                        the best checkpoint of the newest run
+  slm predict --prompt "Once upon a time"             a story from it
+  slm predict --ckpt_path FILE --prompt "One day" --num_samples 3 --out stories.jsonl
+
+slm VERB --help lists a verb's options. slm --version prints the version.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Args:
+        argv: The words after the command's name; None takes them from the process.
+
+    Returns:
+        The exit status: 0 done, 2 the user's input has to change, 130 interrupted.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _dispatch(words)
+    except UserError as error:
+        print(f"slm: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # The reader of our output went away, as `| head` does.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _dispatch(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(OVERVIEW, end="")
+        return 0
+    if words[0] in ("-V", "--version"):
+        print(__version__)
+        return 0
+    verb, *rest = words
+    if verb not in VERBS:
+        close = difflib.get_close_matches(verb, VERBS, n=1)
+        raise UserError(
+            f"there is no verb {verb!r}",
+            f"one of {', '.join(VERBS)}",
+            f"slm {close[0]} …" if close else "slm --help shows what there is",
+        )
+    from slm.commands.trainer import run_verb
+
+    return run_verb(verb, find_configs(rest))
+
+
+def find_configs(words: Sequence[str]) -> list[str]:
+    """Replaces the names of configs that come with the package by their paths.
+
+    `--config configs/small.yaml` means the file of that name if it exists, else the packaged
+    one; so does `--config small`.
+
+    Raises:
+        UserError: There is no such file and no such config.
+    """
+    found = list(words)
+    for index, word in enumerate(words):
+        option, equals, value = word.partition("=")
+        if option not in ("-c", "--config"):
+            continue
+        if equals:
+            found[index] = f"{option}={_find_config(value)}"
+        elif index + 1 < len(words):
+            found[index + 1] = _find_config(words[index + 1])
+    return found
+
+
+def _find_config(name: str) -> str:
+    if Path(name).is_file():
+        return name
+    package = Path(__file__).parent
+    # In a wheel the configs lie inside the package, in a checkout beside it.
+    folders = (package / "configs", package.parent / "configs")
+    packaged = {path.stem: path for folder in folders for path in folder.glob("*.yaml")}
+    stem = Path(name).stem
+    if stem in packaged and Path(name).parent in (Path(), Path("configs")):
+        return str(packaged[stem])
+    raise UserError(
+        f"--config {name} does not exist",
+        f"a YAML file, or one of {', '.join(sorted(packaged))}",
+        f"--config configs/{(difflib.get_close_matches(stem, packaged, n=1) or ['small'])[0]}.yaml",
+    )
+
+
+def run() -> None:
+    """The entry point of the installed command: exits with `main`'s status."""
+    sys.exit(main())
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,55 @@
+"""First and last words of a training run."""
+
+from pathlib import Path
+
+from lightning.pytorch import Trainer
+
+from slm.data.datamodule import StoryData
+from slm.model import SamplingOptions
+from slm.reports.loss import draw_loss
+from slm.training.callbacks import describe_device, tokens_per_step
+from slm.training.checkpoint import open_checkpoint
+from slm.training.module import StoryModel, StoryRequest
+
+PROMPT = "Once upon a time"
+
+
+def describe_run(trainer: Trainer, model: StoryModel, data: StoryData) -> str:
+    """What is going to be trained, on what, how, and where it will lie."""
+    tokens = tokens_per_step(trainer, data)
+    compiled = ", compiled" if model.compile_model else ""
+    return (
+        f"Model      {model.model.parameter_counts()}\n"
+        f"Data       {data.source.spec}, prepared in {data.folder}\n"
+        f"Training   {trainer.max_steps:,} steps of {tokens:,} tokens, {trainer.precision}, "
+        f"{describe_device(trainer)}{compiled}\n"
+        f"Run        {trainer.log_dir or trainer.default_root_dir}"
+    )
+
+
+def conclude_fit(trainer: Trainer) -> None:
+    """Draws the loss, says where everything lies, and tells a story by the best checkpoint."""
+    run = Path(trainer.log_dir) if trainer.log_dir else None
+    if run:
+        print(f"\nRun        {run}")
+    if run and (picture := draw_loss(run)):
+        print(f"Loss       {picture}")
+        print(f"Curves     tensorboard --logdir {run.parent}")
+    path = getattr(trainer.checkpoint_callback, "best_model_path", "")
+    if not path:
+        return
+    best = _short(Path(path))
+    score = trainer.checkpoint_callback.best_model_score  # type: ignore[union-attr]
+    print(f"Best       {best} (val_loss {float(score):.4f})")
+    print(f'Stories    slm predict --ckpt_path {best} --prompt "{PROMPT}"')
+    checkpoint = open_checkpoint(Path(path))
+    teller = StoryModel(checkpoint.gpt)
+    teller.model, teller.tokenizer = checkpoint.make_model(), checkpoint.make_tokenizer()
+    story = "".join(teller.tell(StoryRequest(PROMPT, SamplingOptions())))
+    print(f"\nA story by the best checkpoint:\n\n{PROMPT}{story}")
+
+
+def _short(path: Path) -> Path:
+    """The path as seen from here, where that is shorter."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path

@@ -1,0 +1,149 @@
+"""Batches of token windows: random ones to train on, consecutive ones to measure by.
+
+Both are functions of an index. A batch can be asked for again, by another process or after a
+restart, and is the same.
+"""
+
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+IGNORED = -100
+"""Target of a position that does not count: `F.cross_entropy`'s `ignore_index`."""
+
+Batch = tuple[Tensor, Tensor]
+"""Inputs and targets, each (B, T) int64; a target is the id that follows its input."""
+
+
+def random_words(seed: int, start: int, count: int) -> npt.NDArray[np.uint64]:
+    """Words `start` to `start + count - 1` of an endless random sequence, (count,) uint64.
+
+    The sequence is Philox-4x64 (Salmon et al. 2011, "Parallel Random Numbers: As Easy as 1, 2,
+    3"), which computes any of its blocks of four words from the key and the block's number: no
+    state has to be kept or saved.
+    """
+    generator = np.random.Philox(key=seed, counter=start // 4)
+    return generator.random_raw(start % 4 + count)[start % 4 :]
+
+
+class RandomWindows(Dataset[Batch]):
+    """Training batches: windows of `block_size` tokens at random offsets of a token file.
+
+    Batch k consists of samples `first_sample` + k B to `first_sample` + k B + B - 1, and the
+    offset of sample i is word i of the random sequence, modulo the number of offsets. So the
+    samples do not depend on the batch size, on accumulation, or on the number of processes.
+
+    Args:
+        path: A `.bin` file of token ids.
+        dtype: Type of the ids in it.
+        block_size: T, tokens per window.
+        batch_size: B, windows per batch.
+        seed: Key of the random sequence.
+        first_sample: Index of the first sample; the number already trained on, in a resumed run.
+
+    Raises:
+        ValueError: The file is shorter than one window and its targets.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        dtype: np.dtype[np.uint16] | np.dtype[np.uint32],
+        block_size: int,
+        batch_size: int,
+        seed: int,
+        first_sample: int = 0,
+    ) -> None:
+        self.path = path
+        self.dtype = dtype
+        self.block_size = block_size
+        self.batch_size = batch_size
+        self.seed = seed
+        self.first_sample = first_sample
+        self.offsets = path.stat().st_size // dtype.itemsize - block_size
+        if self.offsets < 1:
+            raise ValueError(f"{path} is shorter than a window of {block_size} + 1 tokens")
+
+    def __getitem__(self, index: int) -> Batch:
+        start = self.first_sample + index * self.batch_size
+        words_B = random_words(self.seed, start, self.batch_size)
+        offsets_B = (words_B % np.uint64(self.offsets)).astype(np.int64)
+        # Opened for each batch: a map that lives long grows the resident memory, and one that
+        # is kept in an attribute would be pickled, whole, into every worker process.
+        tokens = np.memmap(self.path, dtype=self.dtype, mode="r")
+        window = np.arange(self.block_size + 1)
+        ids = torch.from_numpy(tokens[offsets_B[:, None] + window].astype(np.int64))
+        return ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
+
+
+class EveryNth(Sampler[int]):
+    """The endless indices first, first + step, first + 2 step, …: one process's share."""
+
+    def __init__(self, first: int = 0, step: int = 1) -> None:
+        self.first = first
+        self.step = step
+
+    def __iter__(self) -> Iterator[int]:
+        return count(self.first, self.step)
+
+
+class ConsecutiveWindows(Dataset[Batch]):
+    """Evaluation batches: the whole file once, every token but the first predicted once.
+
+    Window k holds inputs k T to k T + T - 1. All batches have the same shape; what the file
+    cannot fill at the end has targets `IGNORED`.
+
+    Args:
+        path: A `.bin` file of token ids.
+        dtype: Type of the ids in it.
+        block_size: T, tokens per window.
+        batch_size: B, windows per batch.
+        rank: This process; it takes batches rank, rank + world_size, …
+        world_size: Number of processes. Each gets the same number of batches.
+
+    Raises:
+        ValueError: The file holds fewer than two tokens.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        dtype: np.dtype[np.uint16] | np.dtype[np.uint32],
+        block_size: int,
+        batch_size: int,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.path = path
+        self.dtype = dtype
+        self.block_size = block_size
+        self.batch_size = batch_size
+        self.rank = rank
+        self.world_size = world_size
+        self.targets = path.stat().st_size // dtype.itemsize - 1
+        if self.targets < 1:
+            raise ValueError(f"{path} holds fewer than two tokens")
+
+    def __len__(self) -> int:
+        return -(-self.targets // (self.block_size * self.batch_size * self.world_size))
+
+    def __getitem__(self, index: int) -> Batch:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        size = self.batch_size * self.block_size
+        start = (index * self.world_size + self.rank) * size
+        tokens = np.memmap(self.path, dtype=self.dtype, mode="r")
+        ids = torch.from_numpy(tokens[start : start + size + 1].astype(np.int64))
+        inputs = torch.zeros(size, dtype=torch.int64)
+        targets = torch.full((size,), IGNORED)
+        length = max(0, len(ids) - 1)
+        inputs[:length] = ids[:length]
+        targets[:length] = ids[1:]
+        shape = (self.batch_size, self.block_size)
+        return inputs.view(shape), targets.view(shape)

@@ -1,0 +1,160 @@
+"""From stories to `train.bin`, `validation.bin` and `manifest.json`."""
+
+import hashlib
+import os
+import re
+import shutil
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from slm.data.manifest import SPLITS, Manifest, SplitFacts
+from slm.data.sources import Source
+from slm.data.tokenizer import Tokenizer
+from slm.errors import UserError
+
+# Stories are encoded in batches of about this many characters, which bounds memory.
+_BATCH_CHARACTERS = 1 << 22
+# A vocabulary is learnt from this many characters of the training split at most.
+_VOCABULARY_CHARACTERS = 100_000_000
+
+
+def folder_name(source: Source, tokenizer: str, vocab_size: int) -> str:
+    """The folder of a source's prepared data: `tinystories-gpt2`, `builtin-bpe2048`."""
+    name = re.sub(r"[^\w.-]+", "-", source.name).strip("-.") or "stories"
+    return f"{name}-{tokenizer}{'' if tokenizer == 'gpt2' else vocab_size}"
+
+
+def ensure_prepared(source: Source, tokenizer: str, vocab_size: int, folder: Path) -> Manifest:
+    """Returns the manifest of prepared data, preparing them first where that is needed.
+
+    Data that were prepared from another source are never overwritten; data whose source has
+    changed since are prepared anew.
+
+    Args:
+        source: Where the stories come from.
+        tokenizer: `gpt2` or `bpe`.
+        vocab_size: Size of a `bpe` vocabulary.
+        folder: Where the prepared data lie or shall lie.
+
+    Raises:
+        UserError: The folder holds other or damaged data, or preparation fails.
+    """
+    if (folder / "manifest.json").exists():
+        manifest = Manifest.load(folder)
+        if manifest.source != source.spec:
+            raise UserError(
+                f"{folder} holds data prepared from {manifest.source}",
+                f"data from {source.spec}",
+                "keep both apart with another --data.root, or remove that folder",
+            )
+        if source.unchanged_since(manifest.revision):
+            return manifest
+        print(f"{source.spec} has changed since {folder} was prepared.", file=sys.stderr)
+    return prepare(source, tokenizer, vocab_size, folder)
+
+
+def prepare(source: Source, tokenizer: str, vocab_size: int, folder: Path) -> Manifest:
+    """Tokenises both splits of a source into a folder.
+
+    Each file is written under a temporary name and moved into place when it is whole; the
+    manifest comes last, so a folder that has one is complete. The same source gives the same
+    bytes every time. Memory stays bounded by a few megabytes of text.
+
+    Raises:
+        UserError: The source cannot be read or has no stories, or the disk refuses the files.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "manifest.json").unlink(missing_ok=True)
+        revision = source.revision()
+        encoder = _make_tokenizer(source, tokenizer, vocab_size)
+        splits = {split: _write_split(source, split, encoder, folder) for split in SPLITS}
+        manifest = Manifest(source.spec, revision, encoder.to_plain(), splits)
+        manifest.save(folder)
+    except OSError as error:
+        raise UserError(
+            f"the prepared data cannot be written: {error}",
+            f"a writable folder with enough free space at {folder}",
+            f"make room ({_free(folder)} are free) or name another place: --data.root FOLDER",
+        ) from error
+    return manifest
+
+
+def _make_tokenizer(source: Source, tokenizer: str, vocab_size: int) -> Tokenizer:
+    if tokenizer == "gpt2":
+        return Tokenizer.gpt2()
+
+    def sample() -> Iterator[str]:
+        characters = 0
+        for story in source.stories("train"):
+            if characters > _VOCABULARY_CHARACTERS:
+                return
+            characters += len(story)
+            yield story
+
+    return Tokenizer.train(_progress(sample(), "vocabulary"), vocab_size)
+
+
+def _write_split(source: Source, split: str, tokenizer: Tokenizer, folder: Path) -> SplitFacts:
+    """Encodes one split into its `.bin` file; every story is closed by end-of-text."""
+    path = Manifest.path(folder, split)
+    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    dtype = np.dtype("<u2" if tokenizer.n_vocab <= 65536 else "<u4")
+    digest = hashlib.sha256()
+    stories = tokens = text_bytes = 0
+    try:
+        with temporary.open("wb") as file:
+            for batch in _batches(_progress(source.stories(split), split)):
+                for text, ids in zip(batch, tokenizer.encode_batch(batch), strict=True):
+                    data = np.array([*ids, tokenizer.end_of_text], dtype=dtype).tobytes()
+                    file.write(data)
+                    digest.update(data)
+                    stories += 1
+                    tokens += len(ids) + 1
+                    text_bytes += len(text.encode())
+            file.flush()
+            os.fsync(file.fileno())
+        if not stories:
+            raise UserError(
+                f"the {split} split of {source.spec} holds no story",
+                "at least one story that is not blank",
+                "give more stories, a validation file beside the training file, or a larger "
+                "--data.validation_share",
+            )
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return SplitFacts(stories, tokens, text_bytes, digest.hexdigest())
+
+
+def _batches(stories: Iterable[str]) -> Iterator[list[str]]:
+    """Groups stories, stripped and without the blank ones, into batches of bounded size."""
+    batch: list[str] = []
+    characters = 0
+    for story in stories:
+        text = story.strip()
+        if not text:
+            continue
+        batch.append(text)
+        characters += len(text)
+        if characters >= _BATCH_CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
+
+
+def _progress(stories: Iterator[str], label: str) -> Iterator[str]:
+    bar = tqdm(
+        stories, f"preparing {label}", unit=" stories", unit_scale=True, disable=None, leave=False
+    )
+    return iter(bar)
+
+
+def _free(folder: Path) -> str:
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    return f"{shutil.disk_usage(existing).free / 1e9:.1f} GB"

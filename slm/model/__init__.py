@@ -1,0 +1,7 @@
+"""The mathematics: the network, sampling and generation. Needs torch and nothing else."""
+
+from slm.model.generation import generate, stream
+from slm.model.gpt import GPT, GPTConfig
+from slm.model.sampling import SamplingOptions
+
+__all__ = ["GPT", "GPTConfig", "SamplingOptions", "generate", "stream"]

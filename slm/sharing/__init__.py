@@ -1,0 +1,1 @@
+"""Leaving the house: exports and the demo page. Nothing here yet."""

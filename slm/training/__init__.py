@@ -1,0 +1,1 @@
+"""The system: the LightningModule, optimizer and schedule, metrics, checkpoints, callbacks."""

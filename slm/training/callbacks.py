@@ -1,0 +1,248 @@
+"""Watchers of a run: curves, sampled stories, the progress line. They change no weight."""
+
+import sys
+import time
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
+from tqdm import tqdm
+
+from slm.data.datamodule import StoryData
+from slm.errors import UserError
+from slm.model import SamplingOptions
+from slm.training.module import StoryModel, StoryRequest
+
+
+def tokens_per_step(trainer: Trainer, data: StoryData) -> int:
+    """Tokens that one optimizer step trains on, over all processes and micro-batches."""
+    micro_batches = trainer.accumulate_grad_batches * trainer.world_size
+    return data.batch_size * data.block_size * micro_batches
+
+
+def log_interval(trainer: Trainer) -> int:
+    """Optimizer steps between two log points, `--trainer.log_every_n_steps`."""
+    return int(trainer.log_every_n_steps)  # type: ignore[attr-defined]
+
+
+class TrainingCurves(Callback):
+    """Logs scalars at every `log_every_n_steps`-th optimizer step.
+
+    `train_loss` (mean since the last point), `lr`, `grad_norm` (before clipping),
+    `tokens_per_second` (validation excluded) and `tokens_seen`; the x axis is optimizer steps.
+    Between two points nothing is read back from the device.
+
+    Attributes:
+        latest: The values logged last.
+    """
+
+    def __init__(self) -> None:
+        self.latest: dict[str, float] = {}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Starts the clock."""
+        self._loss: Tensor | None = None
+        self._batches = 0
+        self._step = trainer.global_step
+        self._since = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Sums the loss; at a log point, writes the curves.
+
+        Raises:
+            UserError: The loss is not finite.
+        """
+        loss = outputs["loss"].detach()
+        self._loss = loss if self._loss is None else self._loss + loss
+        self._batches += 1
+        step = trainer.global_step
+        if step == self._step or step % log_interval(trainer):
+            return
+        assert isinstance(pl_module, StoryModel)
+        assert pl_module.grad_norm is not None
+        mean_loss = (self._loss / self._batches).item()
+        if mean_loss != mean_loss and trainer.precision != "16-mixed":
+            raise UserError(
+                f"the loss is {mean_loss} at step {step}",
+                "a finite loss; the last good checkpoint is kept",
+                "go on from it with a lower learning rate: slm fit --ckpt_path last "
+                "--model.optimizer.lr LOWER",
+            )
+        seconds = time.perf_counter() - self._since
+        per_step = tokens_per_step(trainer, trainer.datamodule)  # type: ignore[attr-defined]
+        self.latest = {
+            "train_loss": mean_loss,
+            "lr": trainer.optimizers[0].param_groups[0]["lr"],
+            "grad_norm": pl_module.grad_norm.item(),
+            "tokens_per_second": (step - self._step) * per_step / seconds,
+            "tokens_seen": float(step * per_step),
+        }
+        for logger in trainer.loggers:
+            logger.log_metrics(self.latest, step=step)
+        self._restart_clock(step)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stops the clock while validation runs."""
+        self._paused = time.perf_counter()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Starts it again."""
+        if trainer.state.fn == "fit":
+            self._since += time.perf_counter() - self._paused
+
+    def _restart_clock(self, step: int) -> None:
+        self._loss, self._batches, self._step = None, 0, step
+        self._since = time.perf_counter()
+
+
+class SampledStories(Callback):
+    """Writes a story into TensorBoard at each validation: same prompt, same seed, better model."""
+
+    def __init__(self, prompt: str = "Once upon a time", max_new_tokens: int = 200) -> None:
+        self.request = StoryRequest(prompt, SamplingOptions(max_new_tokens=max_new_tokens))
+
+    @rank_zero_only
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Tells the story with the weights of this moment."""
+        if trainer.state.fn != "fit" or trainer.sanity_checking:
+            return
+        assert isinstance(pl_module, StoryModel)
+        story = self.request.prompt + "".join(pl_module.tell(self.request))
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                # Two spaces before a line end: a line break in TensorBoard's Markdown.
+                text = story.replace("\n", "  \n")
+                logger.experiment.add_text("story", text, trainer.global_step)
+
+
+class LastStep(Callback):
+    """Validates once more at the last step, whatever the interval, so that it can be the best."""
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Asks for the stop, which Lightning precedes by a validation, at `max_steps`."""
+        if trainer.global_step >= trainer.max_steps > 0:
+            trainer.should_stop = True
+
+
+class ProgressLine(Callback):
+    """A bar with loss and tokens per second on a terminal; a line per validation everywhere.
+
+    Args:
+        curves: Where loss and speed are read from.
+    """
+
+    def __init__(self, curves: TrainingCurves) -> None:
+        self._curves = curves
+        self._bar: tqdm[Any] | None = None
+        self._validation: tqdm[Any] | None = None
+
+    @rank_zero_only
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Opens the bar."""
+        self._bar = tqdm(
+            total=trainer.max_steps,
+            initial=trainer.global_step,
+            desc="training",
+            unit="step",
+            dynamic_ncols=True,
+            disable=None,
+        )
+
+    @rank_zero_only
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Moves the bar at log points; elsewhere a terminal gets a line now and then."""
+        step = trainer.global_step
+        if self._bar is None or step % log_interval(trainer) or step == self._bar.n:
+            return
+        latest = self._curves.latest
+        if self._bar.disable:
+            return
+        self._bar.set_postfix_str(
+            f"loss {latest['train_loss']:.3f}, {latest['tokens_per_second']:,.0f} tokens/s",
+            refresh=False,
+        )
+        self._bar.update(step - self._bar.n)
+
+    @rank_zero_only
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Opens a bar for the validation."""
+        self._begin(trainer, int(sum(trainer.num_val_batches)), "validating")
+
+    @rank_zero_only
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Opens a bar for the test."""
+        self._begin(trainer, int(sum(trainer.num_test_batches)), "testing")
+
+    def _begin(self, trainer: Trainer, batches: int, label: str) -> None:
+        self._validation = tqdm(
+            total=batches, desc=label, unit="batch", dynamic_ncols=True, disable=None, leave=False
+        )
+
+    @rank_zero_only
+    def on_validation_batch_end(self, *_: Any) -> None:
+        """Moves the validation's bar."""
+        if self._validation is not None:
+            self._validation.update()
+
+    @rank_zero_only
+    def on_test_batch_end(self, *_: Any) -> None:
+        """Moves the test's bar."""
+        self.on_validation_batch_end()
+
+    @rank_zero_only
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Closes the validation's bar; while training, prints where the run stands."""
+        if self._validation is not None:
+            self._validation.close()
+        if trainer.state.fn == "fit" and "val_loss" in trainer.callback_metrics:
+            values = {name: float(value) for name, value in trainer.callback_metrics.items()}
+            train = self._curves.latest.get("train_loss")
+            tqdm.write(
+                f"step {trainer.global_step:>6,}  "
+                + (f"train_loss {train:.4f}  " if train is not None else "")
+                + f"val_loss {values['val_loss']:.4f}  "
+                f"perplexity {values['val_perplexity']:.2f}  "
+                f"bits_per_byte {values['val_bits_per_byte']:.4f}",
+                file=sys.stderr,
+            )
+
+    @rank_zero_only
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Closes the test's bar."""
+        if self._validation is not None:
+            self._validation.close()
+
+    @rank_zero_only
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Closes the bar."""
+        if self._bar is not None:
+            self._bar.update(max(0, trainer.global_step - self._bar.n))
+            self._bar.close()
+
+    @rank_zero_only
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Leaves the terminal tidy."""
+        for bar in (self._validation, self._bar):
+            if bar is not None:
+                bar.close()
+
+
+def describe_device(trainer: Trainer) -> str:
+    """The device in words, for the head of a run."""
+    device = trainer.strategy.root_device
+    if device.type == "cuda":
+        return f"{trainer.num_devices} x {torch.cuda.get_device_name(device)}"
+    if device.type == "cpu":
+        return f"CPU, {torch.get_num_threads()} threads"
+    return device.type

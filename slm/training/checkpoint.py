@@ -1,0 +1,148 @@
+"""Checkpoints as files: finding them, opening them, and what makes them complete."""
+
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from slm.data.tokenizer import Tokenizer
+from slm.errors import UserError
+from slm.model.gpt import GPT, GPTConfig
+
+FORMAT_VERSION = 1
+KEY = "slm"
+"""Entry of a checkpoint that holds what Lightning does not know: tokenizer and data."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An opened checkpoint of this project."""
+
+    path: Path
+    contents: dict[str, Any]
+    """Everything that Lightning saved, and the entry `KEY`."""
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps trained."""
+        return int(self.contents["global_step"])
+
+    @property
+    def model_options(self) -> dict[str, Any]:
+        """The arguments of `StoryModel`, in plain types."""
+        return dict(self.contents["hyper_parameters"])
+
+    @property
+    def data_options(self) -> dict[str, Any]:
+        """The arguments of `StoryData`, in plain types."""
+        return dict(self.contents["datamodule_hyper_parameters"])
+
+    @property
+    def gpt(self) -> GPTConfig:
+        """Shape of the network."""
+        return GPTConfig(**self.model_options["gpt"])
+
+    def make_tokenizer(self) -> Tokenizer:
+        """The tokenizer the model was trained with."""
+        return Tokenizer.from_plain(self.contents[KEY]["tokenizer"])
+
+    def make_model(self) -> GPT:
+        """The trained network, in evaluation mode, on the CPU."""
+        model = GPT(self.gpt)
+        model.load_state_dict(
+            {
+                name.removeprefix("model."): tensor
+                for name, tensor in self.contents["state_dict"].items()
+                if name.startswith("model.")
+            }
+        )
+        return model.eval()
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """Opens a checkpoint without running code from it (`weights_only`), tensors memory-mapped.
+
+    Raises:
+        UserError: There is no such file, or it is not a checkpoint of this project.
+    """
+    if not path.is_file():
+        raise UserError(
+            f"{path} is {'a folder' if path.is_dir() else 'not there'}",
+            "a checkpoint file, such as lightning_logs/version_0/checkpoints/best.ckpt",
+            "name the file, or train one: slm fit --config configs/quickstart.yaml",
+        )
+    try:
+        contents = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
+        reason = (str(error).splitlines() or ["unreadable"])[0]
+        raise UserError(
+            f"{path} is not a checkpoint: {reason[:120]}",
+            "a file that `slm fit` wrote",
+            "name another file; an interrupted copy has to be copied again",
+        ) from error
+    entry = contents.get(KEY) if isinstance(contents, dict) else None
+    version = entry.get("format_version") if isinstance(entry, dict) else None
+    if version != FORMAT_VERSION:
+        raise UserError(
+            f"{path} is "
+            + ("no checkpoint of this project" if version is None else f"of version {version}"),
+            f"a file that `slm fit` wrote, format version {FORMAT_VERSION}",
+            "name a file under lightning_logs/…/checkpoints/",
+        )
+    return Checkpoint(path, contents)
+
+
+def runs(root: Path) -> list[Path]:
+    """Folders of runs under a root that hold a checkpoint, the newest last."""
+    files = root.glob("*/checkpoints/*.ckpt")
+    newest: dict[Path, float] = {}
+    for file in files:
+        run = file.parent.parent
+        newest[run] = max(newest.get(run, 0.0), file.stat().st_mtime)
+    return sorted(newest, key=lambda run: newest[run])
+
+
+def newest_checkpoint(root: Path, name: str) -> Path:
+    """A checkpoint, `best.ckpt` or `last.ckpt`, of the newest run.
+
+    Raises:
+        UserError: There is no run, or the newest one has no such checkpoint.
+    """
+    found = runs(root)
+    if not found:
+        raise UserError(
+            f"there is no run with a checkpoint under {root}",
+            "a finished or interrupted run",
+            "train one: slm fit --config configs/quickstart.yaml, or name a file by --ckpt_path",
+        )
+    path = found[-1] / "checkpoints" / name
+    if not path.is_file():
+        raise UserError(
+            f"the newest run, {found[-1]}, has no {name}",
+            f"{path}",
+            f"name a file of it: --ckpt_path {next(path.parent.glob('*.ckpt'))}",
+        )
+    return path
+
+
+def align_progress(contents: dict[str, Any], accumulate: int) -> None:
+    """Sets Lightning's batch counters in a checkpoint back to the last whole optimizer step.
+
+    A run that is interrupted between two optimizer steps saves counters that point into the
+    middle of an accumulation whose gradients are lost; going on from there would make one step
+    from too few micro-batches. The data module starts again behind the last whole step, and so
+    must the counters.
+
+    Args:
+        contents: The checkpoint, changed in place.
+        accumulate: Micro-batches per optimizer step from now on.
+    """
+    loop = contents["loops"]["fit_loop"]
+    batches = contents["global_step"] * accumulate
+    for counters in ("total", "current"):
+        progress = loop["epoch_loop.batch_progress"][counters]
+        for stage in progress:
+            progress[stage] = batches
+    loop["epoch_loop.state_dict"]["_batches_that_stepped"] = contents["global_step"]

@@ -1,0 +1,71 @@
+"""How well a model predicts a text, exactly: sums and counts, divided once at the end."""
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torchmetrics import Metric
+
+from slm.data.batches import IGNORED
+
+
+class LanguageModelMetrics(Metric):
+    """Loss, perplexity and bits per byte over all predicted tokens.
+
+    With N the summed -ln p of the predicted tokens, n their number and b the number of UTF-8
+    bytes they stand for (end-of-text: none):
+
+        loss = N / n   (nats per token)
+        perplexity = exp(loss)
+        bits_per_byte = N / (b ln 2)
+
+    Loss and perplexity depend on the vocabulary; bits per byte compares across tokenizers.
+
+    Args:
+        byte_lengths: UTF-8 bytes of each token id, (V,).
+    """
+
+    full_state_update = False
+    nats: Tensor
+    tokens: Tensor
+    bytes: Tensor
+
+    def __init__(self, byte_lengths: npt.NDArray[np.int64]) -> None:
+        super().__init__()
+        # Apple's Metal has no float64; there the sum is kept in float32.
+        floating = torch.float32 if torch.backends.mps.is_available() else torch.float64
+        self.add_state("nats", torch.zeros((), dtype=floating), dist_reduce_fx="sum")
+        self.add_state("tokens", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("bytes", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+        self.register_buffer("byte_lengths", torch.from_numpy(byte_lengths), persistent=False)
+
+    def update(self, logits_BTV: Tensor, targets_BT: Tensor) -> None:
+        """Adds a batch; targets that are `IGNORED` do not count.
+
+        Args:
+            logits_BTV: (B, T, V).
+            targets_BT: (B, T), int64.
+        """
+        losses_N = F.cross_entropy(
+            logits_BTV.flatten(0, 1).float(),
+            targets_BT.flatten(),
+            ignore_index=IGNORED,
+            reduction="none",
+        )
+        counted_BT = targets_BT != IGNORED
+        assert isinstance(self.byte_lengths, Tensor)
+        self.nats += losses_N.to(self.nats.dtype).sum()
+        self.tokens += counted_BT.sum()
+        self.bytes += self.byte_lengths[targets_BT[counted_BT]].sum()
+
+    def compute(self) -> dict[str, Tensor]:
+        """`loss`, `perplexity` and `bits_per_byte` of everything added so far."""
+        loss = self.nats / self.tokens
+        return {
+            "loss": loss,
+            "perplexity": loss.exp(),
+            "bits_per_byte": self.nats / (self.bytes * math.log(2)),
+        }

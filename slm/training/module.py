@@ -1,0 +1,282 @@
+"""The LightningModule: how a GPT is trained and measured."""
+
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from typing import Any
+
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor
+from torch._dynamo.exc import TorchDynamoException
+from torch.nn import functional as F
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+
+from slm.data.batches import Batch
+from slm.data.datamodule import StoryData
+from slm.data.tokenizer import StreamDecoder, Tokenizer
+from slm.errors import UserError
+from slm.model import GPT, GPTConfig, SamplingOptions, stream
+from slm.training.checkpoint import FORMAT_VERSION, KEY, align_progress
+from slm.training.metrics import LanguageModelMetrics
+from slm.training.optimization import OptimizerOptions, make_adamw, warmup_cosine
+
+
+class StoryRequest:
+    """One story to tell.
+
+    A plain class: Lightning takes tuples and dataclasses apart to look for tensors in them.
+
+    Args:
+        prompt: How the story begins.
+        options: How it goes on.
+    """
+
+    def __init__(self, prompt: str, options: SamplingOptions) -> None:
+        self.prompt = prompt
+        self.options = options
+
+
+class StoryModel(LightningModule):
+    """A GPT, with how it is trained.
+
+    Args:
+        gpt: Shape of the network.
+        optimizer: AdamW and its learning-rate schedule.
+        compile: Whether to train through torch.compile; costs a minute, pays on GPUs.
+    """
+
+    def __init__(
+        self,
+        gpt: GPTConfig = GPTConfig(),
+        optimizer: OptimizerOptions = OptimizerOptions(),
+        compile: bool = False,
+    ) -> None:
+        super().__init__()
+        self.gpt = gpt
+        self.optimizer_options = optimizer
+        self.compile_model = compile
+        # Plain types only: a checkpoint has to open with weights_only=True.
+        self.save_hyperparameters(
+            {
+                "gpt": asdict(self.gpt),
+                "optimizer": asdict(self.optimizer_options),
+                "compile": compile,
+            }
+        )
+        self.model = GPT(self.gpt)
+        self.metrics: LanguageModelMetrics | None = None
+        self.tokenizer: Tokenizer | None = None
+        self.grad_norm: Tensor | None = None
+
+    # ---- set-up -------------------------------------------------------------------------
+
+    def setup(self, stage: str) -> None:
+        """Takes the tokenizer from the data and checks that it is the model's.
+
+        Raises:
+            UserError: The vocabularies differ in size.
+        """
+        data = self._data()
+        if data is None:
+            return
+        self.tokenizer = data.tokenizer
+        if self.tokenizer.n_vocab != self.gpt.vocab_size:
+            raise UserError(
+                f"the data's vocabulary has {self.tokenizer.n_vocab:,} tokens, "
+                f"the model's {self.gpt.vocab_size:,}",
+                "the same vocabulary on both sides",
+                f"--model.gpt.vocab_size {self.tokenizer.n_vocab}",
+            )
+        self.metrics = LanguageModelMetrics(self.tokenizer.byte_lengths())
+        if self.compile_model and stage == "fit":
+            # In place: assigning torch.compile's result would put `_orig_mod.` into every key.
+            self.model.compile(dynamic=False)
+
+    def _data(self) -> StoryData | None:
+        data = getattr(self._trainer, "datamodule", None)
+        return data if isinstance(data, StoryData) else None
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """AdamW with decay groups, and a LambdaLR: linear warm-up, then cosine to a floor."""
+        # The fused kernel cannot clip what a GradScaler has scaled (fp16).
+        fused = self.trainer.precision != "16-mixed" and self.device.type in ("cpu", "cuda")
+        optimizer = make_adamw(self.model, self.optimizer_options, fused=fused)
+        scheduler = LambdaLR(optimizer, self._schedule())
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "lr"},
+        }
+
+    def _schedule(self) -> Callable[[int], float]:
+        options, total = self.optimizer_options, self._decay_steps()
+        return warmup_cosine(min(options.warmup_steps, total), total, options.min_lr_ratio)
+
+    def _decay_steps(self) -> int:
+        return self.optimizer_options.decay_steps or self.trainer.max_steps
+
+    # ---- training -----------------------------------------------------------------------
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Mean cross-entropy of a batch, in nats per token."""
+        inputs_BT, targets_BT = batch
+        logits_BTV = self._logits(inputs_BT)
+        return F.cross_entropy(logits_BTV.flatten(0, 1).float(), targets_BT.flatten())
+
+    def _logits(self, inputs_BT: Tensor) -> Tensor:
+        logits_BTV: Tensor
+        try:
+            logits_BTV = self.model(inputs_BT)
+        except TorchDynamoException as error:
+            rank_zero_warn(
+                "torch.compile does not work on this machine; training goes on without it "
+                f"({type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]})"
+            )
+            self.model._compiled_call_impl = None
+            logits_BTV = self.model(inputs_BT)
+        return logits_BTV
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Any,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clips by total norm and keeps the norm from before, for the curves.
+
+        By hand, because Lightning refuses to clip beside a fused optimizer in any mixed
+        precision. A GradScaler has unscaled the gradients before this is called.
+        """
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        self.grad_norm = get_total_norm(gradients)
+        if gradient_clip_val:
+            clip_grads_with_norm_(self.model.parameters(), gradient_clip_val, self.grad_norm)
+
+    # ---- measuring ----------------------------------------------------------------------
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Adds a batch to the sums."""
+        inputs_BT, targets_BT = batch
+        assert self.metrics is not None
+        self.metrics.update(self._logits(inputs_BT), targets_BT)
+
+    def on_validation_epoch_end(self) -> None:
+        """Reports `val_loss`, `val_perplexity` and `val_bits_per_byte`."""
+        self._report("val")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Adds a batch to the sums."""
+        self.validation_step(batch, batch_idx)
+
+    def on_test_epoch_end(self) -> None:
+        """Reports `test_loss`, `test_perplexity` and `test_bits_per_byte`."""
+        self._report("test")
+
+    def _report(self, prefix: str) -> None:
+        assert self.metrics is not None
+        values = self.metrics.compute()
+        self.metrics.reset()
+        # Already summed over all processes; rank_zero_only would hide it from ModelCheckpoint.
+        self.log_dict({f"{prefix}_{name}": value.float() for name, value in values.items()})
+
+    # ---- telling ------------------------------------------------------------------------
+
+    def tell(self, request: StoryRequest) -> Iterator[str]:
+        """Tells one story, piece by piece; the prompt itself is not repeated.
+
+        Raises:
+            ValueError: There is no tokenizer yet: it comes from the data or a checkpoint.
+        """
+        if self.tokenizer is None:
+            raise ValueError("the model has no tokenizer; load it from a checkpoint")
+        end = self.tokenizer.end_of_text
+        # Every story in the training data stands behind an end-of-text.
+        prompt = [end, *self.tokenizer.encode(request.prompt)]
+        decoder = StreamDecoder(self.tokenizer)
+        for token in stream(self.model, prompt, request.options, stop_id=end):
+            if piece := decoder.push(token):
+                yield piece
+        if rest := decoder.flush():
+            yield rest
+
+    def predict_step(self, batch: StoryRequest, batch_idx: int) -> Iterator[str]:
+        """A story that is told while it is read; a callback reads and writes it."""
+        return self.tell(batch)
+
+    # ---- checkpoints --------------------------------------------------------------------
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Makes the checkpoint complete: tokenizer and the data's manifest, in plain types.
+
+        Raises:
+            UserError: A weight is not finite; the file that is there is kept.
+        """
+        if not all(bool(p.isfinite().all()) for p in self.model.parameters()):
+            raise UserError(
+                f"weights that are not finite at step {self.trainer.global_step}",
+                "finite weights; the last good checkpoint is kept",
+                "go on from it with a lower --model.optimizer.lr and --trainer.gradient_clip_val "
+                "1.0: slm fit --ckpt_path last --model.optimizer.lr LOWER",
+            )
+        data = self._data()
+        assert self.tokenizer is not None
+        checkpoint[KEY] = {
+            "format_version": FORMAT_VERSION,
+            "tokenizer": self.tokenizer.to_plain(),
+            "data": data.manifest.to_plain() if data else None,
+            "optimizer": self._optimizer_facts(),
+        }
+
+    def _optimizer_facts(self) -> dict[str, Any]:
+        return asdict(self.optimizer_options) | {"decay_steps": self._decay_steps()}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Checks that the data speak the checkpoint's vocabulary.
+
+        Raises:
+            UserError: They were tokenised otherwise.
+        """
+        saved = checkpoint[KEY]["tokenizer"]
+        if self.tokenizer is None:
+            self.tokenizer = Tokenizer.from_plain(saved)
+        if self.tokenizer.sha256 != saved["sha256"]:
+            raise UserError(
+                f"the data's {self.tokenizer.name} vocabulary is not the checkpoint's",
+                f"the {saved['name']} vocabulary of {saved['n_vocab']:,} tokens with SHA-256 "
+                f"{saved['sha256'][:12]}…",
+                "give the data that the checkpoint was trained on, by --data.source and "
+                "--data.root",
+            )
+        if self.trainer.state.fn == "fit":
+            align_progress(checkpoint, self.trainer.accumulate_grad_batches)
+            before, now = checkpoint[KEY]["optimizer"], self._optimizer_facts()
+            changed = [
+                f"{key} {before[key]} -> {now[key]}" for key in now if before[key] != now[key]
+            ]
+            if changed:
+                step = checkpoint["global_step"]
+                self._say(f"From step {step} on, unlike before: {', '.join(changed)}")
+
+    @rank_zero_only
+    def _say(self, message: str) -> None:
+        print(message, file=sys.stderr)
+
+    def on_train_start(self) -> None:
+        """On resuming, lets the options given now win over those in the checkpoint.
+
+        AdamW and LambdaLR restore their old settings; left at that, a new learning rate on the
+        command line would be ignored without a word.
+        """
+        optimizer, scheduler = self.optimizers(use_pl_optimizer=False), self.lr_schedulers()
+        assert isinstance(optimizer, AdamW)
+        assert isinstance(scheduler, LambdaLR)
+        options, step = self.optimizer_options, self.trainer.global_step
+        scheduler.base_lrs = [options.lr for _ in optimizer.param_groups]
+        for group, decay in zip(optimizer.param_groups, (options.weight_decay, 0.0), strict=True):
+            group["initial_lr"] = options.lr
+            group["lr"] = options.lr * scheduler.lr_lambdas[0](step)
+            group["betas"] = (options.beta1, options.beta2)
+            group["weight_decay"] = decay

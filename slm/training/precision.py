@@ -1,0 +1,36 @@
+"""Which number format to compute in."""
+
+from typing import Any, Literal
+
+import torch
+
+Precision = Literal["auto", "32-true", "16-mixed", "bf16-mixed", "bf16-true", "64-true"]
+
+
+def resolve_precision(
+    precision: Precision, accelerator: str
+) -> Literal["32-true", "16-mixed", "bf16-mixed", "bf16-true", "64-true"]:
+    """Turns `auto` into what this machine is good at.
+
+    bf16-mixed where the device multiplies bfloat16 natively (CUDA from Ampere on; CPUs with
+    AVX512-BF16 or AMX: elsewhere it is emulated and slower than float32), else 16-mixed on CUDA,
+    else 32-true.
+
+    Args:
+        precision: What was asked for.
+        accelerator: `--trainer.accelerator`: `auto`, `cpu`, `gpu`, `cuda`, `mps`, …
+    """
+    if precision != "auto":
+        return precision
+    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return "bf16-mixed" if native else "16-mixed"
+    if accelerator in ("auto", "gpu", "mps") and torch.backends.mps.is_available():
+        return "32-true"
+    return "bf16-mixed" if _cpu_multiplies_bf16() else "32-true"
+
+
+def _cpu_multiplies_bf16() -> bool:
+    # torch.cpu.get_capabilities came with torch 2.12.
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
