@@ -19,6 +19,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerStatus
+from torch.utils.data import DataLoader
 
 from slm.commands.conclusion import conclude_fit, describe_run
 from slm.commands.parser import StoryParser
@@ -253,6 +254,10 @@ class StoryCLI(LightningCLI):
             purge_step=purge_step,
         )
 
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Calls the method of the verb's name."""
+        getattr(self, subcommand)(**self._prepare_subcommand_kwargs(subcommand))
+
     # ---- the verbs ----------------------------------------------------------------------
 
     def fit(self, model: StoryModel, datamodule: StoryData, ckpt_path: str | None = None) -> None:
@@ -319,7 +324,7 @@ class StoryCLI(LightningCLI):
         self.trainer.callbacks.append(writer)  # type: ignore[attr-defined]
         self.trainer.predict(
             model,
-            dataloaders=requests,
+            dataloaders=DataLoader(requests, batch_size=None),  # type: ignore[arg-type]
             ckpt_path=ckpt_path,
             return_predictions=False,
             weights_only=True,
@@ -430,7 +435,7 @@ def resolve_checkpoint(
 def _option(words: Sequence[str], name: str) -> str | None:
     """The value of an option on a command line, the last if there are several."""
     value = None
-    for word, following in zip(words, [*words[1:], None], strict=True):
+    for word, following in zip(words, [*words[1:], None], strict=False):
         if word == name:
             value = following
         elif word.startswith(f"{name}="):
@@ -466,6 +471,7 @@ def _hush() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in (
         ".*does not have many workers.*",  # loading a batch costs microseconds
+        ".*callbacks used to create the checkpoint need to be provided.*",  # not to measure or tell
         ".*exists and is not empty.*",  # a resumed run goes on in its own folder
         ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",  # within Lightning
     ):
