@@ -1,0 +1,86 @@
+"""Shared pieces: a tiny corpus, and the real command run in an empty folder."""
+
+import contextlib
+import io
+import os
+import random
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
+
+from slm.cli import main
+
+TINY = """\
+val_interval: 10
+save_interval: 10
+model:
+  gpt: {block_size: 16, vocab_size: 300, n_layer: 2, n_head: 2, n_embd: 16, dropout: 0.0}
+  optimizer: {lr: 0.01, warmup_steps: 4}
+data:
+  source: stories.txt
+  tokenizer: bpe
+  vocab_size: 300
+  batch_size: 4
+  validation_share: 0.2
+trainer:
+  max_steps: 12
+  accelerator: cpu
+  log_every_n_steps: 2
+"""
+
+
+def make_stories(count, seed=0):
+    """Short texts that a tiny model can learn something of."""
+    rng = random.Random(seed)
+    animals, things = ["cat", "dog", "bird", "fox"], ["ball", "kite", "boat", "hat"]
+    return [
+        f"Once upon a time a {rng.choice(animals)} had a {rng.choice(things)}.\n"
+        f"It was happy {rng.randrange(1000)} times."
+        for _ in range(count)
+    ]
+
+
+@pytest.fixture
+def stories_txt(tmp_path):
+    """A file of 200 stories."""
+    path = tmp_path / "stories.txt"
+    path.write_text("\n<|endoftext|>\n".join(make_stories(200)), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def workplace(tmp_path, monkeypatch, stories_txt):
+    """An empty folder to run commands in, with stories and a config that trains in a second."""
+    (tmp_path / "tiny.yaml").write_text(TINY, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+class Result:
+    """What a command left: its status and what it printed."""
+
+    def __init__(self, status, out, err):
+        self.status, self.out, self.err = status, out, err
+
+
+@pytest.fixture
+def slm(workplace):
+    """Runs a command line through `main`, in the workplace."""
+
+    def run(*words):
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            try:
+                status = main([str(word) for word in words])
+            except SystemExit as exit_:
+                status = exit_.code
+        return Result(status, out.getvalue(), err.getvalue())
+
+    return run
+
+
+def checkpoint(name="last", version=0, root="."):
+    """Path of a run's checkpoint."""
+    return Path(root) / "lightning_logs" / f"version_{version}" / "checkpoints" / f"{name}.ckpt"

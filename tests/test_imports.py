@@ -1,0 +1,56 @@
+"""Which room may know which."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "slm"
+ALLOWED = {
+    "model": set(),
+    "data": {"errors"},
+    "training": {"errors", "model", "data"},
+    "reports": {"errors", "model", "data", "training"},
+    "sharing": {"errors", "model", "data", "training"},
+    "commands": {"errors", "model", "data", "training", "reports", "sharing"},
+}
+
+
+def imported_modules(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield node.module
+
+
+@pytest.mark.parametrize("room", ALLOWED)
+def test_imports_point_one_way(room):
+    for path in (PACKAGE / room).rglob("*.py"):
+        for module in imported_modules(path):
+            if module.startswith("slm."):
+                other = module.split(".")[1]
+                assert other in {room, *ALLOWED[room]}, f"{path} imports {module}"
+
+
+def test_the_model_needs_torch_and_the_standard_library_only():
+    for path in (PACKAGE / "model").rglob("*.py"):
+        for module in imported_modules(path):
+            top = module.split(".")[0]
+            assert top in {"torch", "slm"} | sys.stdlib_module_names, f"{path} imports {module}"
+
+
+@pytest.mark.parametrize(
+    ("statement", "absent"),
+    [
+        ("import slm.model", ["lightning", "tiktoken", "datasets", "numpy.random._examples"]),
+        ("import slm.cli", ["torch", "lightning", "jsonargparse", "numpy"]),
+        ("from slm.cli import main; main(['--help'])", ["torch", "lightning"]),
+    ],
+)
+def test_nothing_heavy_is_loaded_early(statement, absent):
+    code = f"{statement}; import sys; assert not {set(absent)} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

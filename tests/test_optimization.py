@@ -1,0 +1,62 @@
+"""AdamW's groups and the learning-rate curve."""
+
+import math
+
+import pytest
+import torch
+
+from slm.model import GPT, GPTConfig
+from slm.training.optimization import OptimizerOptions, make_adamw, warmup_cosine
+
+
+def test_matrices_decay_and_vectors_do_not():
+    model = GPT(GPTConfig(8, 30, 1, 2, 16, 0.0, bias=True))
+    adamw = make_adamw(model, OptimizerOptions(weight_decay=0.3), fused=False)
+    decay = {
+        id(p): group["weight_decay"] for group in adamw.param_groups for p in group["params"]
+    }
+    assert len(decay) == len(list(model.parameters())), "each parameter once"
+    for name, parameter in model.named_parameters():
+        vector = name.endswith("bias") or "norm" in name
+        assert decay[id(parameter)] == (0.0 if vector else 0.3), name
+
+
+def test_the_curve_rises_to_one_falls_to_the_floor_and_stays():
+    curve = warmup_cosine(warmup=10, total=100, floor=0.1)
+    rates = [curve(step) for step in range(150)]
+    assert rates[:10] == pytest.approx([(s + 1) / 10 for s in range(10)])
+    assert rates[10] == 1.0
+    assert all(a > b for a, b in zip(rates[10:100], rates[11:101], strict=True))
+    assert rates[55] == pytest.approx(0.1 + 0.9 / 2)
+    assert rates[100:] == [0.1] * 50
+    assert rates[32] == pytest.approx(0.1 + 0.9 * (1 + math.cos(math.pi * 22 / 90)) / 2)
+
+
+@pytest.mark.parametrize(("warmup", "total"), [(0, 5), (5, 5), (0, 1)])
+def test_degenerate_curves_are_finite(warmup, total):
+    curve = warmup_cosine(warmup, total, 0.0)
+    assert all(0 <= curve(step) <= 1 for step in range(10))
+
+
+def test_fused_and_plain_kernels_agree():
+    def train(fused):
+        torch.manual_seed(0)
+        model = GPT(GPTConfig(8, 30, 1, 2, 16, 0.0))
+        adamw = make_adamw(model, OptimizerOptions(lr=0.01), fused=fused)
+        for step in range(5):
+            adamw.zero_grad()
+            model(torch.full((1, 8), step)).logsumexp(-1).mean().backward()
+            adamw.step()
+        return list(model.parameters())
+
+    torch.testing.assert_close(train(True), train(False))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("lr", 0.0), ("min_lr_ratio", 1.5), ("warmup_steps", -1), ("decay_steps", 0),
+     ("weight_decay", -0.1), ("beta1", 1.0), ("beta2", -0.5)],
+)  # fmt: skip
+def test_options_out_of_range_are_refused(field, value):
+    with pytest.raises(ValueError, match=r"has to be|have to be"):
+        OptimizerOptions(**{field: value})
