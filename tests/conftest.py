@@ -10,7 +10,12 @@ import pytest
 
 os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
 
+import torch
+
 from slm.cli import main
+
+# The networks of these tests are tiny; threads would spend their time waiting for one another.
+torch.set_num_threads(1)
 
 TINY = """\
 val_interval: 10

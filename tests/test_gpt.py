@@ -21,8 +21,7 @@ def test_causality_by_gradients():
     model = make_model()
     seen = {}
     model.token_embedding.register_forward_hook(
-        lambda module, inputs, output: seen.update(x=output.detach().requires_grad_())
-        or seen["x"]
+        lambda module, inputs, output: seen.update(x=output.detach().requires_grad_()) or seen["x"]
     )
     logits = model(torch.randint(50, (1, 12)))
     for t in range(12):

@@ -1,5 +1,6 @@
 """AdamW's groups and the learning-rate curve."""
 
+import itertools
 import math
 
 import pytest
@@ -12,9 +13,7 @@ from slm.training.optimization import OptimizerOptions, make_adamw, warmup_cosin
 def test_matrices_decay_and_vectors_do_not():
     model = GPT(GPTConfig(8, 30, 1, 2, 16, 0.0, bias=True))
     adamw = make_adamw(model, OptimizerOptions(weight_decay=0.3), fused=False)
-    decay = {
-        id(p): group["weight_decay"] for group in adamw.param_groups for p in group["params"]
-    }
+    decay = {id(p): group["weight_decay"] for group in adamw.param_groups for p in group["params"]}
     assert len(decay) == len(list(model.parameters())), "each parameter once"
     for name, parameter in model.named_parameters():
         vector = name.endswith("bias") or "norm" in name
@@ -26,7 +25,7 @@ def test_the_curve_rises_to_one_falls_to_the_floor_and_stays():
     rates = [curve(step) for step in range(150)]
     assert rates[:10] == pytest.approx([(s + 1) / 10 for s in range(10)])
     assert rates[10] == 1.0
-    assert all(a > b for a, b in zip(rates[10:100], rates[11:101], strict=True))
+    assert all(a > b for a, b in itertools.pairwise(rates[10:101]))
     assert rates[55] == pytest.approx(0.1 + 0.9 / 2)
     assert rates[100:] == [0.1] * 50
     assert rates[32] == pytest.approx(0.1 + 0.9 * (1 + math.cos(math.pi * 22 / 90)) / 2)

@@ -375,7 +375,7 @@ def run_verb(verb: str, words: Sequence[str]) -> int:
             return 0
         words, checkpoint, resume_run = resolve_checkpoint(verb, list(words))
         StoryCLI(verb, words, checkpoint, resume_run)
-    except MisconfigurationException as error:
+    except (MisconfigurationException, ModuleNotFoundError) as error:
         raise UserError(
             " ".join(str(error).split()),
             "Trainer options that fit this machine and each other",

@@ -1,6 +1,7 @@
 """Where stories come from: the hub, files, or the built-in generator."""
 
 import hashlib
+import re
 import zlib
 from collections.abc import Iterator
 from functools import cached_property
@@ -61,8 +62,8 @@ def open_source(spec: str, text_column: str, validation_share: float) -> Source:
 
 
 def held_out(story: str, share: float) -> bool:
-    """Whether a story belongs to the validation split: decided by its text alone."""
-    return zlib.crc32(story.encode("utf-8", "surrogatepass")) < share * 2**32
+    """Whether a story belongs to the validation split: decided by its stripped text alone."""
+    return zlib.crc32(story.strip().encode("utf-8", "surrogatepass")) < share * 2**32
 
 
 class BuiltinSource:
@@ -94,9 +95,10 @@ class BuiltinSource:
 class FileSource:
     """A file, or a folder of files.
 
-    In a folder, files with `valid`, `val` or `dev` in their name or in the name of a folder
-    between are the validation split, those with `test` are left alone, all others are training
-    data. Where there is no validation file, a share of the stories is held out.
+    In a folder, files with the word `validation`, `valid`, `val` or `dev` in their name, or in
+    that of a folder between, are the validation split; those with `test`, `readme` or `license`
+    are left alone; all others are training data. Where there is no validation file, a share of
+    the stories is held out.
     """
 
     def __init__(self, path: Path, text_column: str, validation_share: float) -> None:
@@ -118,10 +120,10 @@ class FileSource:
         found = sorted(path for path in self.path.rglob("*") if path.suffix in SUFFIXES)
         files: dict[str, list[Path]] = {"train": [], "validation": []}
         for path in found:
-            words = str(path.relative_to(self.path)).lower()
-            if any(word in words for word in ("valid", "val.", "val-", "val_", "dev")):
+            words = set(re.split(r"[^a-z]+", str(path.relative_to(self.path)).lower()))
+            if words & {"validation", "valid", "val", "dev"}:
                 files["validation"].append(path)
-            elif "test" not in words and path.name.lower() not in ("readme.txt", "license.txt"):
+            elif not words & {"test", "readme", "license"}:
                 files["train"].append(path)
         if not files["train"]:
             raise UserError(

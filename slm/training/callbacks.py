@@ -29,11 +29,12 @@ def log_interval(trainer: Trainer) -> int:
 
 
 class TrainingCurves(Callback):
-    """Logs scalars at every `log_every_n_steps`-th optimizer step.
+    """Logs scalars over optimizer steps.
 
-    `train_loss` (mean since the last point), `lr`, `grad_norm` (before clipping),
-    `tokens_per_second` (validation excluded) and `tokens_seen`; the x axis is optimizer steps.
-    Between two points nothing is read back from the device.
+    At every `log_every_n_steps`-th step: `train_loss` (mean since the last point), `lr`,
+    `grad_norm` (before clipping), `tokens_per_second` (validation excluded) and `tokens_seen`.
+    At each validation: `val_loss`, `val_perplexity`, `val_bits_per_byte`. Between two points
+    nothing is read back from the device.
 
     Attributes:
         latest: The values logged last.
@@ -91,9 +92,17 @@ class TrainingCurves(Callback):
         self._paused = time.perf_counter()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Starts it again."""
-        if trainer.state.fn == "fit":
-            self._since += time.perf_counter() - self._paused
+        """Writes what was measured, and starts the clock again."""
+        if trainer.state.fn != "fit":
+            return
+        measured = {
+            name: value.item()
+            for name, value in trainer.callback_metrics.items()
+            if name.startswith("val_")
+        }
+        for logger in trainer.loggers:
+            logger.log_metrics(measured, step=trainer.global_step)
+        self._since += time.perf_counter() - self._paused
 
     def _restart_clock(self, step: int) -> None:
         self._loss, self._batches, self._step = None, 0, step

@@ -179,8 +179,11 @@ class StoryModel(LightningModule):
         assert self.metrics is not None
         values = self.metrics.compute()
         self.metrics.reset()
-        # Already summed over all processes; rank_zero_only would hide it from ModelCheckpoint.
-        self.log_dict({f"{prefix}_{name}": value.float() for name, value in values.items()})
+        # For ModelCheckpoint and the callbacks. Not for the logger: Lightning would write it one
+        # step to the left of the training curves, so TrainingCurves does.
+        self.log_dict(
+            {f"{prefix}_{name}": value.float() for name, value in values.items()}, logger=False
+        )
 
     # ---- telling ------------------------------------------------------------------------
 

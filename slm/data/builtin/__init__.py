@@ -1,3 +1,3 @@
 """A built-in corpus of small children's stories, made from a seed."""
 
-from .stories import stories as stories
+from slm.data.builtin.stories import stories as stories

@@ -1,12 +1,10 @@
 """The stream of stories: distinct, and the same for the same seed."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from random import Random
 
-from .plots import PLOTS
-from .plots.scene import Tale
+from slm.data.builtin.plots import PLOTS
+from slm.data.builtin.plots.scene import Tale
 
 
 def tales(count: int, seed: int = 1337) -> Iterator[tuple[str, Tale]]:

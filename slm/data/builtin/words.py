@@ -1,7 +1,5 @@
 """The lexicon of the stories: names, animals, places, toys, foods and colors."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 

@@ -1,15 +1,15 @@
 """The plots of the built-in stories."""
 
-from .adventures import lost_at_market, treasure
-from .courage import dark_night, learning
-from .forest import bridge, noisy_song, race, small_and_big
-from .friendship import lost_toy, new_neighbor, sharing
-from .gifts import present, sick_friend, surprise_birthday
-from .home import baking, broken_vase
-from .kindness import hungry_winter, hurt_animal, lost_baby
-from .outdoors import sand_castle, seed
-from .scene import Plot
-from .weather import kite, picnic, snowman
+from slm.data.builtin.plots.adventures import lost_at_market, treasure
+from slm.data.builtin.plots.courage import dark_night, learning
+from slm.data.builtin.plots.forest import bridge, noisy_song, race, small_and_big
+from slm.data.builtin.plots.friendship import lost_toy, new_neighbor, sharing
+from slm.data.builtin.plots.gifts import present, sick_friend, surprise_birthday
+from slm.data.builtin.plots.home import baking, broken_vase
+from slm.data.builtin.plots.kindness import hungry_winter, hurt_animal, lost_baby
+from slm.data.builtin.plots.outdoors import sand_castle, seed
+from slm.data.builtin.plots.scene import Plot
+from slm.data.builtin.plots.weather import kite, picnic, snowman
 
 PLOTS: tuple[Plot, ...] = (
     baking,

@@ -1,11 +1,19 @@
 """Plots about finding the way: a child lost at a market, a treasure map."""
 
-from __future__ import annotations
-
 from random import Random
 
-from .. import words
-from .scene import Tale, animals, child, opening, pair_opening, parent, pick, tale, with_article
+from slm.data.builtin import words
+from slm.data.builtin.plots.scene import (
+    Tale,
+    animals,
+    child,
+    opening,
+    pair_opening,
+    parent,
+    pick,
+    tale,
+    with_article,
+)
 
 
 def lost_at_market(rng: Random) -> Tale:

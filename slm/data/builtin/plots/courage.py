@@ -1,12 +1,10 @@
 """Plots about courage: a noise in the night, a hard new skill."""
 
-from __future__ import annotations
-
 from random import Random
 from typing import NamedTuple
 
-from .. import words
-from .scene import Tale, child, opening, parent, pick, tale
+from slm.data.builtin import words
+from slm.data.builtin.plots.scene import Tale, child, opening, parent, pick, tale
 
 
 class Noise(NamedTuple):

@@ -1,12 +1,10 @@
 """Plots among animals: a race, a bridge, a loud voice, a small hero."""
 
-from __future__ import annotations
-
 from random import Random
 from typing import NamedTuple
 
-from .. import words
-from .scene import Tale, animals, opening, pick, tale, with_article
+from slm.data.builtin import words
+from slm.data.builtin.plots.scene import Tale, animals, opening, pick, tale, with_article
 
 
 def race(rng: Random) -> Tale:

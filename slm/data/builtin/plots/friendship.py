@@ -1,12 +1,10 @@
 """Plots about friends: a lost toy, a quarrel, a new neighbor."""
 
-from __future__ import annotations
-
 from random import Random
 from typing import NamedTuple
 
-from .. import words
-from .scene import Tale, children, opening, pair_opening, tale, with_article
+from slm.data.builtin import words
+from slm.data.builtin.plots.scene import Tale, children, opening, pair_opening, tale, with_article
 
 
 def lost_toy(rng: Random) -> Tale:

@@ -1,11 +1,19 @@
 """Plots about gifts: a present for grandma, a birthday, a visit to a sick friend."""
 
-from __future__ import annotations
-
 from random import Random
 from typing import NamedTuple
 
-from .scene import GRANDMA, Tale, animals, child, opening, parent, pick, tale, with_article
+from slm.data.builtin.plots.scene import (
+    GRANDMA,
+    Tale,
+    animals,
+    child,
+    opening,
+    parent,
+    pick,
+    tale,
+    with_article,
+)
 
 
 class Gift(NamedTuple):

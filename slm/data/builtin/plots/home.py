@@ -1,12 +1,20 @@
 """Plots at home: a cake that goes wrong, a broken thing and the truth."""
 
-from __future__ import annotations
-
 from random import Random
 from typing import NamedTuple
 
-from .. import words
-from .scene import GRANDMA, GRANDPA, Tale, child, opening, parent, pick, tale, with_article
+from slm.data.builtin import words
+from slm.data.builtin.plots.scene import (
+    GRANDMA,
+    GRANDPA,
+    Tale,
+    child,
+    opening,
+    parent,
+    pick,
+    tale,
+    with_article,
+)
 
 
 class Treat(NamedTuple):

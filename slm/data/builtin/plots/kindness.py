@@ -1,12 +1,10 @@
 """Plots about kindness: a hurt animal, a hungry winter, a lost baby."""
 
-from __future__ import annotations
-
 from random import Random
 from typing import NamedTuple
 
-from .. import words
-from .scene import Tale, animals, child, opening, parent, tale, with_article
+from slm.data.builtin import words
+from slm.data.builtin.plots.scene import Tale, animals, child, opening, parent, tale, with_article
 
 
 class Patient(NamedTuple):

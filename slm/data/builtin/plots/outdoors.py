@@ -1,11 +1,9 @@
 """Plots outdoors: a seed in the garden, a sand castle at the beach."""
 
-from __future__ import annotations
-
 from random import Random
 from typing import NamedTuple
 
-from .scene import (
+from slm.data.builtin.plots.scene import (
     GRANDMA,
     GRANDPA,
     Tale,

@@ -1,15 +1,13 @@
 """What every plot is made of: a cast, an opening, sentences and paragraphs."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import TypeVar
 
-from .. import words
-from ..words import HE, SHE, Creature, Pronouns
+from slm.data.builtin import words
+from slm.data.builtin.words import HE, SHE, Creature, Pronouns
 
 T = TypeVar("T")
 Line = str | tuple[str, ...]

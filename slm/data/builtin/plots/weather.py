@@ -1,11 +1,17 @@
 """Plots about the weather: a picnic in the rain, a kite in the wind, a snowman."""
 
-from __future__ import annotations
-
 from random import Random
 
-from .. import words
-from .scene import Tale, children, opening, pair_opening, pick, tale, with_article
+from slm.data.builtin import words
+from slm.data.builtin.plots.scene import (
+    Tale,
+    children,
+    opening,
+    pair_opening,
+    pick,
+    tale,
+    with_article,
+)
 
 
 def picnic(rng: Random) -> Tale:

@@ -1,0 +1,395 @@
+"""The command line as a person meets it: every verb, and every mistake."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from conftest import checkpoint, make_stories
+
+from slm import __version__
+from slm.cli import VERBS, find_configs
+from slm.errors import UserError
+from slm.training.checkpoint import open_checkpoint
+
+CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
+
+
+def test_the_four_verbs_from_training_to_a_story(slm, workplace):
+    fit = slm("fit", "--config", "tiny.yaml")
+    assert fit.status == 0, fit.err
+    assert "without embeddings" in fit.err
+    assert "val_loss" in fit.err
+    assert "A story by the best checkpoint:\n\nOnce upon a time" in fit.out
+    run = workplace / "lightning_logs" / "version_0"
+    assert {path.name for path in run.iterdir()} >= {"config.yaml", "loss.png", "checkpoints"}
+    assert (run / "loss.png").read_bytes().startswith(b"\x89PNG")
+    said = float(fit.out.split("(val_loss ")[1].split(")")[0])
+
+    for verb, prefix in (("validate", "val"), ("test", "test")):
+        result = slm(verb, "--ckpt_path", checkpoint("best"), "--json", f"{verb}.json")
+        assert result.status == 0, result.err
+        figures = json.loads(Path(f"{verb}.json").read_text())
+        assert figures[f"{prefix}_loss"] == pytest.approx(said, abs=1e-4)
+        assert f"{said:.4f} nats per token" in result.out
+
+    predict = slm("predict", "--ckpt_path", checkpoint("best"), "--prompt", "One day, a cat")
+    assert predict.status == 0, predict.err
+    assert predict.out.startswith("One day, a cat")
+    assert len(predict.out) > 30
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A trained run in a folder of its own, made by the real command in a process of its own."""
+    from conftest import TINY
+
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "tiny.yaml").write_text(TINY)
+    (folder / "stories.txt").write_text("\n<|endoftext|>\n".join(make_stories(200)))
+    done = subprocess.run(
+        [sys.executable, "-m", "slm.cli", "fit", "--config", "tiny.yaml"],
+        cwd=folder, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+# ---- predict ---------------------------------------------------------------------------
+
+
+def test_predict_needs_only_the_checkpoint(slm, trained, workplace):
+    """No config, no data, another folder."""
+    alone = workplace / "alone.ckpt"
+    alone.write_bytes(checkpoint("best", root=trained).read_bytes())
+    (workplace / "stories.txt").unlink()
+    result = slm("predict", "--ckpt_path", alone, "--prompt", "Once")
+    assert result.status == 0, result.err
+    assert result.out.startswith("Once")
+    assert not (workplace / "lightning_logs").exists()
+
+
+def test_predict_without_a_checkpoint_takes_the_best_of_the_newest_run_and_says_so(slm, trained):
+    result = slm("predict", "--trainer.default_root_dir", trained)
+    assert result.status == 0, result.err
+    assert "version_0/checkpoints/best.ckpt" in result.err
+    assert result.out.startswith("Once upon a time")
+
+
+def tell(slm, trained, *words):
+    result = slm("predict", "--ckpt_path", checkpoint("best", root=trained), *words)
+    assert result.status == 0, result.err
+    return result.out
+
+
+def test_sampling_options_reach_the_sampler(slm, trained):
+    """Nothing stored in the checkpoint stands above them."""
+    first = tell(slm, trained, "--temperature", "1.0")
+    assert tell(slm, trained, "--temperature", "1.0") == first
+    assert tell(slm, trained, "--temperature", "3.0") != first
+    assert tell(slm, trained, "--temperature", "1.0", "--seed", "9") != first
+    greedy = tell(slm, trained, "--temperature", "0")
+    assert tell(slm, trained, "--temperature", "0", "--seed", "9") == greedy
+    assert tell(slm, trained, "--top_k", "1") == greedy
+    short = tell(slm, trained, "--max_new_tokens", "3")
+    assert len(short) < len(first)
+
+
+def test_several_prompts_a_file_and_samples_go_to_json_lines(slm, trained, workplace):
+    (workplace / "prompts.txt").write_text("A dog\n\nA fox: red\n")
+    words = ("--prompt", "A cat", "--prompt_file", "prompts.txt", "--num_samples", "2")
+    tell(slm, trained, *words, "--out", "stories.jsonl")
+    records = [json.loads(line) for line in Path("stories.jsonl").read_text().splitlines()]
+    assert [r["prompt"] for r in records] == ["A cat"] * 2 + ["A dog"] * 2 + ["A fox: red"] * 2
+    assert [r["options"]["seed"] for r in records] == [1337, 1338] * 3
+    assert all(r["story"].startswith(r["prompt"]) for r in records)
+    assert records[0]["story"] != records[1]["story"]
+    told = tell(slm, trained, *words)
+    for record in records:
+        assert record["story"] in told
+
+
+# ---- fit -------------------------------------------------------------------------------
+
+
+def test_the_last_run_is_resumed_in_its_own_folder_with_its_own_config(slm, workplace):
+    assert slm("fit", "--config", "tiny.yaml", "--trainer.max_steps", "6").status == 0
+    result = slm("fit", "--ckpt_path", "last", "--trainer.max_steps", "12")
+    assert result.status == 0, result.err
+    assert "last.ckpt at step 6" in result.err
+    assert "decay_steps 6 -> 12" in result.err
+    assert [path.name for path in (workplace / "lightning_logs").iterdir()] == ["version_0"]
+    assert open_checkpoint(checkpoint("last")).step == 12
+    names = sorted(path.name for path in checkpoint().parent.parent.glob("*.yaml"))
+    assert names == ["config-2.yaml", "config.yaml", "hparams.yaml"]
+
+
+def final_weights(version=0):
+    return open_checkpoint(checkpoint("last", version)).make_model().state_dict()
+
+
+def test_sixty_steps_with_a_resume_after_thirty_equal_sixty(slm):
+    plan = ("fit", "--config", "tiny.yaml", "--model.optimizer.decay_steps", "60")
+    assert slm(*plan, "--trainer.max_steps", "60").status == 0
+    whole = final_weights(0)
+    assert slm(*plan, "--trainer.max_steps", "30").status == 0
+    assert open_checkpoint(checkpoint("last", 1)).step == 30
+    half = final_weights(1)
+    assert slm(*plan, "--trainer.max_steps", "60", "--ckpt_path", "last").status == 0
+    resumed = final_weights(1)
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    assert not all(torch.equal(whole[name], half[name]) for name in whole)
+
+
+def test_an_interrupted_run_is_saved_and_resumed(trained, tmp_path):
+    """Ctrl-C, as the terminal sends it: SIGINT in the middle of training."""
+    import signal
+    import time
+
+    (tmp_path / "tiny.yaml").write_text((trained / "tiny.yaml").read_text())
+    (tmp_path / "stories.txt").write_text((trained / "stories.txt").read_text())
+    process = subprocess.Popen(
+        [sys.executable, "-m", "slm.cli", "fit", "--config", "tiny.yaml",
+         "--trainer.max_steps", "100000", "--val_interval", "20"],
+        cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    for line in process.stderr:
+        if line.startswith("step"):
+            break
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "slm fit --ckpt_path last" in err
+    assert "Traceback" not in err
+    step = open_checkpoint(checkpoint("last", root=tmp_path)).step
+    assert f"Interrupted at step {step:,}." in err
+    assert step > 20
+
+
+def test_curves_and_a_story_are_in_tensorboard(trained):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(trained / "lightning_logs" / "version_0"))
+    events.Reload()
+    assert set(events.Tags()["scalars"]) >= {
+        "train_loss", "lr", "grad_norm", "tokens_per_second", "tokens_seen",
+        "val_loss", "val_perplexity", "val_bits_per_byte",
+    }  # fmt: skip
+    assert "hp_metric" not in events.Tags()["scalars"]
+    assert [point.step for point in events.Scalars("train_loss")] == [2, 4, 6, 8, 10, 12]
+    assert [point.step for point in events.Scalars("val_loss")] == [10, 12]
+    assert [point.value for point in events.Scalars("tokens_seen")][-1] == 12 * 4 * 16
+    (tag,) = (tag for tag in events.Tags()["tensors"] if tag.startswith("story"))
+    story = events.Tensors(tag)[-1].tensor_proto.string_val[0].decode()
+    assert story.startswith("Once upon a time")
+
+
+def test_every_option_can_be_set_and_the_config_printed(slm):
+    result = slm("fit", "--config", "tiny.yaml", "--model.gpt.n_layer", "3", "--print_config")
+    assert result.status == 0
+    printed = yaml.safe_load(result.out)
+    assert printed["model"]["gpt"]["n_layer"] == 3
+    assert printed["trainer"]["precision"] == "auto"
+
+
+def test_a_saved_config_trains_the_same_model_again(slm, workplace):
+    assert slm("fit", "--config", "tiny.yaml", "--data.batch_size", "3").status == 0
+    saved = checkpoint().parent.parent / "config.yaml"
+    assert slm("fit", "--config", saved).status == 0
+    first, second = final_weights(0), final_weights(1)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_the_seed_decides_weights_and_data(slm):
+    for seed in ("1", "1", "2"):
+        assert slm("fit", "--config", "tiny.yaml", "--seed_everything", seed).status == 0
+    a, b, c = (final_weights(version)["blocks.0.mlp.up.weight"] for version in range(3))
+    assert torch.equal(a, b)
+    assert not torch.equal(a, c)
+
+
+def test_prepare_alone(slm, workplace):
+    result = slm("prepare", "--config", "tiny.yaml")
+    assert result.status == 0, result.err
+    assert (workplace / "data" / "stories-bpe300" / "manifest.json").exists()
+    assert "bytes per token" in result.out
+    assert not (workplace / "lightning_logs").exists()
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+def test_shipped_configs_parse_and_fit_their_models(slm, config):
+    result = slm("fit", "--config", config, "--print_config")
+    assert result.status == 0, result.err
+    options = yaml.safe_load(result.out)
+    gpt, data = options["model"]["gpt"], options["data"]
+    assert gpt["vocab_size"] == data["vocab_size"]
+    assert options["trainer"]["max_steps"] > 0
+
+
+# ---- help ------------------------------------------------------------------------------
+
+
+def test_the_overview_names_every_verb(slm):
+    for words in ([], ["--help"], ["help"]):
+        result = slm(*words)
+        assert result.status == 0
+        assert all(f"  {verb} " in result.out for verb in VERBS)
+    assert slm("--version").out.strip() == __version__
+
+
+@pytest.mark.parametrize(
+    ("verb", "option", "words"),
+    [
+        ("fit", "--model.gpt.n_layer", "Number of transformer blocks"),
+        ("fit", "--model.optimizer.lr", "Peak learning rate"),
+        ("fit", "--data.source", "hub:OWNER/NAME"),
+        ("fit", "--val_interval", "Optimizer steps between two validations"),
+        ("fit", "--trainer.precision", "bf16-mixed where the device is good at it"),
+        ("predict", "--temperature", "Divides the logits"),
+        ("predict", "--num_samples", "Stories per prompt"),
+        ("validate", "--json", "Also write the figures"),
+    ],
+)
+def test_help_explains_the_options(slm, verb, option, words):
+    result = slm(verb, "--help")
+    assert result.status == 0
+    assert option in result.out
+    assert words in " ".join(result.out.split())
+
+
+# ---- mistakes --------------------------------------------------------------------------
+
+
+def refuse(result, *expected):
+    """A mistake: status 2, found, expected and remedy, and no traceback."""
+    assert result.status == 2, (result.status, result.out, result.err)
+    assert "Traceback" not in result.err
+    for part in ("slm: error:", "expected:", "remedy:", *expected):
+        assert part in result.err, result.err
+
+
+def fit(*words):
+    return ("fit", "--config", "tiny.yaml", *words)
+
+
+MISTAKES = {
+    "an unknown verb": (("fti",), "there is no verb 'fti'", "slm fit"),
+    "a missing config": (("fit", "--config", "smal.yaml"), "smal.yaml", "configs/small.yaml"),
+    "an unknown option": (fit("--model.gpt.n_layers", "3"), "--model.gpt.n_layers", "n_layer"),
+    "an unknown section": (fit("--modle.compile", "true"), "--modle.compile"),
+    "an option without a value": (fit("--trainer.max_steps"), "max_steps"),
+    "a wrong type": (fit("--model.gpt.n_layer", "six"), "--model.gpt.n_layer is six", "int"),
+    "a wrong choice": (fit("--data.tokenizer", "gpt5"), "gpt5", "'gpt2'"),
+    "heads that do not divide": (fit("--model.gpt.n_embd", "17"), "n_embd 17", "n_head 2"),
+    "no steps": (fit("--trainer.max_steps", "-1"), "--trainer.max_steps 1000"),
+    "an interval of batches": (fit("--trainer.val_check_interval", "5"), "--val_interval"),
+    "an interval of none": (fit("--val_interval", "0"), "--val_interval 0"),
+    "a missing source": (fit("--data.source", "nowhere"), "nowhere does not exist", "builtin"),
+    "a context longer than the data": (fit("--model.gpt.block_size", "99999"), "holds"),
+    "vocabularies that differ": (fit("--model.gpt.vocab_size", "301"), "vocab_size 300"),
+    "a checkpoint that is not there": (fit("--ckpt_path", "no.ckpt"), "no.ckpt is not there"),
+    "a checkpoint that is none": (fit("--ckpt_path", "stories.txt"), "is not a checkpoint"),
+    "no run to resume": (fit("--ckpt_path", "last"), "there is no run", "lightning_logs"),
+    "no run to tell from": (("predict",), "there is no run", "slm fit --config"),
+    "no run to measure": (("validate",), "there is no run"),
+    "no such accelerator": (fit("--trainer.accelerator", "tpu"), "torch_xla", "Trainer options"),
+    "no GPU": (fit("--trainer.accelerator", "cuda"), "Trainer options"),
+    "no learning rate": (fit("--model.optimizer.lr", "0"), "lr is 0"),
+    "a batch of none": (fit("--data.batch_size", "0"), "--data.batch_size 0"),
+}
+
+
+if torch.cuda.is_available():
+    del MISTAKES["no GPU"]
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_explained(slm, mistake):
+    words, *expected = MISTAKES[mistake]
+    refuse(slm(*words), *expected)
+
+
+def test_a_broken_config_file_is_explained(slm, workplace):
+    (workplace / "broken.yaml").write_text("model: {gpt: [")
+    refuse(slm("fit", "--config", "broken.yaml"))
+    (workplace / "unknown.yaml").write_text("model:\n  layers: 3\n")
+    refuse(slm("fit", "--config", "unknown.yaml"), "layers")
+
+
+def test_an_empty_corpus_is_explained(slm, workplace):
+    (workplace / "stories.txt").write_text("")
+    refuse(slm(*fit()), "holds no story")
+
+
+def test_someone_elses_checkpoint_is_explained(slm, workplace):
+    torch.save({"state_dict": {}}, workplace / "other.ckpt")
+    for verb in ("predict", "validate"):
+        refuse(slm(verb, "--ckpt_path", "other.ckpt"), "no checkpoint of this project")
+
+
+def test_a_cut_checkpoint_is_explained(slm, trained, workplace):
+    data = checkpoint("best", root=trained).read_bytes()
+    (workplace / "cut.ckpt").write_bytes(data[: len(data) // 2])
+    refuse(slm("predict", "--ckpt_path", "cut.ckpt"), "cut.ckpt is not a checkpoint")
+
+
+def test_another_shape_than_the_checkpoints_is_explained(slm, trained):
+    ckpt = checkpoint("best", root=trained)
+    refuse(slm("validate", "--ckpt_path", ckpt, "--model.gpt.n_layer", "3"), "n_layer 2")
+
+
+def test_a_finished_run_is_not_resumed_without_more_steps(slm, trained):
+    ckpt = checkpoint("last", root=trained)
+    refuse(slm(*fit("--ckpt_path", ckpt)), "already been trained for 12 steps", "max_steps 24")
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("--temperature", "-1"), "temperature is -1"),
+        (("--top_k", "0"), "top_k is 0"),
+        (("--num_samples", "0"), "--num_samples 0"),
+        (("--prompt_file", "none.txt"), "none.txt cannot be read"),
+        (("--out", "stories.txt"), "stories.txt is there already"),
+    ],
+)
+def test_mistakes_in_telling_are_explained(slm, trained, workplace, words, expected):
+    before = (workplace / "stories.txt").read_bytes()
+    refuse(slm("predict", "--ckpt_path", checkpoint("best", root=trained), *words), expected)
+    assert (workplace / "stories.txt").read_bytes() == before
+
+
+def test_without_a_network_the_hub_is_given_up_within_ten_seconds(workplace):
+    """The whole command, from a cold process, against an address where nothing listens."""
+    import time
+
+    start = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-m", "slm.cli", "fit", "--config", "configs/small.yaml"],
+        cwd=workplace, capture_output=True, text=True,
+        env=os.environ | {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(workplace / "hf")},
+    )  # fmt: skip
+    seconds = time.monotonic() - start
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "http://127.0.0.1:9 did not answer" in done.stderr
+    assert "--data.source builtin" in done.stderr
+    assert seconds < 30, "the bound itself is 10 s on an idle machine"
+
+
+# ---- configs ---------------------------------------------------------------------------
+
+
+def test_packaged_configs_are_found_from_anywhere(workplace):
+    for word in ("small", "small.yaml", "configs/small.yaml"):
+        (path,) = find_configs([f"--config={word}"])
+        assert Path(path.partition("=")[2]).name == "small.yaml"
+        assert Path(path.partition("=")[2]).is_file()
+    assert find_configs(["-c", "tiny.yaml"]) == ["-c", "tiny.yaml"]
+    with pytest.raises(UserError, match=r"elsewhere/small\.yaml does not exist"):
+        find_configs(["--config", "elsewhere/small.yaml"])
