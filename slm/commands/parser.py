@@ -2,11 +2,47 @@
 
 import difflib
 import re
+from argparse import SUPPRESS
 from typing import Any
 
 from lightning.pytorch.cli import LightningArgumentParser
 
 from slm.errors import UserError
+
+HELP = {
+    "--config": "A YAML file of options, or the name of one that comes with slm, such as small.",
+    "--ckpt_path": "A checkpoint file, or `last` or `best` of the newest run.",
+    "--seed_everything": "Seed of the weights, the batches and dropout.",
+    "--trainer.default_root_dir": "The folder in which lightning_logs, where runs lie, is kept.",
+    "--trainer.max_steps": "Optimizer steps to train; the learning rate is planned by it.",
+}
+"""Words in place of Lightning's, where they say too little or another thing."""
+
+TITLES = {
+    "Customize every aspect": "Lightning's Trainer",
+    "Run": "Checkpoint",
+    "Perform": "Checkpoint",
+}
+"""Titles in place of the first lines of Lightning's docstrings, by their beginnings."""
+
+
+def tidy_help(parser: LightningArgumentParser, shown: tuple[str, ...]) -> None:
+    """Makes a parser's help shorter, and readable where Lightning's docstrings hold markup.
+
+    Args:
+        parser: Changed in place. It goes on to understand the options it does not show.
+        shown: Beginnings of the names of the options to show.
+    """
+    for action in parser._actions:
+        name = next((name for name in action.option_strings if name.startswith("--")), "")
+        if name != "--help" and (not name.removeprefix("--").startswith(shown) or ".help" in name):
+            action.help = SUPPRESS
+        elif action.help:
+            action.help = HELP.get(name, re.sub(r":\w+:`~?(?:[\w.]+\.)?(\w+)`", r"\1", action.help))
+    for group in parser._action_groups:
+        for beginning, title in TITLES.items():
+            if (group.title or "").startswith(beginning):
+                group.title = title
 
 
 class StoryParser(LightningArgumentParser):

@@ -21,11 +21,13 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerStatus
 from torch.utils.data import DataLoader
 
+from slm.cli import VERBS
 from slm.commands.conclusion import conclude_fit, describe_run
-from slm.commands.parser import StoryParser
+from slm.commands.parser import StoryParser, tidy_help
 from slm.commands.stories import StoryWriter, add_story_arguments, story_requests
 from slm.data.datamodule import StoryData
 from slm.errors import UserError
+from slm.model import SamplingOptions
 from slm.training.callbacks import LastStep, ProgressLine, SampledStories, TrainingCurves
 from slm.training.checkpoint import Checkpoint, newest_checkpoint, open_checkpoint
 from slm.training.checkpointing import LastCheckpoint, best_checkpoint
@@ -34,6 +36,25 @@ from slm.training.precision import Precision, resolve_precision
 
 # Field docstrings of the option dataclasses become the help of their options.
 jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
+
+# What the help of a verb shows: beginnings of option names.
+_DEVICE = (
+    "config",
+    "print_config",
+    "ckpt_path",
+    "trainer.accelerator",
+    "trainer.devices",
+    "trainer.precision",
+    "trainer.default_root_dir",
+)
+_TELLING = ("prompt", "num_samples", "out", *SamplingOptions.__dataclass_fields__)
+HELP_SHOWS: dict[str, tuple[str, ...]] = {
+    "fit": ("",),
+    "validate": ("data", "json", "trainer.limit_val_batches", *_DEVICE),
+    "test": ("data", "json", "trainer.limit_test_batches", *_DEVICE),
+    "predict": (*_TELLING, *_DEVICE),
+}
 
 
 class SaveConfig(SaveConfigCallback):
@@ -77,7 +98,13 @@ class StoryCLI(LightningCLI):
             StoryData,
             args=[verb, *words],
             parser_class=StoryParser,
-            parser_kwargs={"prog": "slm"},
+            parser_kwargs={
+                "prog": "slm",
+                verb: {
+                    "usage": f"slm {verb} [--config FILE] [--section.option value ...]",
+                    "description": VERBS[verb][0].upper() + VERBS[verb][1:] + ".",
+                },
+            },
             save_config_callback=SaveConfig if verb == "fit" else None,
             seed_everything_default=1337,
             auto_configure_optimizers=False,
@@ -100,6 +127,14 @@ class StoryCLI(LightningCLI):
         skip = {"model", "train_dataloaders", "val_dataloaders", "dataloaders", "datamodule"}
         return {self.verb: skip | {"return_predictions", "verbose", "weights_only"}}
 
+    def _prepare_subcommand_parser(
+        self, klass: type, subcommand: str, **kwargs: Any
+    ) -> LightningArgumentParser:
+        """Builds the verb's parser, and then its help."""
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        tidy_help(parser, HELP_SHOWS[subcommand])
+        return parser
+
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parses without LightningCLI's warning about a non-empty sys.argv."""
         self.config = parser.parse_args(args)
@@ -110,8 +145,7 @@ class StoryCLI(LightningCLI):
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds the model's, the data's and the Trainer's options, in this order."""
         parser.add_lightning_class_args(StoryModel, "model")
-        if self.verb != "predict":
-            parser.add_lightning_class_args(StoryData, "data")
+        parser.add_lightning_class_args(StoryData, "data")
         parser.add_class_arguments(
             Trainer,
             "trainer",
@@ -130,34 +164,36 @@ class StoryCLI(LightningCLI):
         parser.set_defaults({f"trainer.{key}": v for key, v in self.trainer_defaults.items()})
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Adds what belongs to one verb, links, and the checkpoint's defaults."""
-        if self.verb == "fit":
-            parser.add_argument(
-                "--val_interval",
-                type=int,
-                default=500,
-                help="Optimizer steps between two validations; the last step gets one anyway.",
-            )
-            parser.add_argument(
-                "--save_interval",
-                type=int,
-                default=500,
-                help="Optimizer steps between two writings of last.ckpt.",
-            )
+        """Adds what belongs to one verb, links, and the checkpoint's defaults.
+
+        Every verb understands every config, so that one file serves them all; the help of a verb
+        shows what matters to it.
+        """
+        parser.add_argument(
+            "--val_interval",
+            type=int,
+            default=500,
+            help="Optimizer steps between two validations; the last step gets one anyway.",
+        )
+        parser.add_argument(
+            "--save_interval",
+            type=int,
+            default=500,
+            help="Optimizer steps between two writings of last.ckpt.",
+        )
+        parser.link_arguments("model.gpt.block_size", "data.block_size")
+        parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
         if self.verb in ("validate", "test"):
             parser.add_argument(
                 "--json", type=str | None, default=None, help="Also write the figures to a file."
             )
         if self.verb == "predict":
             add_story_arguments(parser)
-        else:
-            parser.link_arguments("model.gpt.block_size", "data.block_size")
-            parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
         if self.checkpoint is not None:
-            defaults = _flatten(self.checkpoint.model_options, "model.")
-            if self.verb != "predict":
-                defaults |= _flatten(self.checkpoint.data_options, "data.")
-            parser.set_defaults(defaults)
+            parser.set_defaults(
+                _flatten(self.checkpoint.model_options, "model.")
+                | _flatten(self.checkpoint.data_options, "data.")
+            )
 
     # ---- instances ----------------------------------------------------------------------
 

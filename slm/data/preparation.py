@@ -54,6 +54,7 @@ def ensure_prepared(source: Source, tokenizer: str, vocab_size: int, folder: Pat
         if source.unchanged_since(manifest.revision):
             return manifest
         print(f"{source.spec} has changed since {folder} was prepared.", file=sys.stderr)
+    print(f"Preparing  {source.spec} into {folder}", file=sys.stderr)
     return prepare(source, tokenizer, vocab_size, folder)
 
 
