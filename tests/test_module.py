@@ -221,8 +221,10 @@ def test_resuming_with_another_batch_size_goes_on_behind_the_same_sample(tmp_pat
     run_in(tmp_path, make_data(), 10)
     last = tmp_path / "checkpoints" / "last.ckpt"
     data = make_data(batch_size=8)
-    run_in(tmp_path, data, 15, last)
+    curves = TrainingCurves()
+    run_in(tmp_path, data, 15, last, [curves])
     assert data.first_sample == 10 * 4
+    assert curves.latest["tokens_seen"] == (10 * 4 + 4 * 8) * 16
     contents = open_checkpoint(last).contents["StoryData"]
     assert contents == {"samples_trained": 10 * 4 + 5 * 8, "optimizer_steps": 15}
 

@@ -302,10 +302,11 @@ class StoryCLI(LightningCLI):
         Raises:
             KeyboardInterrupt: Training was interrupted; `last.ckpt` has been written.
         """
-        print(describe_run(self.trainer, model, datamodule), file=sys.stderr)
-        if self.checkpoint is not None:
-            step = self.checkpoint.step
-            print(f"Resuming   {self.checkpoint.path} at step {step:,}", file=sys.stderr)
+        if self.trainer.is_global_zero:
+            print(describe_run(self.trainer, model, datamodule), file=sys.stderr)
+            if self.checkpoint is not None:
+                step = self.checkpoint.step
+                print(f"Resuming   {self.checkpoint.path} at step {step:,}", file=sys.stderr)
         try:
             self.trainer.fit(model, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
         except SystemExit:

@@ -152,18 +152,22 @@ class StoryData(LightningDataModule):
         """The validation split again: TinyStories has no third one."""
         return self.val_dataloader()
 
-    def state_dict(self) -> dict[str, Any]:
-        """How many training windows the weights in a checkpoint have seen, in all processes.
+    def samples_trained(self) -> int:
+        """How many training windows the weights have seen by now, in all processes and runs.
 
         Counted from optimizer steps, not from batches drawn: loaders may have drawn ahead.
         """
         trainer = self.trainer
         assert trainer is not None
         samples_per_step = trainer.accumulate_grad_batches * self.batch_size * trainer.world_size
-        steps = trainer.global_step - self.first_step
+        return self.first_sample + (trainer.global_step - self.first_step) * samples_per_step
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where in the endless sequence of samples training stands."""
+        assert self.trainer is not None
         return {
-            "samples_trained": self.first_sample + steps * samples_per_step,
-            "optimizer_steps": trainer.global_step,
+            "samples_trained": self.samples_trained(),
+            "optimizer_steps": self.trainer.global_step,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

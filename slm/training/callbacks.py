@@ -75,13 +75,13 @@ class TrainingCurves(Callback):
                 "--model.optimizer.lr LOWER",
             )
         seconds = time.perf_counter() - self._since
-        per_step = tokens_per_step(trainer, trainer.datamodule)  # type: ignore[attr-defined]
+        data: StoryData = trainer.datamodule  # type: ignore[attr-defined]
         self.latest = {
             "train_loss": mean_loss,
             "lr": trainer.optimizers[0].param_groups[0]["lr"],
             "grad_norm": pl_module.grad_norm.item(),
-            "tokens_per_second": (step - self._step) * per_step / seconds,
-            "tokens_seen": float(step * per_step),
+            "tokens_per_second": (step - self._step) * tokens_per_step(trainer, data) / seconds,
+            "tokens_seen": float(data.samples_trained() * data.block_size),
         }
         for logger in trainer.loggers:
             logger.log_metrics(self.latest, step=step)

@@ -1,0 +1,87 @@
+"""Every command of the README runs, with the sizes made small."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from conftest import make_stories
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SMALL = shlex.split("""
+  --data.source stories.txt --data.tokenizer bpe --data.vocab_size 300 --data.validation_share 0.2
+  --data.batch_size 2 --model.gpt.vocab_size 300 --model.gpt.block_size 16 --model.gpt.n_layer 1
+  --model.gpt.n_head 2 --model.gpt.n_embd 16 --model.gpt.dropout 0 --trainer.max_steps 2
+""")
+
+
+def shell_commands():
+    """The lines of the README's shell blocks, without comments."""
+    for block in re.findall(r"```sh\n(.*?)```", README, flags=re.DOTALL):
+        for line in block.splitlines():
+            if words := shlex.split(line, comments=True):
+                yield words
+
+
+def test_make_targets_exist():
+    makefile = (ROOT / "Makefile").read_text()
+    targets = set(re.findall(r"`?make (\w+)", README))
+    assert {"quickstart", "test", "lint", "slow"} <= targets
+    for target in targets:
+        assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
+
+
+def test_every_command_runs(slm, workplace):
+    """In the order of the README, in one folder, as a reader would type them."""
+    ran = 0
+    for words in shell_commands():
+        if words[0] in ("make", "tensorboard"):
+            continue  # `make test` runs this; TensorBoard is started in test_reports
+        verb, *rest = words[3:] if words[:3] == ["python", "-m", "slm.cli"] else words[1:]
+        small = list(SMALL)
+        if verb == "fit" and "last" in rest:
+            small = ["--trainer.max_steps", "4"]
+        elif verb == "predict":
+            small = ["--max_new_tokens", "5"]
+        elif verb == "validate":
+            small = []
+        result = slm(verb, *rest, *small)
+        assert result.status == 0, (words, result.err)
+        ran += 1
+    assert ran >= 9
+
+
+def test_the_python_example_runs(slm, workplace, capsys):
+    assert slm("fit", "--config", "tiny.yaml").status == 0
+    (example,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    exec(re.sub(r"^  ", "", example, flags=re.MULTILINE), {})
+    assert capsys.readouterr().out.strip()
+
+
+def test_files_it_points_to_exist():
+    for path in re.findall(r"\]\(((?!http)[^)]+)\)", README):
+        assert (ROOT / path).exists(), path
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_quick_start_tells_a_story(slm, workplace):
+    """The whole of it, as shipped: minutes."""
+    result = slm("fit", "--config", "configs/quickstart.yaml")
+    assert result.status == 0, result.err
+    bits = float(re.findall(r"bits_per_byte ([\d.]+)", result.err)[-1])
+    assert bits < 0.35
+    story = result.out.partition("best checkpoint:\n\n")[2].strip()
+    assert story.startswith("Once upon a time")
+    assert story[-1] in '.!?"', "it comes to an end"
+    known = {word for text in make_builtin() for word in re.findall(r"[a-z']+", text.lower())}
+    words = re.findall(r"[a-z']+", story.lower())
+    assert len(words) > 60
+    assert sum(word in known for word in words) / len(words) > 0.95
+
+
+def make_builtin():
+    from slm.data.builtin import stories
+
+    return [*stories(5000), *make_stories(1)]
