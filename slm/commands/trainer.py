@@ -312,9 +312,13 @@ class StoryCLI(LightningCLI):
         except SystemExit:
             if self.trainer.state.status != TrainerStatus.INTERRUPTED:
                 raise
+            root = self.config.fit.trainer.default_root_dir
+            place = f" --trainer.default_root_dir {root}" if root else ""
+            step = self.trainer.global_step
             print(
-                f"\nInterrupted at step {self.trainer.global_step:,}. "
-                "To go on: slm fit --ckpt_path last",
+                f"\nInterrupted at step {step:,}. To go on: slm fit --ckpt_path last{place}"
+                if step
+                else "\nInterrupted before the first step.",
                 file=sys.stderr,
             )
             raise KeyboardInterrupt from None
@@ -465,7 +469,8 @@ def resolve_checkpoint(
     checkpoint = open_checkpoint(path)
     run = path.resolve().parent.parent if verb == "fit" and wish == "last" else None
     if run and not any(word.partition("=")[0] in ("-c", "--config") for word in words):
-        words = ["--config", str(run / "config.yaml"), *words]
+        saved = sorted(run.glob("config*.yaml"), key=lambda path: path.stat().st_mtime)
+        words = ["--config", str(saved[-1] if saved else run / "config.yaml"), *words]
     return [*words, f"--ckpt_path={path.resolve()}"], checkpoint, run
 
 
