@@ -45,18 +45,11 @@ def draw_loss(run: Path) -> Path | None:
         axes.plot(*curves["train_loss"], color="#0072b2", linewidth=1.2, label="training")
     if "val_loss" in curves:
         steps, losses = curves["val_loss"]
-        axes.plot(steps, losses, "o-", color="#d55e00", markersize=5, label="validation")
         best = min(range(len(losses)), key=losses.__getitem__)
-        label = f"best {losses[best]:.3f}"
+        label = f"validation, best {losses[best]:.3f}"
         if "val_bits_per_byte" in curves:
             label += f" ({curves['val_bits_per_byte'][1][best]:.3f} bits per byte)"
-        axes.annotate(
-            label,
-            (steps[best], losses[best]),
-            xytext=(-8, 16),
-            textcoords="offset points",
-            ha="right",
-        )
+        axes.plot(steps, losses, "o-", color="#d55e00", markersize=5, label=label)
     axes.set_xlabel("optimizer step")
     axes.set_ylabel("loss (nats per token)")
     axes.set_title(f"Loss of {run.name}")

@@ -1,4 +1,4 @@
-"""The lexicon of the stories: names, animals, places, toys, foods and colors."""
+"""The lexicon of the stories: animals, places, toys, foods and colors."""
 
 from dataclasses import dataclass
 
@@ -34,21 +34,6 @@ class Place:
     name: str
     spots: tuple[str, ...]
 
-
-GIRLS = (
-    "Lily", "Mia", "Anna", "Lucy", "Sara", "Emma", "Zoe", "Nora", "Ella", "Amy", "Rosie", "Ruby",
-    "Molly", "Mary", "Jane", "Tina", "Kate", "Maya", "Bella", "Clara", "Ivy", "Alice",
-)  # fmt: skip
-BOYS = (
-    "Tom", "Tim", "Ben", "Max", "Sam", "Jack", "Leo", "Finn", "Noah", "Oscar", "Peter", "Billy",
-    "Danny", "Adam", "Luke", "Theo", "Henry", "Joe", "Nick", "Charlie", "Toby", "David",
-)  # fmt: skip
-ANIMAL_GIRLS = (
-    "Dot", "Hazel", "Poppy", "Honey", "Penny", "Mimi", "Tilly", "Coco", "Ginger", "Daisy",
-)  # fmt: skip
-ANIMAL_BOYS = (
-    "Benny", "Rusty", "Bruno", "Fuzzy", "Buddy", "Rocky", "Barney", "Milo", "Gus", "Pip",
-)  # fmt: skip
 
 CHILD_HOMES = (
     "in a small house near the park",

@@ -18,7 +18,7 @@ from slm.data.builtin.plots.scene import (
 
 def lost_at_market(rng: Random) -> Tale:
     """A child gets lost at a busy market and is found again."""
-    a, p = child(rng), parent(rng)
+    a, p = child(rng, ("Lily", "Tom")), parent(rng)
     stall, sight, seller = pick(
         rng,
         ("fish", "a tank with a big red crab", "a man with a white apron"),
@@ -81,7 +81,7 @@ def lost_at_market(rng: Random) -> Tale:
 
 def treasure(rng: Random) -> Tale:
     """Two animals follow a map and find something better than gold."""
-    a, b = animals(rng)
+    a, b = animals(rng, ("Dot", "Benny"), ("Hazel", "Rusty"))
     where = pick(rng, "in an old bottle", "under a flat stone", "inside a hollow log", "in a nest")
     gold = pick(rng, "gold", "jewels", "silver", "pearls")
     hard, first, solve = pick(

@@ -29,7 +29,7 @@ NOISES = (
 
 def dark_night(rng: Random) -> Tale:
     """A child is afraid of the dark and finds out what the noise is."""
-    a, p, noise = child(rng), parent(rng), rng.choice(NOISES)
+    a, p, noise = child(rng, ("Mia", "Ben")), parent(rng), rng.choice(NOISES)
     friend = pick(rng, "teddy bear", "stuffed bunny", "toy lion", "toy rabbit", "rag doll")
     return tale(
         rng,
@@ -173,7 +173,7 @@ SKILLS = (
 
 def learning(rng: Random) -> Tale:
     """A child wants to learn something and tries again until it works."""
-    a, p, skill = child(rng), parent(rng), rng.choice(SKILLS)
+    a, p, skill = child(rng, ("Anna", "Tim")), parent(rng), rng.choice(SKILLS)
     fail = skill.fail.format(he=a.he, his=a.his)
     winter = "frozen" in skill.place
     days = ("winter day", "cold morning") if winter else words.DAYS

@@ -11,6 +11,8 @@ def race(rng: Random) -> Tale:
     """A slow animal wins a race because the fast one is too sure."""
     slow, fast = animals(
         rng,
+        ("Poppy", "Bruno"),
+        ("Honey", "Fuzzy"),
         (words.TURTLE, words.MOLE, words.HEDGEHOG, words.DUCK),
         (words.RABBIT, words.FOX, words.DEER, words.SQUIRREL),
     )
@@ -90,7 +92,13 @@ def race(rng: Random) -> Tale:
 def bridge(rng: Random) -> Tale:
     """Two animals on two sides of a stream build a bridge together."""
     strong = (words.BEAR, words.BADGER, words.DEER, words.FOX)
-    a, b = animals(rng, (words.RABBIT, words.SQUIRREL, words.HEDGEHOG, words.MOUSE), strong)
+    a, b = animals(
+        rng,
+        ("Penny", "Buddy"),
+        ("Mimi", "Rocky"),
+        (words.RABBIT, words.SQUIRREL, words.HEDGEHOG, words.MOUSE),
+        strong,
+    )
     return tale(
         rng,
         (a, b),
@@ -142,6 +150,8 @@ def noisy_song(rng: Random) -> Tale:
     """An animal with a strange voice is laughed at, and then the voice helps everyone."""
     a, b = animals(
         rng,
+        ("Tilly", "Barney"),
+        ("Coco", "Milo"),
         (words.FROG, words.DUCK, words.BEAR, words.FOX),
         (words.MOUSE, words.RABBIT, words.DEER, words.OTTER),
     )
@@ -245,7 +255,13 @@ TRAPS = (
 
 def small_and_big(rng: Random) -> Tale:
     """A big animal laughs at a small one and then needs its help."""
-    a, b = animals(rng, (words.MOUSE, words.SQUIRREL, words.MOLE), (words.BEAR, words.BADGER))
+    a, b = animals(
+        rng,
+        ("Ginger", "Gus"),
+        ("Daisy", "Pip"),
+        (words.MOUSE, words.SQUIRREL, words.MOLE),
+        (words.BEAR, words.BADGER),
+    )
     trap = rng.choice(TRAPS)
     trouble = trap.trouble.format(his=b.his, him=b.him)
     return tale(

@@ -9,7 +9,7 @@ from slm.data.builtin.plots.scene import Tale, children, opening, pair_opening, 
 
 def lost_toy(rng: Random) -> Tale:
     """A child loses a toy, and a friend helps to find it."""
-    a, b = children(rng)
+    a, b = children(rng, ("Lucy", "Max"), ("Sara", "Sam"))
     color, toy, place = rng.choice(words.COLORS), rng.choice(words.TOYS), rng.choice(words.PLACES)
     thing = f"{color} {toy}"
     return tale(
@@ -143,7 +143,7 @@ PRIZES = (
 
 def sharing(rng: Random) -> Tale:
     """Two friends quarrel about a thing and learn to share it."""
-    a, b = children(rng)
+    a, b = children(rng, ("Emma", "Jack"), ("Zoe", "Leo"))
     prize, color = rng.choice(PRIZES), rng.choice(words.COLORS)
     noun = prize.noun
     return tale(
@@ -229,7 +229,7 @@ HOBBIES = (
 
 def new_neighbor(rng: Random) -> Tale:
     """A shy child moves in next door and finds a friend."""
-    a, b = children(rng)
+    a, b = children(rng, ("Nora", "Finn"), ("Ella", "Noah"))
     hobby = rng.choice(HOBBIES)
     return tale(
         rng,

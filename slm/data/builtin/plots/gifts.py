@@ -74,7 +74,7 @@ GIFTS = (
 
 def present(rng: Random) -> Tale:
     """A child makes a present for grandma and saves it from a mishap."""
-    a, p, gift, g = child(rng), parent(rng), rng.choice(GIFTS), GRANDMA
+    a, p, gift, g = child(rng, ("Amy", "Oscar")), parent(rng), rng.choice(GIFTS), GRANDMA
     wanted = pick(rng, "hat", "clock", "teapot", "handbag", "music box", "umbrella")
     return tale(
         rng,
@@ -144,7 +144,7 @@ def present(rng: Random) -> Tale:
 
 def surprise_birthday(rng: Random) -> Tale:
     """An animal thinks that its birthday is forgotten."""
-    a, b = animals(rng)
+    a, b = animals(rng, ("Bonnie", "Monty"), ("Willow", "Teddy"))
     gift = pick(
         rng,
         "a warm scarf",
@@ -220,7 +220,7 @@ def surprise_birthday(rng: Random) -> Tale:
 
 def sick_friend(rng: Random) -> Tale:
     """An animal visits a sick friend, loses the gift on the way, and cheers the friend up."""
-    a, b = animals(rng)
+    a, b = animals(rng, ("Maple", "Scout"), ("Cherry", "Ziggy"))
     gift, mishap = pick(
         rng,
         ("a pot of hot soup", "{a} slipped in the mud, and all the soup ran out of the pot"),

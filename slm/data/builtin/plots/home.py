@@ -37,7 +37,11 @@ TREATS = (
 
 def baking(rng: Random) -> Tale:
     """A child bakes with someone, something goes wrong, and it is saved."""
-    a, p, treat = child(rng), pick(rng, GRANDMA, GRANDPA, parent(rng)), rng.choice(TREATS)
+    a, p, treat = (
+        child(rng, ("Rosie", "Peter")),
+        pick(rng, GRANDMA, GRANDPA, parent(rng)),
+        rng.choice(TREATS),
+    )
     noun = treat.noun
     trouble, cry, answer, fix = pick(
         rng,
@@ -155,7 +159,7 @@ ACCIDENTS = (
 
 def broken_vase(rng: Random) -> Tale:
     """A child breaks something, hides it, and then tells the truth."""
-    a, p, accident = child(rng), parent(rng), rng.choice(ACCIDENTS)
+    a, p, accident = child(rng, ("Ruby", "Billy")), parent(rng), rng.choice(ACCIDENTS)
     noun = pick(rng, "vase", "lamp", "bowl", "plate", "teapot", "jar", "mirror")
     thing = f"{rng.choice(words.COLORS)} {noun}" if noun != "mirror" else "old mirror"
     hiding = pick(rng, "under the rug", "behind the sofa", "in a box", "under the bed")

@@ -85,7 +85,7 @@ PATIENTS = (
 
 def hurt_animal(rng: Random) -> Tale:
     """A child finds a hurt animal and takes care of it."""
-    a, p, it = child(rng), parent(rng), rng.choice(PATIENTS)
+    a, p, it = child(rng, ("Molly", "Danny")), parent(rng), rng.choice(PATIENTS)
     free = it.trouble.startswith("Its leg was caught")
     return tale(
         rng,
@@ -148,6 +148,8 @@ def hungry_winter(rng: Random) -> Tale:
     """An animal shares its winter food and later gets help in return."""
     a, b = animals(
         rng,
+        ("Pippa", "Jasper"),
+        ("Fern", "Tucker"),
         (words.SQUIRREL, words.MOUSE, words.BADGER),
         (words.RABBIT, words.FOX, words.DEER, words.HEDGEHOG),
     )
@@ -234,6 +236,8 @@ def lost_baby(rng: Random) -> Tale:
     """An animal finds a lost baby and brings it back to its family."""
     a, b = animals(
         rng,
+        ("Dolly", "Chip"),
+        ("Lulu", "Otto"),
         (words.FOX, words.RABBIT, words.SQUIRREL, words.DEER, words.HEDGEHOG),
         (words.FROG, words.TURTLE, words.MOLE, words.MOUSE),
     )

@@ -68,7 +68,11 @@ PLANTS = (
 
 def seed(rng: Random) -> Tale:
     """A child plants a seed and learns to be patient."""
-    a, p, plant = child(rng), pick(rng, GRANDMA, GRANDPA, parent(rng)), rng.choice(PLANTS)
+    a, p, plant = (
+        child(rng, ("Mary", "Adam")),
+        pick(rng, GRANDMA, GRANDPA, parent(rng)),
+        rng.choice(PLANTS),
+    )
     return tale(
         rng,
         (a, p),
@@ -135,7 +139,7 @@ def seed(rng: Random) -> Tale:
 
 def sand_castle(rng: Random) -> Tale:
     """A wave takes a sand castle, and two friends build a better one."""
-    a, b = children(rng)
+    a, b = children(rng, ("Jane", "Luke"), ("Tina", "Theo"))
     p = parent(rng)
     tower = pick(rng, "a shell", "a feather", "a red flag", "a green bottle", "a white stone")
     king = pick(rng, "crab", "starfish", "snail")

@@ -12,6 +12,12 @@ from slm.data.builtin.words import HE, SHE, Creature, Pronouns
 T = TypeVar("T")
 Line = str | tuple[str, ...]
 """A piece of text, or several alternatives for it; "" leaves it out."""
+Names = tuple[str, str]
+"""Names of a character of a plot, as a girl and as a boy.
+
+Every plot has a cast of its own, as the books of a series have: a model that trains for minutes
+learns who belongs to which plot long before it learns to copy any name from the text above.
+"""
 
 
 @dataclass(frozen=True)
@@ -97,21 +103,15 @@ def tale(rng: Random, cast: tuple[Character, ...], *paragraphs: Sequence[Line]) 
     return Tale(cast, tuple(sentence_case(text) for text in texts))
 
 
-def children(rng: Random) -> tuple[Character, Character]:
-    """Two children with different names."""
-    found: list[Character] = []
-    while len(found) < 2:
-        names, kind, pronouns = pick(rng, (words.GIRLS, "girl", SHE), (words.BOYS, "boy", HE))
-        name = rng.choice(names)
-        if all(name != other.name for other in found):
-            home = rng.choice(words.CHILD_HOMES)
-            found.append(Character(name, kind, pronouns, home))
-    return found[0], found[1]
+def child(rng: Random, names: Names) -> Character:
+    """A child: the girl or the boy of the two names."""
+    name, kind, pronouns = pick(rng, (names[0], "girl", SHE), (names[1], "boy", HE))
+    return Character(name, kind, pronouns, rng.choice(words.CHILD_HOMES))
 
 
-def child(rng: Random) -> Character:
-    """One child."""
-    return children(rng)[0]
+def children(rng: Random, first: Names, second: Names) -> tuple[Character, Character]:
+    """Two children."""
+    return child(rng, first), child(rng, second)
 
 
 def parent(rng: Random) -> Character:
@@ -121,19 +121,19 @@ def parent(rng: Random) -> Character:
 
 def animals(
     rng: Random,
+    first_names: Names,
+    second_names: Names,
     first: Sequence[Creature] = words.CREATURES,
     second: Sequence[Creature] = words.CREATURES,
 ) -> tuple[Character, Character]:
-    """Two animals of different kinds with different names."""
+    """Two animals of different kinds."""
     one = rng.choice(first)
     other = rng.choice([creature for creature in second if creature is not one])
-    used = ""
     cast: list[Character] = []
-    for creature in (one, other):
-        names, pronouns = pick(rng, (words.ANIMAL_GIRLS, SHE), (words.ANIMAL_BOYS, HE))
-        used = rng.choice([name for name in names if name != used])
+    for creature, names in ((one, first_names), (other, second_names)):
+        name, pronouns = pick(rng, (names[0], SHE), (names[1], HE))
         cast.append(
-            Character(used, creature.noun, pronouns, creature.home, creature.food, creature.went)
+            Character(name, creature.noun, pronouns, creature.home, creature.food, creature.went)
         )
     return cast[0], cast[1]
 

@@ -16,7 +16,7 @@ from slm.data.builtin.plots.scene import (
 
 def picnic(rng: Random) -> Tale:
     """Rain spoils a picnic, and the friends save it."""
-    a, b = children(rng)
+    a, b = children(rng, ("Kate", "Henry"), ("Maya", "Joe"))
     food, other = rng.sample(words.FOODS, 2)
     place = pick(rng, "by the lake", "on the hill", "in the meadow", "under the big oak tree")
     idea, run, there, fun = pick(
@@ -110,7 +110,7 @@ def picnic(rng: Random) -> Tale:
 
 def kite(rng: Random) -> Tale:
     """A kite gets stuck in a tree, and a friend has the right idea."""
-    a, b = children(rng)
+    a, b = children(rng, ("Bella", "Nick"), ("Clara", "Charlie"))
     color = rng.choice(words.COLORS)
     look = pick(rng, "a long tail", "a smiling face", "white stripes", "big eyes", "silver stars")
     place = pick(rng, "in the park", "on the hill", "in the meadow", "near the school")
@@ -194,7 +194,7 @@ def kite(rng: Random) -> Tale:
 
 def snowman(rng: Random) -> Tale:
     """Two friends build a snowman, and something goes wrong."""
-    a, b = children(rng)
+    a, b = children(rng, ("Ivy", "Toby"), ("Alice", "David"))
     color = rng.choice(words.COLORS)
     trouble, first, idea, deed = pick(
         rng,
