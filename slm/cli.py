@@ -11,14 +11,7 @@ from pathlib import Path
 
 from slm import __version__
 from slm.errors import UserError
-
-VERBS = {
-    "fit": "train a model; prepares its data first if needed",
-    "validate": "measure a checkpoint on the whole validation split",
-    "test": "the same, reported as test_*: TinyStories has no third split",
-    "predict": "tell stories with a trained model",
-    "prepare": "tokenise data without training",
-}
+from slm.verbs import VERBS
 
 OVERVIEW = f"""\
 slm {__version__}: train a small language model from scratch and let it tell stories
@@ -76,7 +69,7 @@ def _dispatch(words: list[str]) -> int:
             f"one of {', '.join(VERBS)}",
             f"slm {close[0]} …" if close else "slm --help shows what there is",
         )
-    from slm.commands.trainer import run_verb
+    from slm.commands.run import run_verb
 
     return run_verb(verb, find_configs(rest))
 

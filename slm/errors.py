@@ -17,3 +17,9 @@ class UserError(Exception):
         self.found = found
         self.expected = expected
         self.remedy = remedy
+
+    @classmethod
+    def from_value_error(cls, error: ValueError, remedy: str) -> "UserError":
+        """The ValueErrors of the option classes read "found; expected"."""
+        found, _, expected = str(error).partition("; ")
+        return cls(found, expected or "options in range", remedy)

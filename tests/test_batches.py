@@ -39,12 +39,14 @@ def test_random_words_are_one_sequence_however_it_is_cut():
 
 def test_random_words_stay_what_they_are():
     """A resumed run of an older version must find the same samples."""
-    assert random_words(1337, 0, 3).tolist() == [
-        int(word) for word in np.random.Philox(key=1337, counter=0).random_raw(3)
+    assert random_words(1337, 0, 6).tolist() == [
+        16963926426239326985,
+        18158996713720971347,
+        2084311154985580078,
+        15250565812409554213,
+        3997289629388898902,
+        6647272832547886331,
     ]
-    assert int(random_words(1337, 5, 1)[0]) == int(
-        np.random.Philox(key=1337, counter=1).random_raw(2)[1]
-    )
 
 
 def test_a_batch_is_a_pure_function_of_its_index(tokens):

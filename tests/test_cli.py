@@ -14,6 +14,7 @@ from conftest import checkpoint, make_stories
 from slm import __version__
 from slm.cli import VERBS, find_configs
 from slm.errors import UserError
+from slm.model import GPT, GPTConfig
 from slm.training.checkpoint import open_checkpoint
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
@@ -126,6 +127,19 @@ def test_the_last_run_is_resumed_in_its_own_folder_with_its_own_config(slm, work
     assert open_checkpoint(checkpoint("last")).step == 12
     names = sorted(path.name for path in checkpoint().parent.parent.glob("*.yaml"))
     assert names == ["config-2.yaml", "config.yaml", "hparams.yaml"]
+    again = slm("fit", "--ckpt_path", "last", "--trainer.max_steps", "14")
+    assert again.status == 0, again.err
+    config = yaml.safe_load((checkpoint().parent.parent / "config-3.yaml").read_text())
+    assert config["ckpt_path"] is None, "a saved config trains a model of its own"
+
+
+def test_any_checkpoint_of_a_run_brings_its_config(slm, workplace):
+    options = ("--seed_everything", "5", "--trainer.accumulate_grad_batches", "2")
+    assert slm("fit", "--config", "tiny.yaml", *options).status == 0
+    result = slm("fit", "--ckpt_path", checkpoint("best"), "--trainer.max_steps", "16")
+    assert result.status == 0, result.err
+    assert "From step 12 on, unlike before: decay_steps 12 -> 16\n" in result.err
+    assert open_checkpoint(checkpoint("last", 1)).step == 16
 
 
 def final_weights(version=0):
@@ -245,6 +259,7 @@ def test_the_overview_names_every_verb(slm):
 @pytest.mark.parametrize(
     ("verb", "option", "words"),
     [
+        ("prepare", "--data.tokenizer", "slm prepare [--config FILE]"),
         ("fit", "--model.gpt.n_layer", "Number of transformer blocks"),
         ("fit", "--model.optimizer.lr", "Peak learning rate"),
         ("fit", "--data.source", "hub:OWNER/NAME"),
@@ -297,6 +312,11 @@ MISTAKES = {
     "no run to resume": (fit("--ckpt_path", "last"), "there is no run", "lightning_logs"),
     "no run to tell from": (("predict",), "there is no run", "slm fit --config"),
     "no run to measure": (("validate",), "there is no run"),
+    "a seed below zero": (fit("--seed_everything", "-1"), "--seed_everything -1"),
+    "a log interval of none": (fit("--trainer.log_every_n_steps", "0"), "log_every_n_steps 0"),
+    "no accumulation": (fit("--trainer.accumulate_grad_batches", "0"), "accumulate_grad_batches 0"),
+    "another clipping": (fit("--trainer.gradient_clip_algorithm", "value"), "norm, the only"),
+    "a checkpoint left unsaid": (fit("--ckpt_path"), "--ckpt_path without a value"),
     "no such accelerator": (fit("--trainer.accelerator", "tpu"), "torch_xla", "Trainer options"),
     "no GPU": (fit("--trainer.accelerator", "cuda"), "Trainer options"),
     "no learning rate": (fit("--model.optimizer.lr", "0"), "lr is 0"),
@@ -319,6 +339,12 @@ def test_a_broken_config_file_is_explained(slm, workplace):
     refuse(slm("fit", "--config", "broken.yaml"))
     (workplace / "unknown.yaml").write_text("model:\n  layers: 3\n")
     refuse(slm("fit", "--config", "unknown.yaml"), "layers")
+
+
+def test_a_checkpoint_named_in_a_config_file_is_refused(slm, workplace):
+    text = (workplace / "tiny.yaml").read_text()
+    (workplace / "named.yaml").write_text(f"{text}ckpt_path: some.ckpt\n")
+    refuse(slm("fit", "--config", "named.yaml"), "--ckpt_path some.ckpt")
 
 
 def test_an_empty_corpus_is_explained(slm, workplace):
@@ -382,7 +408,36 @@ def test_without_a_network_the_hub_is_given_up_within_ten_seconds(workplace):
     assert seconds < 30, "the bound itself is 10 s on an idle machine"
 
 
+def test_a_reader_that_goes_away_is_no_error(trained):
+    command = [sys.executable, "-m", "slm.cli", "predict", "--num_samples", "20"]
+    command += ["--ckpt_path", checkpoint("best", root=trained)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as process:
+        process.stdout.readline()
+        process.stdout.close()
+        err = process.stderr.read()
+        assert process.wait(60) == 0, err
+    assert "Traceback" not in err
+
+
 # ---- configs ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+def test_the_head_of_a_config_tells_its_models_size(config):
+    text = config.read_text(encoding="utf-8")
+    counts = GPT(GPTConfig(**yaml.safe_load(text)["model"]["gpt"])).parameter_counts()
+    head = " ".join(line.strip("# ") for line in text.splitlines() if line.startswith("#"))
+    for number, words in (
+        (counts.without_embeddings, "parameters without embeddings"),
+        (counts.tied, "in all (tied)"),
+        (counts.untied, "untied"),
+    ):
+        assert f"{number / 1e6:.2f} M {words}" in head
+    readme = (config.parent.parent / "README.md").read_text(encoding="utf-8")
+    row = next(line for line in readme.splitlines() if line.startswith(f"| `{config.stem}.yaml`"))
+    for number in (counts.without_embeddings, counts.tied, counts.untied):
+        assert f" {number / 1e6:.2f} M " in row
 
 
 def test_packaged_configs_are_found_from_anywhere(workplace):

@@ -79,6 +79,12 @@ def test_temperature_draws_from_the_stated_distribution():
     torch.testing.assert_close(draws.bincount() / 20_000.0, expected, atol=0.015, rtol=0)
 
 
+def test_a_temperature_near_zero_is_greedy():
+    logits = torch.tensor([1.0, 300.0, 299.0])
+    options = SamplingOptions(temperature=1e-40, top_k=None)
+    assert sample(logits, options, torch.Generator()) == 1
+
+
 @pytest.mark.parametrize(
     "options",
     [{"temperature": -1}, {"temperature": float("nan")}, {"top_k": 0}, {"max_new_tokens": 0}],

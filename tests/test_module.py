@@ -12,7 +12,7 @@ from slm.errors import UserError
 from slm.model import GPTConfig
 from slm.training.callbacks import LastStep, ProgressLine, SampledStories, TrainingCurves
 from slm.training.checkpoint import open_checkpoint
-from slm.training.checkpointing import LastCheckpoint, best_checkpoint
+from slm.training.checkpointing import AtomicCheckpointIO, LastCheckpoint, best_checkpoint
 from slm.training.module import StoryModel
 from slm.training.optimization import OptimizerOptions
 
@@ -100,6 +100,30 @@ def test_accumulated_equals_one_large_batch(tmp_path, make_data, batch, accumula
     torch.testing.assert_close(small, large, rtol=1e-4, atol=1e-5)
     other = weights(train(tmp_path, make_data(batch_size=8, seed=3)))
     assert not torch.allclose(other["blocks.0.mlp.up.weight"], large["blocks.0.mlp.up.weight"])
+
+
+@pytest.mark.parametrize(("batch", "accumulate"), [(4, 2), (2, 4)])
+def test_the_training_loss_is_a_mean_over_micro_batches(tmp_path, make_data, batch, accumulate):
+    large, small = TrainingCurves(), TrainingCurves()
+    train(tmp_path, make_data(batch_size=8), callbacks=[large])
+    data = make_data(batch_size=batch)
+    train(tmp_path, data, callbacks=[small], accumulate_grad_batches=accumulate)
+    for name in ("train_loss", "grad_norm", "lr", "tokens_seen"):
+        assert small.latest[name] == pytest.approx(large.latest[name], rel=1e-4), name
+
+
+def test_the_learning_rate_logged_is_that_of_the_step(tmp_path, make_data):
+    curves, logged = TrainingCurves(), {}
+
+    class Read(Callback):
+        def on_train_batch_end(self, trainer, *_):
+            logged[trainer.global_step] = curves.latest.get("lr")
+
+    model = train(tmp_path, make_data(), 8, [curves, Read()])
+    curve = model._schedule()
+    assert [logged[step] for step in (2, 4, 8)] == pytest.approx(
+        [0.01 * curve(step - 1) for step in (2, 4, 8)]
+    )
 
 
 def test_accumulation_counts_optimizer_steps(tmp_path, make_data):
@@ -217,6 +241,70 @@ def test_resumed_after_an_interruption_anywhere_in_an_accumulation(tmp_path, mak
         assert torch.equal(value, resumed[name]), name
 
 
+class StopInValidation(Callback):
+    """Interrupts a run in the middle of its second validation."""
+
+    def __init__(self):
+        self.validations = 0
+
+    def on_validation_start(self, trainer, module):
+        self.validations += 1
+
+    def on_validation_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        if self.validations == 2 and batch_idx == 1:
+            raise RuntimeError("interrupted")
+
+
+def test_resumed_after_an_interruption_in_a_validation(tmp_path, make_data):
+    """No validation is taken up in its middle: each covers the whole split."""
+    seen = {}
+
+    class Losses(Callback):
+        def on_validation_end(self, trainer, module):
+            seen.setdefault(trainer.global_step, []).append(
+                trainer.callback_metrics["val_loss"].item()
+            )
+
+    whole = weights(run_in(tmp_path / "whole", make_data(), 20, callbacks=[Losses()]))
+    with pytest.raises(RuntimeError, match="interrupted"):
+        run_in(tmp_path / "parts", make_data(), 20, callbacks=[StopInValidation(), Losses()])
+    last = tmp_path / "parts" / "checkpoints" / "last.ckpt"
+    assert open_checkpoint(last).step == 8
+    resumed = weights(run_in(tmp_path / "parts", make_data(), 20, last, [Losses()]))
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    for step in (12, 16, 20):
+        first, second = seen[step]
+        assert first == second, step
+
+
+def test_a_resumed_run_remembers_the_best_loss(tmp_path, make_data):
+    """A worse model does not take the place of a better one."""
+    run_in(tmp_path, make_data(), 12)
+    best = tmp_path / "checkpoints" / "best.ckpt"
+    before = best.read_bytes()
+    model = make_model(optimizer=OptimizerOptions(lr=5.0, warmup_steps=0))
+    train(tmp_path, make_data(), 16, checkpointers(), best.with_name("last.ckpt"), model)
+    assert best.read_bytes() == before
+    assert open_checkpoint(best.with_name("last.ckpt")).step == 16
+
+
+def test_a_failed_write_leaves_the_old_checkpoint(tmp_path, monkeypatch):
+    path = tmp_path / "last.ckpt"
+    AtomicCheckpointIO().save_checkpoint({"a": torch.ones(3)}, path)
+    before = path.read_bytes()
+
+    def half(contents, target):
+        with open(target, "wb") as file:
+            file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", half)
+    with pytest.raises(OSError, match="No space left"):
+        AtomicCheckpointIO().save_checkpoint({"a": torch.zeros(3)}, path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_resuming_with_another_batch_size_goes_on_behind_the_same_sample(tmp_path, make_data):
     run_in(tmp_path, make_data(), 10)
     last = tmp_path / "checkpoints" / "last.ckpt"
@@ -248,6 +336,7 @@ def test_on_resuming_new_optimizer_options_win_and_are_said(tmp_path, make_data,
     assert "From step 10 on" in said
     assert "lr 0.01 -> 0.5" in said
     assert "decay_steps 20 -> 12" in said
+    assert "batch_size" not in said, "what is as before is not said"
 
 
 def test_the_last_step_is_validated_whatever_the_interval(tmp_path, make_data):
@@ -325,7 +414,7 @@ def test_a_context_longer_than_the_data_is_refused(tmp_path, make_data):
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("batch_size", 0), ("eval_batch_size", -1), ("num_workers", -1), ("seed", -1)],
+    [("batch_size", 0), ("eval_batch_size", -1), ("num_workers", -1)],
 )
 def test_data_options_out_of_range_are_refused(make_data, option, value):
     with pytest.raises(UserError, match=f"--data.{option} {value}"):

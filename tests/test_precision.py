@@ -33,7 +33,7 @@ def test_auto_follows_the_device(monkeypatch, devices, accelerator, expected):
 
 def test_what_was_asked_for_is_given(monkeypatch):
     machine(monkeypatch)
-    assert resolve_precision("bf16-true", "cpu") == "bf16-true"
+    assert resolve_precision("16-mixed", "cpu") == "16-mixed"
 
 
 def test_a_torch_that_cannot_tell_means_float32(monkeypatch):

@@ -127,12 +127,30 @@ def test_an_interrupted_preparation_does_not_look_complete(source, tmp_path, mon
     monkeypatch.setattr(Tokenizer, "encode_batch", fail_in_the_second_split)
     with pytest.raises(InterruptionError):
         prepare(source, "gpt2", 50257, folder)
-    assert [path.name for path in folder.iterdir()] == ["train.bin"]
+    assert list(folder.iterdir()) == []
     with pytest.raises(UserError, match=r"manifest\.json does not exist"):
         Manifest.load(folder)
     monkeypatch.undo()
     ensure_prepared(source, "gpt2", 50257, folder)
     assert Manifest.load(folder)
+
+
+def test_data_that_were_there_survive_a_failed_preparation(source, stories_txt, tmp_path):
+    folder = tmp_path / "out"
+    first = ensure_prepared(source, "gpt2", 50257, folder)
+    stories_txt.write_text("")
+    with pytest.raises(UserError, match="holds no story"):
+        ensure_prepared(source, "gpt2", 50257, folder)
+    assert Manifest.load(folder) == first
+
+
+def test_half_a_surrogate_pair_becomes_a_question_mark(tmp_path):
+    rows = [json.dumps({"text": story}) for story in ["odd \ud83d one", *make_stories(50)]]
+    (tmp_path / "s.jsonl").write_text("\n".join(rows))
+    source = open_source(str(tmp_path / "s.jsonl"), "text", 0.3)
+    prepare(source, "bpe", 300, tmp_path / "out")
+    told = read_back(tmp_path / "out", "train") + read_back(tmp_path / "out", "validation")
+    assert "odd ? one" in told
 
 
 def test_a_full_disk_is_explained(source, tmp_path, monkeypatch):

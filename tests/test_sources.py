@@ -180,6 +180,24 @@ def test_a_missing_column_of_the_hub_is_explained(hub_folder):
         list(open_source(f"hub:{hub_folder}", "story", 0.5).stories("train"))
 
 
+def test_reading_the_hub_in_another_way_is_noticed_without_a_network(hub_folder):
+    revision = open_source(f"hub:{hub_folder}", "text", 0.5).revision()
+    assert open_source(f"hub:{hub_folder}", "text", 0.5).unchanged_since(revision)
+    assert not open_source(f"hub:{hub_folder}", "id", 0.5).unchanged_since(revision)
+    assert not open_source(f"hub:{hub_folder}", "text", 0.1).unchanged_since(revision)
+
+
+def test_a_column_of_numbers_is_explained(hub_folder):
+    with pytest.raises(UserError, match="column 'id' holds int"):
+        list(open_source(f"hub:{hub_folder}", "id", 0.5).stories("train"))
+
+
+def test_being_told_to_stay_offline_is_obeyed_and_said(online_settings):
+    online_settings.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(UserError, match="HF_HUB_OFFLINE is set"):
+        hub.load("roneneldan/DoesNotExistAnywhere")
+
+
 @pytest.fixture
 def online_settings(monkeypatch):
     """Restores what `hub.load` sets when it finds itself offline."""

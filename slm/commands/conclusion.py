@@ -23,30 +23,35 @@ def describe_run(trainer: Trainer, model: StoryModel, data: StoryData) -> str:
         f"Data       {data.source.spec}, in {data.folder}\n"
         f"Training   {trainer.max_steps:,} steps of {tokens:,} tokens, {trainer.precision}, "
         f"{describe_device(trainer)}{compiled}\n"
-        f"Run        {trainer.log_dir or trainer.default_root_dir}"
+        f"Run        {_short(_folder(trainer))}"
     )
 
 
 def conclude_fit(trainer: Trainer) -> None:
     """Draws the loss, says where everything lies, and tells a story by the best checkpoint."""
-    run = Path(trainer.log_dir) if trainer.log_dir else None
-    if run:
-        print(f"\nRun        {run}")
-    if run and (picture := draw_loss(run)):
-        print(f"Loss       {picture}")
-        print(f"Curves     tensorboard --logdir {run.parent}")
+    run = _folder(trainer)
+    print(f"\nRun        {_short(run)}")
+    if trainer.loggers and (picture := draw_loss(run)):
+        print(f"Loss       {_short(picture)}")
+        print(f"Curves     tensorboard --logdir {_short(run.parent)}")
     path = getattr(trainer.checkpoint_callback, "best_model_path", "")
     if not path:
         return
     best = _short(Path(path))
-    score = trainer.checkpoint_callback.best_model_score  # type: ignore[union-attr]
-    print(f"Best       {best} (val_loss {float(score):.4f})")
+    score = getattr(trainer.checkpoint_callback, "best_model_score", None)
+    print(f"Best       {best}" + (f" (val_loss {float(score):.4f})" if score is not None else ""))
     print(f'Stories    slm predict --ckpt_path {best} --prompt "{PROMPT}"')
     checkpoint = open_checkpoint(Path(path))
     teller = StoryModel(checkpoint.gpt)
     teller.model, teller.tokenizer = checkpoint.make_model(), checkpoint.make_tokenizer()
     story = "".join(teller.tell(StoryRequest(PROMPT, SamplingOptions())))
     print(f"\nA story by the best checkpoint:\n\n{PROMPT}{story}")
+
+
+def _folder(trainer: Trainer) -> Path:
+    """The run's folder. Not `trainer.log_dir`: all processes have to ask for that together."""
+    logger = trainer.loggers[0] if trainer.loggers else None
+    return Path(getattr(logger, "log_dir", None) or trainer.default_root_dir)
 
 
 def _short(path: Path) -> Path:

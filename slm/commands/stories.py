@@ -65,8 +65,7 @@ def story_requests(options: Any) -> list[StoryRequest]:
             **{field.name: getattr(options, field.name) for field in fields(SamplingOptions)}
         )
     except ValueError as error:
-        found, _, expected = str(error).partition("; ")
-        raise UserError(f"--{found}", expected, "slm predict --help explains it") from error
+        raise UserError.from_value_error(error, "slm predict --help explains it") from error
     return [
         StoryRequest(prompt, replace(sampling, seed=sampling.seed + sample))
         for prompt in prompts or ["Once upon a time"]

@@ -1,11 +1,10 @@
-"""fit, validate, test, predict and prepare: LightningCLI on this project's model and data."""
+"""fit, validate, test and predict: LightningCLI on this project's model and data."""
 
 import json
-import logging
 import os
 import sys
-import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +12,12 @@ from typing import Any
 os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
 
 import jsonargparse
-import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerStatus
 from torch.utils.data import DataLoader
 
-from slm.cli import VERBS
 from slm.commands.conclusion import conclude_fit, describe_run
 from slm.commands.parser import StoryParser, tidy_help
 from slm.commands.stories import StoryWriter, add_story_arguments, story_requests
@@ -29,10 +25,11 @@ from slm.data.datamodule import StoryData
 from slm.errors import UserError
 from slm.model import SamplingOptions
 from slm.training.callbacks import LastStep, ProgressLine, SampledStories, TrainingCurves
-from slm.training.checkpoint import Checkpoint, newest_checkpoint, open_checkpoint
-from slm.training.checkpointing import LastCheckpoint, best_checkpoint
+from slm.training.checkpoint import Checkpoint
+from slm.training.checkpointing import AtomicCheckpointIO, LastCheckpoint, best_checkpoint
 from slm.training.module import StoryModel
 from slm.training.precision import Precision, resolve_precision
+from slm.verbs import VERBS
 
 # Field docstrings of the option dataclasses become the help of their options.
 jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
@@ -53,7 +50,8 @@ HELP_SHOWS: dict[str, tuple[str, ...]] = {
     "fit": ("",),
     "validate": ("data", "json", "trainer.limit_val_batches", *_DEVICE),
     "test": ("data", "json", "trainer.limit_test_batches", *_DEVICE),
-    "predict": (*_TELLING, *_DEVICE),
+    "predict": (*_TELLING, "config", "ckpt_path", "trainer.accelerator"),
+    "prepare": ("config", "print_config", "data"),
 }
 
 
@@ -66,6 +64,9 @@ class SaveConfig(SaveConfigCallback):
         if trainer.is_global_zero:
             taken = len(list(folder.glob("config*.yaml")))
             self.config_filename = f"config-{taken + 1}.yaml" if taken else "config.yaml"
+        # Where this run came from is no part of how to train another.
+        self.config = self.config.clone()
+        self.config.ckpt_path = None
         super().setup(trainer, pl_module, stage)
 
 
@@ -76,10 +77,11 @@ class StoryCLI(LightningCLI):
     the command line win over it, as they do over any default.
 
     Args:
-        verb: One of Trainer's four, or `prepare`.
+        verb: One of Trainer's four.
         words: The command line behind the verb.
         checkpoint: The opened checkpoint that `--ckpt_path` names, if any.
         resume_run: Folder of the run to go on in, if any.
+        name: The verb in the help's words, where it is another.
     """
 
     def __init__(
@@ -88,7 +90,9 @@ class StoryCLI(LightningCLI):
         words: Sequence[str],
         checkpoint: Checkpoint | None = None,
         resume_run: Path | None = None,
+        name: str | None = None,
     ) -> None:
+        self.name = name or verb
         self.verb = verb
         self.checkpoint = checkpoint
         self.resume_run = resume_run
@@ -101,8 +105,8 @@ class StoryCLI(LightningCLI):
             parser_kwargs={
                 "prog": "slm",
                 verb: {
-                    "usage": f"slm {verb} [--config FILE] [--section.option value ...]",
-                    "description": VERBS[verb][0].upper() + VERBS[verb][1:] + ".",
+                    "usage": f"slm {self.name} [--config FILE] [--section.option value ...]",
+                    "description": VERBS[self.name][0].upper() + VERBS[self.name][1:] + ".",
                 },
             },
             save_config_callback=SaveConfig if verb == "fit" else None,
@@ -132,7 +136,7 @@ class StoryCLI(LightningCLI):
     ) -> LightningArgumentParser:
         """Builds the verb's parser, and then its help."""
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
-        tidy_help(parser, HELP_SHOWS[subcommand])
+        tidy_help(parser, HELP_SHOWS[self.name])
         return parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -197,33 +201,70 @@ class StoryCLI(LightningCLI):
 
     # ---- instances ----------------------------------------------------------------------
 
+    def _set_seed(self) -> None:
+        """Seeds everything, after a look at the seed.
+
+        Raises:
+            UserError: The seed is negative.
+        """
+        seed = self.config[self.verb].seed_everything
+        if seed < 0:
+            raise UserError(f"--seed_everything {seed}", "0 or more", "--seed_everything 1337")
+        super()._set_seed()
+
     def before_instantiate_classes(self) -> None:
         """Checks what can be checked before anything is built.
 
         Raises:
             UserError: Options that contradict each other or the checkpoint.
         """
-        options = self.config[self.verb]
         if self.checkpoint is not None:
-            saved = self.checkpoint.model_options["gpt"]
-            for name, value in options.model.gpt.as_dict().items():
-                if name != "dropout" and value != saved[name]:
-                    raise UserError(
-                        f"--model.gpt.{name} {value} for a checkpoint with {name} {saved[name]}",
-                        f"the shape of the checkpoint {self.checkpoint.path}",
-                        f"leave --model.gpt.{name} out, or train a new model without --ckpt_path",
-                    )
-        if self.verb != "fit":
-            return
-        if options.trainer.max_steps < 1 and not options.trainer.fast_dev_run:
+            self._check_against_checkpoint(self.checkpoint)
+        elif self.config[self.verb].ckpt_path:
+            raise UserError(
+                f"ckpt_path {self.config[self.verb].ckpt_path} in a config file",
+                "a checkpoint named on the command line",
+                f"take it out of the file and add --ckpt_path {self.config[self.verb].ckpt_path}",
+            )
+        if self.verb == "fit":
+            self._check_plan()
+
+    def _check_against_checkpoint(self, checkpoint: Checkpoint) -> None:
+        options = self.config[self.verb]
+        saved = checkpoint.model_options["gpt"]
+        for name, value in options.model.gpt.as_dict().items():
+            if name != "dropout" and value != saved[name]:
+                raise UserError(
+                    f"--model.gpt.{name} {value} for a checkpoint with {name} {saved[name]}",
+                    f"the shape of the checkpoint {checkpoint.path}",
+                    f"leave --model.gpt.{name} out, or train a new model without --ckpt_path",
+                )
+        if self.verb == "fit" and checkpoint.step >= options.trainer.max_steps:
+            raise UserError(
+                f"{checkpoint.path} has already been trained for {checkpoint.step} steps",
+                f"more steps to train than that, not --trainer.max_steps "
+                f"{options.trainer.max_steps}",
+                f"--trainer.max_steps {2 * checkpoint.step}",
+            )
+
+    def _check_plan(self) -> None:
+        options = self.config.fit
+        if options.trainer.max_steps < 1:
             raise UserError(
                 f"--trainer.max_steps {options.trainer.max_steps}",
                 "the number of optimizer steps to train; the learning rate is planned by it",
                 "--trainer.max_steps 1000, or a config: --config configs/quickstart.yaml",
             )
-        for name in ("val_interval", "save_interval"):
-            if options[name] < 1:
-                raise UserError(f"--{name} {options[name]}", "1 or more", f"--{name} 500")
+        for name, value in (
+            ("val_interval", options.val_interval),
+            ("save_interval", options.save_interval),
+            ("trainer.log_every_n_steps", options.trainer.log_every_n_steps or 1),
+            ("trainer.accumulate_grad_batches", options.trainer.accumulate_grad_batches),
+        ):
+            if value < 1:
+                raise UserError(f"--{name} {value}", "1 or more", f"--{name} 1")
+        if options.trainer.log_every_n_steps == 0:
+            raise UserError("--trainer.log_every_n_steps 0", "1 or more", "--trainer.logger false")
         if options.trainer.val_check_interval is not None:
             raise UserError(
                 f"--trainer.val_check_interval {options.trainer.val_check_interval}, which "
@@ -231,12 +272,11 @@ class StoryCLI(LightningCLI):
                 "the interval in optimizer steps",
                 "--val_interval STEPS",
             )
-        if self.checkpoint is not None and self.checkpoint.step >= options.trainer.max_steps:
+        if options.trainer.gradient_clip_algorithm not in (None, "norm"):
             raise UserError(
-                f"{self.checkpoint.path} has already been trained for {self.checkpoint.step} steps",
-                f"more steps to train than that, not --trainer.max_steps "
-                f"{options.trainer.max_steps}",
-                f"--trainer.max_steps {2 * self.checkpoint.step}",
+                f"--trainer.gradient_clip_algorithm {options.trainer.gradient_clip_algorithm}",
+                "norm, the only way of clipping here",
+                "leave the option out",
             )
 
     def instantiate_classes(self) -> None:
@@ -248,9 +288,8 @@ class StoryCLI(LightningCLI):
         try:
             super().instantiate_classes()
         except ValueError as error:
-            message, _, wish = str(error).partition("; ")
-            raise UserError(
-                message, wish or "options in range", f"slm {self.verb} --help explains them"
+            raise UserError.from_value_error(
+                error, f"slm {self.name} --help explains the options"
             ) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -264,8 +303,12 @@ class StoryCLI(LightningCLI):
                 self.config.fit.val_interval * options.accumulate_grad_batches
             )
             if options.logger in (None, True):
-                kwargs["logger"] = self._make_logger(Path(options.default_root_dir or "."))
-            kwargs["callbacks"] += [self.curves, LastStep(), SampledStories()]
+                root = Path(options.default_root_dir or ".").resolve()
+                kwargs["logger"] = self._make_logger(root)
+            if options.plugins is None:
+                kwargs["plugins"] = [AtomicCheckpointIO()]
+            # LastStep first: the others ask it whether this step is the last.
+            kwargs["callbacks"] += [LastStep(), self.curves, SampledStories()]
             if options.enable_checkpointing is not False:
                 kwargs["callbacks"] += [
                     best_checkpoint(),
@@ -274,6 +317,8 @@ class StoryCLI(LightningCLI):
         elif options.logger is None:
             kwargs["logger"] = False
             kwargs["enable_checkpointing"] = False
+        if self.verb == "predict" and options.devices == "auto":
+            kwargs["devices"] = 1  # several would each tell every story
         if options.enable_progress_bar is not False and self.verb != "predict":
             kwargs["callbacks"].append(ProgressLine(self.curves))
         return super().instantiate_trainer(**kwargs)
@@ -307,38 +352,47 @@ class StoryCLI(LightningCLI):
             if self.checkpoint is not None:
                 step = self.checkpoint.step
                 print(f"Resuming   {self.checkpoint.path} at step {step:,}", file=sys.stderr)
-        try:
+        with self._interruptible():
             self.trainer.fit(model, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
+        if self.trainer.is_global_zero:
+            conclude_fit(self.trainer)
+
+    @contextmanager
+    def _interruptible(self) -> Iterator[None]:
+        """Turns Lightning's exit after Ctrl-C back into the interrupt, with a word on it."""
+        try:
+            yield
         except SystemExit:
             if self.trainer.state.status != TrainerStatus.INTERRUPTED:
                 raise
-            root = self.config.fit.trainer.default_root_dir
-            place = f" --trainer.default_root_dir {root}" if root else ""
             step = self.trainer.global_step
-            print(
-                f"\nInterrupted at step {step:,}. To go on: slm fit --ckpt_path last{place}"
-                if step
-                else "\nInterrupted before the first step.",
-                file=sys.stderr,
-            )
+            if self.verb != "fit" or not step:
+                print("\nInterrupted.", file=sys.stderr)
+            else:
+                root = self.config.fit.trainer.default_root_dir
+                place = f" --trainer.default_root_dir {root}" if root else ""
+                print(
+                    f"\nInterrupted at step {step:,}. To go on: slm fit --ckpt_path last{place}",
+                    file=sys.stderr,
+                )
             raise KeyboardInterrupt from None
-        if self.trainer.is_global_zero:
-            conclude_fit(self.trainer)
 
     def validate(
         self, model: StoryModel, datamodule: StoryData, ckpt_path: str | None = None
     ) -> None:
         """Measures on the validation split and prints the figures."""
-        self.trainer.validate(
-            model, datamodule=datamodule, ckpt_path=ckpt_path, verbose=False, weights_only=True
-        )
+        with self._interruptible():
+            self.trainer.validate(
+                model, datamodule=datamodule, ckpt_path=ckpt_path, verbose=False, weights_only=True
+            )
         self._print_figures("val", ckpt_path)
 
     def test(self, model: StoryModel, datamodule: StoryData, ckpt_path: str | None = None) -> None:
         """Measures as `validate` does, under the name of `test`."""
-        self.trainer.test(
-            model, datamodule=datamodule, ckpt_path=ckpt_path, verbose=False, weights_only=True
-        )
+        with self._interruptible():
+            self.trainer.test(
+                model, datamodule=datamodule, ckpt_path=ckpt_path, verbose=False, weights_only=True
+            )
         self._print_figures("test", ckpt_path)
 
     def _print_figures(self, prefix: str, ckpt_path: str | None) -> None:
@@ -346,9 +400,11 @@ class StoryCLI(LightningCLI):
             return
         figures = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
         facts = self.datamodule.manifest.splits["validation"]
+        limit = self.config[self.verb].trainer[f"limit_{prefix}_batches"]
+        part = "validation split" if limit in (None, 1.0) else f"part ({limit}) of validation split"
         print(
             f"checkpoint     {ckpt_path}\n"
-            f"data           validation split of {self.datamodule.source.spec}: "
+            f"data           {part} of {self.datamodule.source.spec}: "
             f"{facts.stories:,} stories, {facts.tokens:,} tokens\n"
             f"{prefix + '_loss':<20}{figures[f'{prefix}_loss']:.4f} nats per token\n"
             f"{prefix + '_perplexity':<20}{figures[f'{prefix}_perplexity']:.3f}\n"
@@ -357,143 +413,22 @@ class StoryCLI(LightningCLI):
         if path := self.config[self.verb].json:
             Path(path).write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
 
-    def predict(self, model: StoryModel, ckpt_path: str | None = None, **_: Any) -> None:
+    def predict(
+        self, model: StoryModel, datamodule: StoryData, ckpt_path: str | None = None
+    ) -> None:
         """Tells stories: to the terminal as they come, or into a JSON-lines file."""
         options = self.config_init.predict
         requests = story_requests(options)
         writer = StoryWriter(options.out, len(requests), str(ckpt_path))
         self.trainer.callbacks.append(writer)  # type: ignore[attr-defined]
-        self.trainer.predict(
-            model,
-            dataloaders=DataLoader(requests, batch_size=None),  # type: ignore[arg-type]
-            ckpt_path=ckpt_path,
-            return_predictions=False,
-            weights_only=True,
-        )
-
-
-class PrepareCLI(StoryCLI):
-    """The options of `fit`, of which only the data are used."""
-
-    def __init__(self, words: Sequence[str]) -> None:
-        super().__init__("fit", words)
-
-    def before_instantiate_classes(self) -> None:
-        """No Trainer is built, so its options need no check."""
-
-    def instantiate_trainer(self, **_: Any) -> Any:
-        """None is needed."""
-
-    def fit(self, model: StoryModel, datamodule: StoryData, ckpt_path: str | None = None) -> None:
-        """Prepares the data and prints what came out."""
-        datamodule.prepare_data()
-        datamodule.setup("fit")
-        print(f"{datamodule.folder}, from {datamodule.source.spec}")
-        for split, facts in datamodule.manifest.splits.items():
-            print(
-                f"{split:<11}{facts.stories:>12,} stories {facts.tokens:>14,} tokens "
-                f"{facts.bytes:>15,} bytes  {facts.bytes / facts.tokens:.2f} bytes per token"
+        with self._interruptible():
+            self.trainer.predict(
+                model,
+                dataloaders=DataLoader(requests, batch_size=None),  # type: ignore[arg-type]
+                ckpt_path=ckpt_path,
+                return_predictions=False,
+                weights_only=True,
             )
-
-
-def run_verb(verb: str, words: Sequence[str]) -> int:
-    """Runs one of the five verbs.
-
-    Args:
-        verb: fit, validate, test, predict or prepare.
-        words: Its command line.
-
-    Returns:
-        The exit status, 0.
-
-    Raises:
-        UserError: The input has to change.
-    """
-    _hush()
-    try:
-        if verb == "prepare":
-            PrepareCLI(words)
-            return 0
-        words, checkpoint, resume_run = resolve_checkpoint(verb, list(words))
-        StoryCLI(verb, words, checkpoint, resume_run)
-    except (MisconfigurationException, ModuleNotFoundError) as error:
-        raise UserError(
-            " ".join(str(error).split()),
-            "Trainer options that fit this machine and each other",
-            f"slm {verb} --help lists them; without any, the machine's best device is used",
-        ) from error
-    except torch.OutOfMemoryError as error:
-        raise UserError(
-            str(error).split(". ")[0],
-            "a batch that fits into the device's memory",
-            "halve --data.batch_size and double --trainer.accumulate_grad_batches: the same "
-            "batch in smaller portions",
-        ) from error
-    except OSError as error:
-        raise UserError(
-            str(error),
-            "files that can be read and written",
-            "check the path, its permissions and the free space",
-        ) from error
-    return 0
-
-
-def resolve_checkpoint(
-    verb: str, words: list[str]
-) -> tuple[list[str], Checkpoint | None, Path | None]:
-    """Finds the checkpoint that a command line means.
-
-    `--ckpt_path` takes a file, `last` or `best`: of the newest run under
-    `--trainer.default_root_dir`. Without it `fit` starts anew, the other verbs take the best.
-    `fit --ckpt_path last` goes on in that run's folder and, without `--config`, with its config.
-
-    Returns:
-        The command line with the file's path in it, the opened checkpoint, and the folder of the
-        run to go on in.
-
-    Raises:
-        UserError: There is no such checkpoint.
-    """
-    wish = _take_option(words, "--ckpt_path")
-    root = Path(_option(words, "--trainer.default_root_dir") or ".") / "lightning_logs"
-    if wish in (None, "null", "None"):
-        if verb == "fit" or {"-h", "--help", "--print_config"} & set(words):
-            return words, None, None
-        wish = "best"
-        path = newest_checkpoint(root, "best.ckpt")
-        print(f"No --ckpt_path given; taking the best of the newest run: {path}", file=sys.stderr)
-    elif wish in ("last", "best"):
-        path = newest_checkpoint(root, f"{wish}.ckpt")
-    else:
-        path = Path(wish).expanduser()
-    checkpoint = open_checkpoint(path)
-    run = path.resolve().parent.parent if verb == "fit" and wish == "last" else None
-    if run and not any(word.partition("=")[0] in ("-c", "--config") for word in words):
-        saved = sorted(run.glob("config*.yaml"), key=lambda path: path.stat().st_mtime)
-        words = ["--config", str(saved[-1] if saved else run / "config.yaml"), *words]
-    return [*words, f"--ckpt_path={path.resolve()}"], checkpoint, run
-
-
-def _option(words: Sequence[str], name: str) -> str | None:
-    """The value of an option on a command line, the last if there are several."""
-    value = None
-    for word, following in zip(words, [*words[1:], None], strict=False):
-        if word == name:
-            value = following
-        elif word.startswith(f"{name}="):
-            value = word.partition("=")[2]
-    return value
-
-
-def _take_option(words: list[str], name: str) -> str | None:
-    """`_option`, and removes the option from the list."""
-    value = _option(words, name)
-    for index in reversed(range(len(words))):
-        if words[index] == name:
-            del words[index : index + 2]
-        elif words[index].startswith(f"{name}="):
-            del words[index]
-    return value
 
 
 def _flatten(options: dict[str, Any], prefix: str) -> dict[str, Any]:
@@ -505,16 +440,3 @@ def _flatten(options: dict[str, Any], prefix: str) -> dict[str, Any]:
         else:
             flat[f"{prefix}{name}"] = value
     return flat
-
-
-def _hush() -> None:
-    """Leaves out what Lightning says that a user can do nothing about."""
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    for message in (
-        ".*does not have many workers.*",  # loading a batch costs microseconds
-        ".*callbacks used to create the checkpoint need to be provided.*",  # not to measure or tell
-        ".*exists and is not empty.*",  # a resumed run goes on in its own folder
-        ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",  # within Lightning
-    ):
-        warnings.filterwarnings("ignore", message)

@@ -57,7 +57,6 @@ class StoryData(LightningDataModule):
             ("batch_size", batch_size, 1),
             ("eval_batch_size", 1 if eval_batch_size is None else eval_batch_size, 1),
             ("num_workers", num_workers, 0),
-            ("seed", seed, 0),
         ):
             if value < least:
                 raise UserError(
@@ -113,7 +112,7 @@ class StoryData(LightningDataModule):
         """
         self.manifest = Manifest.load(self.folder)
         self.tokenizer: Tokenizer = self.manifest.make_tokenizer()
-        needed = {"train": self.block_size + 1, "validation": 2}
+        needed = {"train": self.block_size + 1 if stage == "fit" else 1, "validation": 2}
         for split, tokens in needed.items():
             held = self.manifest.splits[split].tokens
             if held < tokens:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from slm.data.readers import checked_text
 from slm.errors import UserError
 
 PROBE_SECONDS = 3.0
@@ -28,7 +29,8 @@ def load(repository: str) -> dict[str, Any]:
             repository does not exist or cannot be read.
     """
     endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
-    offline = not Path(repository).is_dir() and not _reachable(endpoint)
+    told_offline = os.environ.get("HF_HUB_OFFLINE", "0").lower() in ("1", "true", "yes", "on")
+    offline = not Path(repository).is_dir() and (told_offline or not _reachable(endpoint))
     if offline:
         # The client retries for minutes; told that it is offline, it looks into its cache only.
         os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
@@ -42,9 +44,13 @@ def load(repository: str) -> dict[str, Any]:
         return dict(datasets.load_dataset(repository))
     except Exception as error:
         if offline:
+            tried = (
+                "HF_HUB_OFFLINE is set"
+                if told_offline
+                else f"{endpoint} did not answer within {PROBE_SECONDS:.0f} seconds"
+            )
             raise UserError(
-                f"{endpoint} did not answer within {PROBE_SECONDS:.0f} seconds, and the local "
-                f"cache does not hold {repository}",
+                f"{tried}, and the local cache does not hold {repository}",
                 f"a network connection to download {repository} once",
                 "go on without it: --data.source builtin (this project's own stories), or "
                 "--data.source PATH for stories that lie on this machine",
@@ -67,11 +73,11 @@ def texts(dataset: Any, text_column: str, place: str) -> Iterator[str]:
         raise UserError(
             f"{place} has no column {text_column!r} among {', '.join(dataset.column_names)}",
             "a column that holds the stories",
-            f"name it: --data.text_column {dataset.column_names[0]}",
+            "name it by --data.text_column",
         )
     for block in dataset.iter(batch_size=1000):
         for text in block[text_column]:
-            yield text or ""
+            yield checked_text(text, text_column, place)
 
 
 def revision(dataset: Any) -> str:
@@ -96,8 +102,6 @@ def _reachable(url: str) -> bool:
                 refusal.close()  # a refusal is an answer
             answered.set()
 
-    if os.environ.get("HF_HUB_OFFLINE", "0").lower() in ("1", "true", "yes", "on"):
-        return False
     asking = threading.Thread(target=ask, daemon=True)
     asking.start()
     asking.join(PROBE_SECONDS)

@@ -15,6 +15,11 @@ FORMAT_VERSION = 1
 SPLITS = ("train", "validation")
 
 
+def id_dtype(n_vocab: int) -> np.dtype[Any]:
+    """Type of the ids in token files: little-endian, 16 bits while they suffice."""
+    return np.dtype("<u2" if n_vocab <= 65536 else "<u4")
+
+
 @dataclass(frozen=True)
 class SplitFacts:
     """Size and identity of one split."""
@@ -44,8 +49,8 @@ class Manifest:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Type of the ids in the files: little-endian, 16 bits while they suffice."""
-        return np.dtype("<u2" if self.tokenizer["n_vocab"] <= 65536 else "<u4")
+        """Type of the ids in the files."""
+        return id_dtype(self.tokenizer["n_vocab"])
 
     def to_plain(self) -> dict[str, Any]:
         """The manifest in plain types."""

@@ -1,5 +1,6 @@
 """From stories to `train.bin`, `validation.bin` and `manifest.json`."""
 
+import contextlib
 import hashlib
 import os
 import re
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from slm.data.manifest import SPLITS, Manifest, SplitFacts
+from slm.data.manifest import SPLITS, Manifest, SplitFacts, id_dtype
 from slm.data.sources import Source
 from slm.data.tokenizer import Tokenizer
 from slm.errors import UserError
@@ -61,20 +62,24 @@ def ensure_prepared(source: Source, tokenizer: str, vocab_size: int, folder: Pat
 def prepare(source: Source, tokenizer: str, vocab_size: int, folder: Path) -> Manifest:
     """Tokenises both splits of a source into a folder.
 
-    Each file is written under a temporary name and moved into place when it is whole; the
-    manifest comes last, so a folder that has one is complete. The same source gives the same
-    bytes every time. Memory stays bounded by a few megabytes of text.
+    The files are written under temporary names and moved into place when both are whole; the
+    manifest comes last, so a folder that has one is complete. Data that were there before stay
+    until then. The same source gives the same bytes every time. Memory stays bounded by a few
+    megabytes of text, or by the longest story.
 
     Raises:
         UserError: The source cannot be read or has no stories, or the disk refuses the files.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "manifest.json").unlink(missing_ok=True)
         revision = source.revision()
+        folder.mkdir(parents=True, exist_ok=True)
         encoder = _make_tokenizer(source, tokenizer, vocab_size)
         splits = {split: _write_split(source, split, encoder, folder) for split in SPLITS}
         manifest = Manifest(source.spec, revision, encoder.to_plain(), splits)
+        # From here on, until the new manifest is there, the folder is not complete.
+        (folder / "manifest.json").unlink(missing_ok=True)
+        for split in SPLITS:
+            _temporary(folder, split).replace(Manifest.path(folder, split))
         manifest.save(folder)
     except OSError as error:
         raise UserError(
@@ -82,7 +87,15 @@ def prepare(source: Source, tokenizer: str, vocab_size: int, folder: Path) -> Ma
             f"a writable folder with enough free space at {folder}",
             f"make room ({_free(folder)} are free) or name another place: --data.root FOLDER",
         ) from error
+    finally:
+        for split in SPLITS:
+            with contextlib.suppress(OSError):
+                _temporary(folder, split).unlink(missing_ok=True)
     return manifest
+
+
+def _temporary(folder: Path, split: str) -> Path:
+    return folder / f"{split}.bin.tmp-{os.getpid()}"
 
 
 def _make_tokenizer(source: Source, tokenizer: str, vocab_size: int) -> Tokenizer:
@@ -95,40 +108,34 @@ def _make_tokenizer(source: Source, tokenizer: str, vocab_size: int) -> Tokenize
             if characters > _VOCABULARY_CHARACTERS:
                 return
             characters += len(story)
-            yield story
+            yield _clean(story)
 
     return Tokenizer.train(_progress(sample(), "vocabulary"), vocab_size)
 
 
 def _write_split(source: Source, split: str, tokenizer: Tokenizer, folder: Path) -> SplitFacts:
-    """Encodes one split into its `.bin` file; every story is closed by end-of-text."""
-    path = Manifest.path(folder, split)
-    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-    dtype = np.dtype("<u2" if tokenizer.n_vocab <= 65536 else "<u4")
+    """Encodes one split into its temporary file; every story is closed by end-of-text."""
+    dtype = id_dtype(tokenizer.n_vocab)
     digest = hashlib.sha256()
     stories = tokens = text_bytes = 0
-    try:
-        with temporary.open("wb") as file:
-            for batch in _batches(_progress(source.stories(split), split)):
-                for text, ids in zip(batch, tokenizer.encode_batch(batch), strict=True):
-                    data = np.array([*ids, tokenizer.end_of_text], dtype=dtype).tobytes()
-                    file.write(data)
-                    digest.update(data)
-                    stories += 1
-                    tokens += len(ids) + 1
-                    text_bytes += len(text.encode())
-            file.flush()
-            os.fsync(file.fileno())
-        if not stories:
-            raise UserError(
-                f"the {split} split of {source.spec} holds no story",
-                "at least one story that is not blank",
-                "give more stories, a validation file beside the training file, or a larger "
-                "--data.validation_share",
-            )
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with _temporary(folder, split).open("wb") as file:
+        for batch in _batches(_progress(source.stories(split), split)):
+            for text, ids in zip(batch, tokenizer.encode_batch(batch), strict=True):
+                data = np.array([*ids, tokenizer.end_of_text], dtype=dtype).tobytes()
+                file.write(data)
+                digest.update(data)
+                stories += 1
+                tokens += len(ids) + 1
+                text_bytes += len(text.encode())
+        file.flush()
+        os.fsync(file.fileno())
+    if not stories:
+        raise UserError(
+            f"the {split} split of {source.spec} holds no story",
+            "at least one story that is not blank",
+            "give more stories (in a .txt file, <|endoftext|> stands between two), or a "
+            "validation file beside the training file",
+        )
     return SplitFacts(stories, tokens, text_bytes, digest.hexdigest())
 
 
@@ -137,7 +144,7 @@ def _batches(stories: Iterable[str]) -> Iterator[list[str]]:
     batch: list[str] = []
     characters = 0
     for story in stories:
-        text = story.strip()
+        text = _clean(story)
         if not text:
             continue
         batch.append(text)
@@ -147,6 +154,11 @@ def _batches(stories: Iterable[str]) -> Iterator[list[str]]:
             batch, characters = [], 0
     if batch:
         yield batch
+
+
+def _clean(story: str) -> str:
+    """The story without surrounding white space; a lone surrogate, as JSON can spell, is "?"."""
+    return story.strip().encode("utf-8", errors="replace").decode()
 
 
 def _progress(stories: Iterator[str], label: str) -> Iterator[str]:

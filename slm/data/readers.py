@@ -2,7 +2,6 @@
 
 import csv
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -53,13 +52,16 @@ def read_stories(path: Path, text_column: str) -> Iterator[str]:
 
 
 def _read_txt(path: Path) -> Iterator[str]:
-    story = ""
+    story: list[str] = []
     # utf-8-sig drops a byte-order mark if there is one.
     with path.open(encoding="utf-8-sig") as file:
-        while chunk := file.read(1 << 20):
-            *complete, story = (story + chunk).split(END_OF_TEXT)
-            yield from complete
-    yield story
+        for line in file:
+            *ends, rest = line.split(END_OF_TEXT)
+            for end in ends:
+                yield "".join([*story, end])
+                story = []
+            story.append(rest)
+    yield "".join(story)
 
 
 def _read_jsonl(path: Path, text_column: str) -> Iterator[str]:
@@ -80,7 +82,7 @@ def _read_jsonl(path: Path, text_column: str) -> Iterator[str]:
 
 
 def _read_csv(path: Path, text_column: str) -> Iterator[str]:
-    csv.field_size_limit(sys.maxsize)
+    csv.field_size_limit(2**31 - 1)  # what a C long holds on every platform
     with path.open(encoding="utf-8-sig", newline="") as file:
         rows = csv.DictReader(file)
         for row in rows:
@@ -106,18 +108,28 @@ def _read_parquet(path: Path, text_column: str) -> Iterator[str]:
 
 
 def _text(row: Any, columns: list[str], text_column: str, place: str) -> str:
-    """The text of one row; an absent value (null) is an empty story."""
+    """The text of one row."""
     if text_column not in columns:
         raise UserError(
             f"{place}: there is no column {text_column!r} among {', '.join(columns) or 'none'}",
             "a column that holds the stories",
             f"name it: --data.text_column {columns[0] if columns else 'NAME'}",
         )
-    text = row[text_column]
-    if text is not None and not isinstance(text, str):
+    return checked_text(row[text_column], text_column, place)
+
+
+def checked_text(value: Any, text_column: str, place: str) -> str:
+    """A cell as a text; an absent value (null) is an empty story.
+
+    Raises:
+        UserError: The cell holds something else.
+    """
+    if value is None:
+        return ""
+    if not isinstance(value, str):
         raise UserError(
-            f"{place}: column {text_column!r} holds {type(text).__name__}",
+            f"{place}: column {text_column!r} holds {type(value).__name__}",
             "text",
             "name the column of the stories by --data.text_column",
         )
-    return text or ""
+    return value

@@ -177,17 +177,24 @@ class HubSource:
         self.spec = f"hub:{self.repository}"
         self.name = self.repository.rstrip("/").rpartition("/")[2]
 
+    @property
+    def _reading(self) -> str:
+        return f"column {self.text_column}, share {self.validation_share}"
+
     @cached_property
     def _splits(self) -> dict[str, Any]:
         return hub.load(self.repository)
 
     def revision(self) -> str:
-        """The commit that was downloaded."""
-        return hub.revision(next(iter(self._splits.values())))
+        """How the data set is read, and the commit that was downloaded."""
+        return f"{self._reading}, {hub.revision(next(iter(self._splits.values())))}"
 
     def unchanged_since(self, revision: str) -> bool:
-        """Always true: prepared data must do without a network."""
-        return True
+        """Whether it would be read in the same way.
+
+        The hub is not asked for a newer commit: prepared data must do without a network.
+        """
+        return revision.startswith(f"{self._reading}, ")
 
     def stories(self, split: str) -> Iterator[str]:
         """See `Source`."""

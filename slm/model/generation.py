@@ -1,4 +1,7 @@
-"""From a prompt to new tokens, one at a time."""
+"""From a prompt to new tokens, one at a time.
+
+Shape suffixes: B batch (here 1), T positions.
+"""
 
 from collections.abc import Iterator, Sequence
 

@@ -53,19 +53,19 @@ class GPTConfig:
             raise ValueError(f"dropout is {self.dropout}; it has to be at least 0 and below 1")
 
 
-def attention_weights(q_BHTD: Tensor, k_BHSD: Tensor) -> Tensor:
+def attention_weights(queries: Tensor, keys: Tensor) -> Tensor:
     """Causal attention weights: softmax(Q Kᵀ / √D) with the future masked out.
 
     Args:
-        q_BHTD: Queries, (B, H, T, D). The T queries are the last T of the S positions.
-        k_BHSD: Keys, (B, H, S, D).
+        queries: (B, H, T, D). The T queries are the last T of the S positions.
+        keys: (B, H, S, D).
 
     Returns:
         Weights (B, H, T, S); each row sums to one and is zero right of the diagonal.
     """
-    T, S = q_BHTD.size(-2), k_BHSD.size(-2)
-    scores_BHTS = q_BHTD @ k_BHSD.transpose(-2, -1) / math.sqrt(q_BHTD.size(-1))
-    future_TS = torch.ones(T, S, dtype=torch.bool, device=q_BHTD.device).triu(1 + S - T)
+    T, S, D = queries.size(-2), keys.size(-2), queries.size(-1)
+    scores_BHTS = queries @ keys.transpose(-2, -1) / math.sqrt(D)
+    future_TS = torch.ones(T, S, dtype=torch.bool, device=queries.device).triu(1 + S - T)
     return scores_BHTS.masked_fill(future_TS, float("-inf")).softmax(dim=-1)
 
 
@@ -86,11 +86,11 @@ class CausalSelfAttention(nn.Module):
         self.proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
         self.residual_dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x_BTC: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """Mixes each position with those before it: (B, T, C) to (B, T, C)."""
         q_BHTD, k_BHSD, v_BHSD = (
             part_BTC.unflatten(2, (self.n_head, -1)).transpose(1, 2)
-            for part_BTC in self.qkv(x_BTC).chunk(3, dim=2)
+            for part_BTC in self.qkv(x).chunk(3, dim=2)
         )
         dropout = self.dropout if self.training else 0.0
         if self.manual:
@@ -114,9 +114,9 @@ class MLP(nn.Module):
         self.down = nn.Linear(4 * config.n_embd, config.n_embd, bias=config.bias)
         self.residual_dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x_BTC: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """Transforms each position: (B, T, C) to (B, T, C)."""
-        hidden_BTF = F.gelu(self.up(x_BTC))
+        hidden_BTF = F.gelu(self.up(x))
         out_BTC: Tensor = self.residual_dropout(self.down(hidden_BTF))
         return out_BTC
 
@@ -131,11 +131,11 @@ class Block(nn.Module):
         self.mlp_norm = nn.LayerNorm(config.n_embd, bias=config.bias)
         self.mlp = MLP(config)
 
-    def forward(self, x_BTC: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """One step along the residual stream: (B, T, C) to (B, T, C)."""
-        x_BTC = x_BTC + self.attention(self.attention_norm(x_BTC))
-        mlp_BTC: Tensor = self.mlp(self.mlp_norm(x_BTC))
-        return x_BTC + mlp_BTC
+        x_BTC = x + self.attention(self.attention_norm(x))
+        out_BTC: Tensor = x_BTC + self.mlp(self.mlp_norm(x_BTC))
+        return out_BTC
 
 
 @dataclass(frozen=True)
@@ -188,11 +188,11 @@ class GPT(nn.Module):
             for last in (module.attention.proj, module.mlp.down):
                 nn.init.normal_(last.weight, std=0.02 / math.sqrt(2 * self.config.n_layer))
 
-    def hidden(self, tokens_BT: Tensor) -> Tensor:
+    def hidden(self, tokens: Tensor) -> Tensor:
         """The final hidden states of a sequence, before the head.
 
         Args:
-            tokens_BT: Token ids, (B, T), int64, with T at most `block_size`.
+            tokens: Token ids, (B, T), int64, with T at most `block_size`.
 
         Returns:
             (B, T, C).
@@ -200,28 +200,28 @@ class GPT(nn.Module):
         Raises:
             ValueError: T exceeds `block_size`.
         """
-        T = tokens_BT.size(1)
+        T = tokens.size(1)
         limit = self.config.block_size
         if limit < T:
             raise ValueError(
                 f"a sequence of {T} tokens does not fit into a context of {limit}; "
                 f"crop it to its last {limit} tokens"
             )
-        positions_T = torch.arange(T, device=tokens_BT.device)
-        x_BTC = self.token_embedding(tokens_BT) + self.position_embedding(positions_T)
+        positions_T = torch.arange(T, device=tokens.device)
+        x_BTC = self.token_embedding(tokens) + self.position_embedding(positions_T)
         x_BTC = self.embedding_dropout(x_BTC)
         for block in self.blocks:
             x_BTC = block(x_BTC)
         hidden_BTC: Tensor = self.norm(x_BTC)
         return hidden_BTC
 
-    def unembed(self, hidden_BTC: Tensor) -> Tensor:
+    def unembed(self, hidden: Tensor) -> Tensor:
         """Logits over the vocabulary: (..., C) to (..., V)."""
-        return F.linear(hidden_BTC, self.token_embedding.weight)
+        return F.linear(hidden, self.token_embedding.weight)
 
-    def forward(self, tokens_BT: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor) -> Tensor:
         """Logits of the next token at every position: ids (B, T) to logits (B, T, V)."""
-        return self.unembed(self.hidden(tokens_BT))
+        return self.unembed(self.hidden(tokens))
 
     def parameter_counts(self) -> ParameterCounts:
         """Counts the parameters under the three usual conventions."""

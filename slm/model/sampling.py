@@ -1,4 +1,7 @@
-"""Sampling options, and the step from logits to one token id."""
+"""Sampling options, and the step from logits to one token id.
+
+Shape suffixes: V vocabulary, K candidates (the top k).
+"""
 
 import math
 from dataclasses import dataclass
@@ -35,17 +38,18 @@ class SamplingOptions:
             raise ValueError(f"seed is {self.seed}; it has to be from 0 to 2^63 - 1")
 
 
-def sample(logits_V: Tensor, options: SamplingOptions, generator: torch.Generator) -> int:
+def sample(logits: Tensor, options: SamplingOptions, generator: torch.Generator) -> int:
     """Draws one token id from softmax(logits / temperature), cut to the top k.
 
     Args:
-        logits_V: Logits of one position, (V,).
+        logits: Logits of one position, (V,).
         options: Temperature and top-k; the other fields are not read.
         generator: Source of randomness, on the CPU, so that a seed means the same everywhere.
     """
-    logits_V = logits_V.float().cpu()
+    logits_V = logits.float().cpu()
     if options.temperature == 0:
         return int(logits_V.argmax())
     candidates_K, ids_K = logits_V.topk(min(options.top_k or logits_V.numel(), logits_V.numel()))
-    probabilities_K = (candidates_K / options.temperature).softmax(dim=0)
+    # Relative to the likeliest, so that no temperature is so low that the quotient overflows.
+    probabilities_K = ((candidates_K - candidates_K[0]) / options.temperature).softmax(dim=0)
     return int(ids_K[torch.multinomial(probabilities_K, 1, generator=generator)])

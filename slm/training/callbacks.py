@@ -1,5 +1,6 @@
 """Watchers of a run: curves, sampled stories, the progress line. They change no weight."""
 
+import math
 import sys
 import time
 from typing import Any
@@ -9,6 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
+from torch.optim import Optimizer
 from tqdm import tqdm
 
 from slm.data.datamodule import StoryData
@@ -32,7 +34,8 @@ class TrainingCurves(Callback):
     """Logs scalars over optimizer steps.
 
     At every `log_every_n_steps`-th step: `train_loss` (mean since the last point), `lr`,
-    `grad_norm` (before clipping), `tokens_per_second` (validation excluded) and `tokens_seen`.
+    `grad_norm` (before clipping), `tokens_per_second` (without validations) and
+    `tokens_seen`.
     At each validation: `val_loss`, `val_perplexity`, `val_bits_per_byte`. Between two points
     nothing is read back from the device.
 
@@ -45,15 +48,31 @@ class TrainingCurves(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the clock."""
+        self._paused: float | None = None
+        self._begin_interval(trainer.global_step)
+
+    def _begin_interval(self, step: int) -> None:
         self._loss: Tensor | None = None
         self._batches = 0
-        self._step = trainer.global_step
+        self._step = step
         self._since = time.perf_counter()
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        """Lets the clock go on after a validation and all that came with it."""
+        if self._paused is not None:
+            self._since += time.perf_counter() - self._paused
+            self._paused = None
+
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
+    ) -> None:
+        """Notes the rate of this step: afterwards the schedule has moved on."""
+        self._lr = optimizer.param_groups[0]["lr"]
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Sums the loss; at a log point, writes the curves.
+        """Sums the loss; at a log point and at the last step, writes the curves.
 
         Raises:
             UserError: The loss is not finite.
@@ -62,37 +81,39 @@ class TrainingCurves(Callback):
         self._loss = loss if self._loss is None else self._loss + loss
         self._batches += 1
         step = trainer.global_step
-        if step == self._step or step % log_interval(trainer):
+        if step == self._step or (step % log_interval(trainer) and not trainer.should_stop):
             return
         assert isinstance(pl_module, StoryModel)
         assert pl_module.grad_norm is not None
-        mean_loss = (self._loss / self._batches).item()
-        if mean_loss != mean_loss and trainer.precision != "16-mixed":
+        # Lightning has divided each micro-batch's loss by the number of micro-batches.
+        mean = self._loss / self._batches * trainer.accumulate_grad_batches
+        mean_loss = float(trainer.strategy.reduce(mean, reduce_op="mean"))
+        if not math.isfinite(mean_loss):
             raise UserError(
-                f"the loss is {mean_loss} at step {step}",
-                "a finite loss; the last good checkpoint is kept",
-                "go on from it with a lower learning rate: slm fit --ckpt_path last "
-                "--model.optimizer.lr LOWER",
+                f"the loss is {mean_loss} at step {step:,}",
+                "a finite loss; nothing of this is saved, earlier checkpoints are kept",
+                "train with a lower --model.optimizer.lr, from the start or from an earlier "
+                "checkpoint by --ckpt_path",
             )
         seconds = time.perf_counter() - self._since
         data: StoryData = trainer.datamodule  # type: ignore[attr-defined]
         self.latest = {
             "train_loss": mean_loss,
-            "lr": trainer.optimizers[0].param_groups[0]["lr"],
+            "lr": self._lr,
             "grad_norm": pl_module.grad_norm.item(),
             "tokens_per_second": (step - self._step) * tokens_per_step(trainer, data) / seconds,
             "tokens_seen": float(data.samples_trained() * data.block_size),
         }
         for logger in trainer.loggers:
             logger.log_metrics(self.latest, step=step)
-        self._restart_clock(step)
+        self._begin_interval(step)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stops the clock while validation runs."""
+        """Stops the clock."""
         self._paused = time.perf_counter()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Writes what was measured, and starts the clock again."""
+        """Writes what was measured."""
         if trainer.state.fn != "fit":
             return
         measured = {
@@ -102,15 +123,10 @@ class TrainingCurves(Callback):
         }
         for logger in trainer.loggers:
             logger.log_metrics(measured, step=trainer.global_step)
-        self._since += time.perf_counter() - self._paused
-
-    def _restart_clock(self, step: int) -> None:
-        self._loss, self._batches, self._step = None, 0, step
-        self._since = time.perf_counter()
 
 
 class SampledStories(Callback):
-    """Writes a story into TensorBoard at each validation: same prompt, same seed, better model."""
+    """Writes a story into TensorBoard at each validation: same prompt, same seed, other weights."""
 
     def __init__(self, prompt: str = "Once upon a time", max_new_tokens: int = 200) -> None:
         self.request = StoryRequest(prompt, SamplingOptions(max_new_tokens=max_new_tokens))

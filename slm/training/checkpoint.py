@@ -1,5 +1,6 @@
 """Checkpoints as files: finding them, opening them, and what makes them complete."""
 
+import os
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,7 +75,10 @@ def open_checkpoint(path: Path) -> Checkpoint:
             "name the file, or train one: slm fit --config configs/quickstart.yaml",
         )
     try:
-        contents = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        # Mapped, not read: most callers want a few words of it. Windows cannot replace a file
+        # that is mapped, as a resumed run does.
+        mapped = os.name != "nt"
+        contents = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
         reason = (str(error).splitlines() or ["unreadable"])[0]
         raise UserError(
@@ -146,3 +150,8 @@ def align_progress(contents: dict[str, Any], accumulate: int) -> None:
         for stage in progress:
             progress[stage] = batches
     loop["epoch_loop.state_dict"]["_batches_that_stepped"] = contents["global_step"]
+    # A validation that was under way is not taken up in its middle.
+    for counters in ("total", "current"):
+        progress = loop["epoch_loop.val_loop.batch_progress"][counters]
+        for stage in progress:
+            progress[stage] = 0

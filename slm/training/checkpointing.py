@@ -1,7 +1,10 @@
-"""When checkpoints are written: the best by validation loss, the last by steps."""
+"""When and how checkpoints are written: the best by validation loss, the last by steps."""
 
+import os
 from typing import Any
 
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
@@ -15,6 +18,8 @@ def best_checkpoint() -> ModelCheckpoint:
 
 class LastCheckpoint(ModelCheckpoint):
     """Keeps `last.ckpt`: every so many steps, at the end, and when the run is interrupted.
+
+    Where a validation follows, the file is written again after it, so that it knows the best loss.
 
     Args:
         interval: Optimizer steps between two writings.
@@ -36,3 +41,30 @@ class LastCheckpoint(ModelCheckpoint):
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         if trainer.should_stop and trainer.global_step % self.interval:
             trainer.save_checkpoint(self.format_checkpoint_name({}))
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Writes again what was written at this step."""
+        due = trainer.should_stop or trainer.global_step % self.interval == 0
+        if due and trainer.state.fn == "fit":
+            trainer.save_checkpoint(self.format_checkpoint_name({}))
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes beside the target and moves the file into place when it is whole.
+
+    Lightning's own way goes through the folder for temporary files: if that is another file
+    system, the last step is a copy, and a run killed in the middle of it has no checkpoint.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
+    ) -> None:
+        """Writes a checkpoint to `path`: all of it or nothing."""
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        temporary = f"{os.fspath(path)}.tmp-{os.getpid()}"
+        try:
+            torch.save(checkpoint, temporary)
+            os.replace(temporary, path)
+        finally:
+            if os.path.exists(temporary):
+                os.remove(temporary)

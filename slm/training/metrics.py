@@ -1,4 +1,7 @@
-"""How well a model predicts a text, exactly: sums and counts, divided once at the end."""
+"""How well a model predicts a text, exactly: sums and counts, divided once at the end.
+
+Shape suffixes: B batch, T positions, V vocabulary, and BT where both are flattened into one.
+"""
 
 import math
 
@@ -42,24 +45,24 @@ class LanguageModelMetrics(Metric):
         self.add_state("bytes", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
         self.register_buffer("byte_lengths", torch.from_numpy(byte_lengths), persistent=False)
 
-    def update(self, logits_BTV: Tensor, targets_BT: Tensor) -> None:
+    def update(self, logits: Tensor, targets: Tensor) -> None:
         """Adds a batch; targets that are `IGNORED` do not count.
 
         Args:
-            logits_BTV: (B, T, V).
-            targets_BT: (B, T), int64.
+            logits: (B, T, V).
+            targets: (B, T), int64.
         """
-        losses_N = F.cross_entropy(
-            logits_BTV.flatten(0, 1).float(),
-            targets_BT.flatten(),
+        losses_BT = F.cross_entropy(
+            logits.flatten(0, 1).float(),
+            targets.flatten(),
             ignore_index=IGNORED,
             reduction="none",
         )
-        counted_BT = targets_BT != IGNORED
+        counted_BT = targets != IGNORED
         assert isinstance(self.byte_lengths, Tensor)
-        self.nats += losses_N.to(self.nats.dtype).sum()
+        self.nats += losses_BT.to(self.nats.dtype).sum()
         self.tokens += counted_BT.sum()
-        self.bytes += self.byte_lengths[targets_BT[counted_BT]].sum()
+        self.bytes += self.byte_lengths[targets[counted_BT]].sum()
 
     def compute(self) -> dict[str, Tensor]:
         """`loss`, `perplexity` and `bits_per_byte` of everything added so far."""

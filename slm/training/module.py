@@ -220,9 +220,9 @@ class StoryModel(LightningModule):
         if not all(bool(p.isfinite().all()) for p in self.model.parameters()):
             raise UserError(
                 f"weights that are not finite at step {self.trainer.global_step}",
-                "finite weights; the last good checkpoint is kept",
-                "go on from it with a lower --model.optimizer.lr and --trainer.gradient_clip_val "
-                "1.0: slm fit --ckpt_path last --model.optimizer.lr LOWER",
+                "finite weights; nothing of this is saved, earlier checkpoints are kept",
+                "train with a lower --model.optimizer.lr, from the start or from an earlier "
+                "checkpoint by --ckpt_path",
             )
         data = self._data()
         assert self.tokenizer is not None
@@ -230,11 +230,26 @@ class StoryModel(LightningModule):
             "format_version": FORMAT_VERSION,
             "tokenizer": self.tokenizer.to_plain(),
             "data": data.manifest.to_plain() if data else None,
-            "optimizer": self._optimizer_facts(),
+            "training": self._training_facts(),
         }
 
-    def _optimizer_facts(self) -> dict[str, Any]:
-        return asdict(self.optimizer_options) | {"decay_steps": self._decay_steps()}
+    def _training_facts(self) -> dict[str, Any]:
+        """What decides the course of a run besides the weights: compared on resuming."""
+        data = self._data()
+        facts = asdict(self.optimizer_options) | {
+            "decay_steps": self._decay_steps(),
+            "accumulate_grad_batches": self.trainer.accumulate_grad_batches,
+            "gradient_clip_val": self.trainer.gradient_clip_val,
+            "precision": self.trainer.precision,
+            "dropout": self.gpt.dropout,
+        }
+        if data:
+            facts |= {
+                "batch_size": data.batch_size,
+                "seed": data.seed,
+                "train.bin": data.manifest.splits["train"].sha256[:12],
+            }
+        return facts
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Checks that the data speak the checkpoint's vocabulary.
@@ -255,9 +270,11 @@ class StoryModel(LightningModule):
             )
         if self.trainer.state.fn == "fit":
             align_progress(checkpoint, self.trainer.accumulate_grad_batches)
-            before, now = checkpoint[KEY]["optimizer"], self._optimizer_facts()
+            before, now = checkpoint[KEY]["training"], self._training_facts()
             changed = [
-                f"{key} {before[key]} -> {now[key]}" for key in now if before[key] != now[key]
+                f"{key} {before[key]} -> {now[key]}"
+                for key in now
+                if key in before and before[key] != now[key]
             ]
             if changed:
                 step = checkpoint["global_step"]
@@ -278,6 +295,7 @@ class StoryModel(LightningModule):
         assert isinstance(scheduler, LambdaLR)
         options, step = self.optimizer_options, self.trainer.global_step
         scheduler.base_lrs = [options.lr for _ in optimizer.param_groups]
+        scheduler.last_epoch = step
         for group, decay in zip(optimizer.param_groups, (options.weight_decay, 0.0), strict=True):
             group["initial_lr"] = options.lr
             group["lr"] = options.lr * scheduler.lr_lambdas[0](step)

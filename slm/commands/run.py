@@ -1,0 +1,141 @@
+"""From a verb and its words to what they do: checkpoints found, errors put in words."""
+
+import logging
+import re
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+from slm.commands.prepare import PrepareCLI
+from slm.commands.trainer import StoryCLI
+from slm.errors import UserError
+from slm.training.checkpoint import Checkpoint, newest_checkpoint, open_checkpoint
+
+
+def run_verb(verb: str, words: Sequence[str]) -> int:
+    """Runs one of the five verbs.
+
+    Args:
+        verb: fit, validate, test, predict or prepare.
+        words: Its command line.
+
+    Returns:
+        The exit status, 0.
+
+    Raises:
+        UserError: The input has to change.
+    """
+    _hush()
+    try:
+        if verb == "prepare":
+            PrepareCLI(words)
+            return 0
+        words, checkpoint, resume_run = resolve_checkpoint(verb, list(words))
+        StoryCLI(verb, words, checkpoint, resume_run)
+    except (MisconfigurationException, ModuleNotFoundError) as error:
+        raise UserError(
+            " ".join(str(error).split()),
+            "Trainer options that fit this machine and each other",
+            f"slm {verb} --help lists them; without any, the machine's best device is used",
+        ) from error
+    except RuntimeError as error:
+        # Out of memory: a class of its own on CUDA, known by its words elsewhere.
+        if not re.search("out of memory|can't allocate memory", str(error)):
+            raise
+        raise UserError(
+            str(error).split(". ")[0],
+            "a batch that fits into the device's memory",
+            "halve --data.batch_size and double --trainer.accumulate_grad_batches: the same "
+            "batch in smaller portions",
+        ) from error
+    except BrokenPipeError:
+        raise  # the reader of the output went away
+    except OSError as error:
+        raise UserError(
+            str(error),
+            "files that can be read and written",
+            "check the path, its permissions and the free space",
+        ) from error
+    return 0
+
+
+def resolve_checkpoint(
+    verb: str, words: list[str]
+) -> tuple[list[str], Checkpoint | None, Path | None]:
+    """Finds the checkpoint that a command line means.
+
+    `--ckpt_path` takes a file, `last` or `best`: of the newest run under
+    `--trainer.default_root_dir`. Without it `fit` starts anew, the other verbs take the best.
+    `fit --ckpt_path last` goes on in that run's folder; `fit` with any checkpoint of a run takes
+    that run's config where none is given.
+
+    Returns:
+        The command line with the file's path in it, the opened checkpoint, and the folder of the
+        run to go on in.
+
+    Raises:
+        UserError: There is no such checkpoint.
+    """
+    if words and words[-1] == "--ckpt_path":
+        raise UserError(
+            "--ckpt_path without a value", "a file, last or best", f"slm {verb} --ckpt_path last"
+        )
+    wish = _take_option(words, "--ckpt_path")
+    root = Path(_option(words, "--trainer.default_root_dir") or ".") / "lightning_logs"
+    if wish in (None, "null", "None"):
+        if verb == "fit" or {"-h", "--help", "--print_config"} & set(words):
+            return words, None, None
+        wish = "best"
+        path = newest_checkpoint(root, "best.ckpt")
+        print(f"No --ckpt_path given; taking the best of the newest run: {path}", file=sys.stderr)
+    elif wish in ("last", "best"):
+        path = newest_checkpoint(root, f"{wish}.ckpt")
+    else:
+        path = Path(wish).expanduser()
+    checkpoint = open_checkpoint(path)
+    run = path.resolve().parent.parent
+    if verb == "fit" and not any(word.partition("=")[0] in ("-c", "--config") for word in words):
+        saved = sorted(run.glob("config*.yaml"), key=lambda file: file.stat().st_mtime)
+        if saved:
+            words = ["--config", str(saved[-1]), *words]
+    resumed = run if verb == "fit" and wish == "last" else None
+    return [*words, f"--ckpt_path={path.resolve()}"], checkpoint, resumed
+
+
+def _option(words: Sequence[str], name: str) -> str | None:
+    """The value of an option on a command line, the last if there are several."""
+    value = None
+    for word, following in zip(words, [*words[1:], None], strict=False):
+        if word == name:
+            value = following
+        elif word.startswith(f"{name}="):
+            value = word.partition("=")[2]
+    return value
+
+
+def _take_option(words: list[str], name: str) -> str | None:
+    """`_option`, and removes the option from the list."""
+    value = _option(words, name)
+    for index in reversed(range(len(words))):
+        if words[index] == name:
+            del words[index : index + 2]
+        elif words[index].startswith(f"{name}="):
+            del words[index]
+    return value
+
+
+def _hush() -> None:
+    """Leaves out what Lightning says that a user can do nothing about."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (
+        ".*does not have many workers.*",  # loading a batch costs microseconds
+        ".*callbacks used to create the checkpoint need to be provided.*",  # not to measure or tell
+        ".*The dirpath has changed.*",  # a run that starts from another run's checkpoint
+        ".*exists and is not empty.*",  # a resumed run goes on in its own folder
+        ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",  # within Lightning
+    ):
+        warnings.filterwarnings("ignore", message)

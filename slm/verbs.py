@@ -1,0 +1,9 @@
+"""The verbs of the command line, in the words of its help."""
+
+VERBS = {
+    "fit": "train a model; prepares its data first if needed",
+    "validate": "measure a checkpoint on the whole validation split",
+    "test": "the same, reported as test_*: TinyStories has no third split",
+    "predict": "tell stories with a trained model",
+    "prepare": "tokenise data without training",
+}
