@@ -30,6 +30,18 @@ def log_interval(trainer: Trainer) -> int:
     return int(trainer.log_every_n_steps)  # type: ignore[attr-defined]
 
 
+TENSORBOARD_LAYOUT = {
+    "run": {
+        "loss": ["Multiline", ["^train_loss$", "^val_loss$"]],
+        "bits per byte": ["Multiline", ["^val_bits_per_byte$"]],
+        "learning rate": ["Multiline", ["^lr$"]],
+        "gradient norm": ["Multiline", ["^grad_norm$"]],
+        "tokens per second": ["Multiline", ["^tokens_per_second$"]],
+    }
+}
+"""Charts side by side under "Custom Scalars"; the other tabs fold most curves away."""
+
+
 class TrainingCurves(Callback):
     """Logs scalars over optimizer steps.
 
@@ -47,7 +59,10 @@ class TrainingCurves(Callback):
         self.latest: dict[str, float] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Starts the clock."""
+        """Starts the clock, and lays out TensorBoard's tab of custom scalars."""
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
+                logger.experiment.add_custom_scalars(TENSORBOARD_LAYOUT)
         self._paused: float | None = None
         self._begin_interval(trainer.global_step)
 
@@ -128,7 +143,7 @@ class TrainingCurves(Callback):
 class SampledStories(Callback):
     """Writes a story into TensorBoard at each validation: same prompt, same seed, other weights."""
 
-    def __init__(self, prompt: str = "Once upon a time", max_new_tokens: int = 200) -> None:
+    def __init__(self, prompt: str = "Once upon a time", max_new_tokens: int = 256) -> None:
         self.request = StoryRequest(prompt, SamplingOptions(max_new_tokens=max_new_tokens))
 
     @rank_zero_only
