@@ -166,17 +166,21 @@ def test_an_interrupted_run_is_saved_and_resumed(trained, tmp_path):
 
     (tmp_path / "tiny.yaml").write_text((trained / "tiny.yaml").read_text())
     (tmp_path / "stories.txt").write_text((trained / "stories.txt").read_text())
-    process = subprocess.Popen(
-        [sys.executable, "-m", "slm.cli", "fit", "--config", "tiny.yaml",
-         "--trainer.max_steps", "100000", "--val_interval", "20"],
-        cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    for line in process.stderr:
-        if line.startswith("step"):
-            break
-    time.sleep(0.5)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    command = [sys.executable, "-m", "slm.cli", "fit", "--config", "tiny.yaml"]
+    command += ["--trainer.max_steps", "100000", "--val_interval", "20"]
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=env
+    ) as process:
+        try:
+            for line in process.stderr:
+                if line.startswith("step"):
+                    break
+            time.sleep(0.5)
+            process.send_signal(signal.SIGINT)
+            _, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert process.returncode == 130, err
     assert "slm fit --ckpt_path last" in err
     assert "Traceback" not in err

@@ -27,6 +27,7 @@ from slm.model import SamplingOptions
 from slm.training.callbacks import LastStep, ProgressLine, SampledStories, TrainingCurves
 from slm.training.checkpoint import Checkpoint
 from slm.training.checkpointing import AtomicCheckpointIO, LastCheckpoint, best_checkpoint
+from slm.training.interruption import Interruption
 from slm.training.module import StoryModel
 from slm.training.precision import Precision, resolve_precision
 from slm.verbs import VERBS
@@ -352,7 +353,8 @@ class StoryCLI(LightningCLI):
             if self.checkpoint is not None:
                 step = self.checkpoint.step
                 print(f"Resuming   {self.checkpoint.path} at step {step:,}", file=sys.stderr)
-        with self._interruptible():
+        with self._interruptible(), Interruption() as interruption:
+            self.trainer.callbacks.insert(0, interruption)  # type: ignore[attr-defined]
             self.trainer.fit(model, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
         if self.trainer.is_global_zero:
             conclude_fit(self.trainer)
