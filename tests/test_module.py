@@ -242,16 +242,19 @@ def test_resumed_after_an_interruption_anywhere_in_an_accumulation(tmp_path, mak
 
 
 class StopInValidation(Callback):
-    """Interrupts a run in the middle of its second validation."""
+    """Interrupts a run in the second batch of its second validation, within the forward pass."""
 
     def __init__(self):
-        self.validations = 0
+        self.validations = self.batches = 0
 
     def on_validation_start(self, trainer, module):
         self.validations += 1
+        if self.validations == 2:
+            module.model.register_forward_pre_hook(self.count)
 
-    def on_validation_batch_end(self, trainer, module, outputs, batch, batch_idx):
-        if self.validations == 2 and batch_idx == 1:
+    def count(self, module, inputs):
+        self.batches += 1
+        if self.batches == 2:
             raise RuntimeError("interrupted")
 
 
@@ -272,13 +275,29 @@ def test_resumed_after_an_interruption_in_a_validation(tmp_path, make_data):
     assert open_checkpoint(last).step == 8
     resumed = weights(run_in(tmp_path / "parts", make_data(), 20, last, [Losses()]))
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
-    for step in (12, 16, 20):
-        first, second = seen[step]
-        assert first == second, step
+    assert {step: len(losses) for step, losses in seen.items()} == {4: 2, 8: 1, 12: 2, 16: 2, 20: 2}
+    for step, losses in seen.items():
+        assert len(set(losses)) == 1, f"part of a validation at step {step}"
 
 
-def test_a_resumed_run_remembers_the_best_loss(tmp_path, make_data):
-    """A worse model does not take the place of a better one."""
+@pytest.mark.parametrize("interval", [4, 5])
+def test_the_last_checkpoint_knows_the_best_loss(tmp_path, make_data, interval):
+    """Also that of the validation at its own step, or a resumed run would undercut it."""
+    losses = []
+
+    class Losses(Callback):
+        def on_validation_end(self, trainer, module):
+            losses.append(trainer.callback_metrics["val_loss"].item())
+
+    callbacks = [LastStep(), Losses(), best_checkpoint(), LastCheckpoint(interval)]
+    train(tmp_path, make_data(), 12, callbacks)
+    assert losses == sorted(losses, reverse=True), "the last is the best"
+    states = open_checkpoint(tmp_path / "checkpoints" / "last.ckpt").contents["callbacks"]
+    (best,) = (state for key, state in states.items() if "val_loss" in key)
+    assert best["best_model_score"].item() == losses[-1]
+
+
+def test_a_resumed_run_does_not_replace_a_better_model_by_a_worse(tmp_path, make_data):
     run_in(tmp_path, make_data(), 12)
     best = tmp_path / "checkpoints" / "best.ckpt"
     before = best.read_bytes()
