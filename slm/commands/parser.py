@@ -8,6 +8,26 @@ from typing import Any
 from lightning.pytorch.cli import LightningArgumentParser
 
 from slm.errors import UserError
+from slm.model import SamplingOptions
+
+# What the help of a verb shows: beginnings of option names.
+_DEVICE = (
+    "config",
+    "print_config",
+    "ckpt_path",
+    "trainer.accelerator",
+    "trainer.devices",
+    "trainer.precision",
+    "trainer.default_root_dir",
+)
+_TELLING = ("prompt", "num_samples", "out", *SamplingOptions.__dataclass_fields__)
+HELP_SHOWS: dict[str, tuple[str, ...]] = {
+    "fit": ("",),
+    "validate": ("data", "json", "trainer.limit_val_batches", *_DEVICE),
+    "test": ("data", "json", "trainer.limit_test_batches", *_DEVICE),
+    "predict": (*_TELLING, "config", "ckpt_path", "trainer.accelerator"),
+    "prepare": ("config", "print_config", "data"),
+}
 
 HELP = {
     "--config": "A YAML file of options, or the name of one that comes with slm, such as small.",

@@ -19,11 +19,11 @@ from lightning.pytorch.trainer.states import TrainerStatus
 from torch.utils.data import DataLoader
 
 from slm.commands.conclusion import conclude_fit, describe_run
-from slm.commands.parser import StoryParser, tidy_help
+from slm.commands.parser import HELP_SHOWS, StoryParser, tidy_help
+from slm.commands.plan import check_against_checkpoint, check_plan
 from slm.commands.stories import StoryWriter, add_story_arguments, story_requests
 from slm.data.datamodule import StoryData
 from slm.errors import UserError
-from slm.model import SamplingOptions
 from slm.training.callbacks import LastStep, ProgressLine, SampledStories, TrainingCurves
 from slm.training.checkpoint import Checkpoint
 from slm.training.checkpointing import AtomicCheckpointIO, LastCheckpoint, best_checkpoint
@@ -34,26 +34,6 @@ from slm.verbs import VERBS
 
 # Field docstrings of the option dataclasses become the help of their options.
 jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
-
-
-# What the help of a verb shows: beginnings of option names.
-_DEVICE = (
-    "config",
-    "print_config",
-    "ckpt_path",
-    "trainer.accelerator",
-    "trainer.devices",
-    "trainer.precision",
-    "trainer.default_root_dir",
-)
-_TELLING = ("prompt", "num_samples", "out", *SamplingOptions.__dataclass_fields__)
-HELP_SHOWS: dict[str, tuple[str, ...]] = {
-    "fit": ("",),
-    "validate": ("data", "json", "trainer.limit_val_batches", *_DEVICE),
-    "test": ("data", "json", "trainer.limit_test_batches", *_DEVICE),
-    "predict": (*_TELLING, "config", "ckpt_path", "trainer.accelerator"),
-    "prepare": ("config", "print_config", "data"),
-}
 
 
 class SaveConfig(SaveConfigCallback):
@@ -220,7 +200,8 @@ class StoryCLI(LightningCLI):
             UserError: Options that contradict each other or the checkpoint.
         """
         if self.checkpoint is not None:
-            self._check_against_checkpoint(self.checkpoint)
+            resuming = self.verb == "fit"
+            check_against_checkpoint(self.config[self.verb], self.checkpoint, resuming=resuming)
         elif self.config[self.verb].ckpt_path:
             raise UserError(
                 f"ckpt_path {self.config[self.verb].ckpt_path} in a config file",
@@ -228,57 +209,7 @@ class StoryCLI(LightningCLI):
                 f"take it out of the file and add --ckpt_path {self.config[self.verb].ckpt_path}",
             )
         if self.verb == "fit":
-            self._check_plan()
-
-    def _check_against_checkpoint(self, checkpoint: Checkpoint) -> None:
-        options = self.config[self.verb]
-        saved = checkpoint.model_options["gpt"]
-        for name, value in options.model.gpt.as_dict().items():
-            if name != "dropout" and value != saved[name]:
-                raise UserError(
-                    f"--model.gpt.{name} {value} for a checkpoint with {name} {saved[name]}",
-                    f"the shape of the checkpoint {checkpoint.path}",
-                    f"leave --model.gpt.{name} out, or train a new model without --ckpt_path",
-                )
-        if self.verb == "fit" and checkpoint.step >= options.trainer.max_steps:
-            raise UserError(
-                f"{checkpoint.path} has already been trained for {checkpoint.step} steps",
-                f"more steps to train than that, not --trainer.max_steps "
-                f"{options.trainer.max_steps}",
-                f"--trainer.max_steps {2 * checkpoint.step}",
-            )
-
-    def _check_plan(self) -> None:
-        options = self.config.fit
-        if options.trainer.max_steps < 1:
-            raise UserError(
-                f"--trainer.max_steps {options.trainer.max_steps}",
-                "the number of optimizer steps to train; the learning rate is planned by it",
-                "--trainer.max_steps 1000, or a config: --config configs/quickstart.yaml",
-            )
-        for name, value in (
-            ("val_interval", options.val_interval),
-            ("save_interval", options.save_interval),
-            ("trainer.log_every_n_steps", options.trainer.log_every_n_steps or 1),
-            ("trainer.accumulate_grad_batches", options.trainer.accumulate_grad_batches),
-        ):
-            if value < 1:
-                raise UserError(f"--{name} {value}", "1 or more", f"--{name} 1")
-        if options.trainer.log_every_n_steps == 0:
-            raise UserError("--trainer.log_every_n_steps 0", "1 or more", "--trainer.logger false")
-        if options.trainer.val_check_interval is not None:
-            raise UserError(
-                f"--trainer.val_check_interval {options.trainer.val_check_interval}, which "
-                "counts micro-batches",
-                "the interval in optimizer steps",
-                "--val_interval STEPS",
-            )
-        if options.trainer.gradient_clip_algorithm not in (None, "norm"):
-            raise UserError(
-                f"--trainer.gradient_clip_algorithm {options.trainer.gradient_clip_algorithm}",
-                "norm, the only way of clipping here",
-                "leave the option out",
-            )
+            check_plan(self.config.fit)
 
     def instantiate_classes(self) -> None:
         """Builds model, data and Trainer.

@@ -150,7 +150,7 @@ def align_progress(contents: dict[str, Any], accumulate: int) -> None:
         for stage in progress:
             progress[stage] = batches
     loop["epoch_loop.state_dict"]["_batches_that_stepped"] = contents["global_step"]
-    # A validation that was under way is not taken up in its middle.
+    # A validation that was under way is not taken up in its middle but left out.
     for counters in ("total", "current"):
         progress = loop["epoch_loop.val_loop.batch_progress"][counters]
         for stage in progress:

@@ -1,0 +1,73 @@
+"""What can be found wrong with a training run before anything is built."""
+
+from typing import Any
+
+from slm.errors import UserError
+from slm.training.checkpoint import Checkpoint
+
+
+def check_against_checkpoint(options: Any, checkpoint: Checkpoint, *, resuming: bool) -> None:
+    """Checks that the model is the checkpoint's and, on resuming, that there is more to train.
+
+    Args:
+        options: The parsed options of the verb.
+        checkpoint: The opened checkpoint.
+        resuming: Whether training is to go on from it.
+
+    Raises:
+        UserError: It does not fit.
+    """
+    saved = checkpoint.model_options["gpt"]
+    for name, value in options.model.gpt.as_dict().items():
+        if name != "dropout" and value != saved[name]:
+            raise UserError(
+                f"--model.gpt.{name} {value} for a checkpoint with {name} {saved[name]}",
+                f"the shape of the checkpoint {checkpoint.path}",
+                f"leave --model.gpt.{name} out, or train a new model without --ckpt_path",
+            )
+    if resuming and checkpoint.step >= options.trainer.max_steps:
+        raise UserError(
+            f"{checkpoint.path} has already been trained for {checkpoint.step} steps",
+            f"more steps to train than that, not --trainer.max_steps {options.trainer.max_steps}",
+            f"--trainer.max_steps {2 * checkpoint.step}",
+        )
+
+
+def check_plan(options: Any) -> None:
+    """Checks the numbers that training is planned by.
+
+    Args:
+        options: The parsed options of `fit`.
+
+    Raises:
+        UserError: One is out of range, or means something else than a user would think.
+    """
+    if options.trainer.max_steps < 1:
+        raise UserError(
+            f"--trainer.max_steps {options.trainer.max_steps}",
+            "the number of optimizer steps to train; the learning rate is planned by it",
+            "--trainer.max_steps 1000, or a config: --config configs/quickstart.yaml",
+        )
+    for name, value in (
+        ("val_interval", options.val_interval),
+        ("save_interval", options.save_interval),
+        ("trainer.log_every_n_steps", options.trainer.log_every_n_steps or 1),
+        ("trainer.accumulate_grad_batches", options.trainer.accumulate_grad_batches),
+    ):
+        if value < 1:
+            raise UserError(f"--{name} {value}", "1 or more", f"--{name} 1")
+    if options.trainer.log_every_n_steps == 0:
+        raise UserError("--trainer.log_every_n_steps 0", "1 or more", "--trainer.logger false")
+    if options.trainer.val_check_interval is not None:
+        raise UserError(
+            f"--trainer.val_check_interval {options.trainer.val_check_interval}, which "
+            "counts micro-batches",
+            "the interval in optimizer steps",
+            "--val_interval STEPS",
+        )
+    if options.trainer.gradient_clip_algorithm not in (None, "norm"):
+        raise UserError(
+            f"--trainer.gradient_clip_algorithm {options.trainer.gradient_clip_algorithm}",
+            "norm, the only way of clipping here",
+            "leave the option out",
+        )
