@@ -106,7 +106,7 @@ def _find_config(name: str) -> str:
     if stem in packaged and Path(name).parent in (Path(), Path("configs")):
         return str(packaged[stem])
     raise UserError(
-        f"--config {name} does not exist",
+        f"--config {name} {'is a folder' if Path(name).is_dir() else 'does not exist'}",
         f"a YAML file, or one of {', '.join(sorted(packaged))}",
         f"--config configs/{(difflib.get_close_matches(stem, packaged, n=1) or ['small'])[0]}.yaml",
     )

@@ -300,6 +300,8 @@ MISTAKES = {
     "an unknown verb": (("fti",), "there is no verb 'fti'", "slm fit"),
     "a missing config": (("fit", "--config", "smal.yaml"), "smal.yaml", "configs/small.yaml"),
     "an unknown option": (fit("--model.gpt.n_layers", "3"), "--model.gpt.n_layers", "n_layer"),
+    "an option cut short": (fit("--model.gpt.n_emb", "64"), "--model.gpt.n_emb", "n_embd"),
+    "a word without an option": (fit("Tom"), "belongs to no option: Tom"),
     "an unknown section": (fit("--modle.compile", "true"), "--modle.compile"),
     "an option without a value": (fit("--trainer.max_steps"), "max_steps"),
     "a wrong type": (fit("--model.gpt.n_layer", "six"), "--model.gpt.n_layer is six", "int"),
@@ -343,12 +345,36 @@ def test_a_broken_config_file_is_explained(slm, workplace):
     refuse(slm("fit", "--config", "broken.yaml"))
     (workplace / "unknown.yaml").write_text("model:\n  layers: 3\n")
     refuse(slm("fit", "--config", "unknown.yaml"), "layers")
+    (workplace / "near.yaml").write_text("model:\n  gpt:\n    n_layers: 3\n")
+    refuse(slm("fit", "--config", "near.yaml"), "n_layers", "--model.gpt.n_layer, perhaps?")
 
 
 def test_a_checkpoint_named_in_a_config_file_is_refused(slm, workplace):
     text = (workplace / "tiny.yaml").read_text()
     (workplace / "named.yaml").write_text(f"{text}ckpt_path: some.ckpt\n")
     refuse(slm("fit", "--config", "named.yaml"), "--ckpt_path some.ckpt")
+
+
+def test_too_few_stories_to_hold_one_out_are_explained(slm, workplace):
+    (workplace / "stories.txt").write_text("\n<|endoftext|>\n".join(make_stories(5)))
+    result = slm(*fit("--data.validation_share", "0.001"))
+    refuse(result, "validation split", "--data.validation_share 0.2")
+
+
+def test_a_run_stopped_by_its_time_says_so(slm):
+    result = slm(*fit("--trainer.max_steps", "100000", "--trainer.max_time", "00:00:00:02"))
+    assert result.status == 0, result.err
+    assert "of 100,000. To go on: slm fit --ckpt_path last" in result.out
+    step = open_checkpoint(checkpoint("last")).step
+    assert step > 0
+    assert f"step {step:>6,}  " in result.err, "its last step is validated"
+
+
+def test_a_run_without_validation_says_so(slm):
+    result = slm(*fit("--trainer.limit_val_batches", "0"))
+    assert result.status == 0, result.err
+    assert "Best       none" in result.out
+    assert open_checkpoint(checkpoint("last")).step == 12
 
 
 def test_an_empty_corpus_is_explained(slm, workplace):
@@ -365,7 +391,10 @@ def test_someone_elses_checkpoint_is_explained(slm, workplace):
 def test_a_cut_checkpoint_is_explained(slm, trained, workplace):
     data = checkpoint("best", root=trained).read_bytes()
     (workplace / "cut.ckpt").write_bytes(data[: len(data) // 2])
-    refuse(slm("predict", "--ckpt_path", "cut.ckpt"), "cut.ckpt is not a checkpoint")
+    refuse(
+        slm("predict", "--ckpt_path", "cut.ckpt"),
+        "cut.ckpt is not a checkpoint, or not a whole one",
+    )
 
 
 def test_another_shape_than_the_checkpoints_is_explained(slm, trained):
@@ -386,6 +415,8 @@ def test_a_finished_run_is_not_resumed_without_more_steps(slm, trained):
         (("--num_samples", "0"), "--num_samples 0"),
         (("--prompt_file", "none.txt"), "none.txt cannot be read"),
         (("--out", "stories.txt"), "stories.txt is there already"),
+        (("--out", "nowhere/s.jsonl"), "there is no folder nowhere"),
+        (("Tom",), '--prompt "Tom"'),
     ],
 )
 def test_mistakes_in_telling_are_explained(slm, trained, workplace, words, expected):

@@ -35,7 +35,13 @@ def conclude_fit(trainer: Trainer) -> None:
         print(f"Loss       {_short(picture)}")
         print(f"Curves     tensorboard --logdir {_short(run.parent)}")
     path = getattr(trainer.checkpoint_callback, "best_model_path", "")
+    if trainer.global_step < trainer.max_steps:
+        print(
+            f"Stopped    at step {trainer.global_step:,} of {trainer.max_steps:,}. "
+            "To go on: slm fit --ckpt_path last"
+        )
     if not path:
+        print("Best       none: there was no validation, or no checkpoint was to be kept")
         return
     best = _short(Path(path))
     score = getattr(trainer.checkpoint_callback, "best_model_score", None)

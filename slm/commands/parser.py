@@ -10,7 +10,8 @@ from lightning.pytorch.cli import LightningArgumentParser
 from slm.errors import UserError
 from slm.model import SamplingOptions
 
-# What the help of a verb shows: beginnings of option names.
+# What the help of a verb shows: options, and sections of them. With a checkpoint, the data's and
+# the model's defaults are the checkpoint's.
 _DEVICE = (
     "config",
     "print_config",
@@ -20,13 +21,21 @@ _DEVICE = (
     "trainer.precision",
     "trainer.default_root_dir",
 )
-_TELLING = ("prompt", "num_samples", "out", *SamplingOptions.__dataclass_fields__)
+_DATA = ("data.source", "data.root")
+_TEXT = ("data.tokenizer", "data.vocab_size", "data.text_column", "data.validation_share")
+_TELLING = ("prompt", "prompt_file", "num_samples", "out", *SamplingOptions.__dataclass_fields__)
 HELP_SHOWS: dict[str, tuple[str, ...]] = {
     "fit": ("",),
-    "validate": ("data", "json", "trainer.limit_val_batches", *_DEVICE),
-    "test": ("data", "json", "trainer.limit_test_batches", *_DEVICE),
-    "predict": (*_TELLING, "config", "ckpt_path", "trainer.accelerator"),
-    "prepare": ("config", "print_config", "data"),
+    "validate": (*_DATA, "data.eval_batch_size", "json", "trainer.limit_val_batches", *_DEVICE),
+    "test": (*_DATA, "data.eval_batch_size", "json", "trainer.limit_test_batches", *_DEVICE),
+    "predict": (
+        *_TELLING,
+        "config",
+        "ckpt_path",
+        "trainer.accelerator",
+        "trainer.default_root_dir",
+    ),
+    "prepare": (*_DATA, *_TEXT, "config", "print_config"),
 }
 
 HELP = {
@@ -55,7 +64,9 @@ def tidy_help(parser: LightningArgumentParser, shown: tuple[str, ...]) -> None:
     """
     for action in parser._actions:
         name = next((name for name in action.option_strings if name.startswith("--")), "")
-        if name != "--help" and (not name.removeprefix("--").startswith(shown) or ".help" in name):
+        bare = name.removeprefix("--")
+        seen = any(start in ("", bare) or bare.startswith(f"{start}.") for start in shown)
+        if name != "--help" and (not seen or ".help" in name):
             action.help = SUPPRESS
         elif action.help:
             action.help = HELP.get(name, re.sub(r":\w+:`~?(?:[\w.]+\.)?(\w+)`", r"\1", action.help))
@@ -74,9 +85,16 @@ class StoryParser(LightningArgumentParser):
         Raises:
             UserError: Always.
         """
-        verb = (self.prog or "slm").split()[-1]
-        if unknown := re.search(r"unrecognized arguments: (.*)", message):
-            word = unknown[1].split()[0].split("=")[0]
+        verb = self.usage.split()[1] if self.usage else (self._verb(message) or "fit")
+        refused = re.search(r"does not accept option '([\w.]+)'", message)
+        if unknown := refused or re.search(r"unrecognized arguments: (.*)", message):
+            word = ("--" if refused else "") + unknown[1].split()[0].split("=")[0]
+            if not word.startswith("-"):
+                raise UserError(
+                    f"a word that belongs to no option: {word}",
+                    f"options of `slm {verb}`, each with its value",
+                    f'--prompt "{word}"' if verb == "predict" else f"slm {verb} --help lists them",
+                )
             close = difflib.get_close_matches(word, self.option_names(), n=1, cutoff=0.5)
             raise UserError(
                 f"there is no option {word}",
@@ -96,6 +114,12 @@ class StoryParser(LightningArgumentParser):
             "options and config files that fit together",
             f"slm {verb} --help lists the options and their types",
         )
+
+    @staticmethod
+    def _verb(message: str) -> str | None:
+        """The verb that a message of the main parser is about."""
+        found = re.search(r"[Ss]ubcommand '(\w+)'", message)
+        return found[1] if found else None
 
     def option_names(self) -> list[str]:
         """Every option string that this parser or its subcommand's knows."""

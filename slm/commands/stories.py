@@ -9,6 +9,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser
+from tqdm import tqdm
 
 from slm.errors import UserError
 from slm.model import SamplingOptions
@@ -22,7 +23,7 @@ def add_story_arguments(parser: LightningArgumentParser) -> None:
         action="append",
         type=str,
         help="How the story begins; give it several times for several stories "
-        "(default: Once upon a time).",
+        "or none for the classic one, Once upon a time.",
     )
     parser.add_argument(
         "--prompt_file", type=str | None, default=None, help="A file with a prompt on each line."
@@ -59,6 +60,12 @@ def story_requests(options: Any) -> list[StoryRequest]:
             f"--out {options.out} is there already",
             "the name of a new file",
             "name another file, or remove that one first",
+        )
+    if options.out and not Path(options.out).absolute().parent.is_dir():
+        raise UserError(
+            f"--out {options.out}: there is no folder {Path(options.out).parent}",
+            "a folder that exists",
+            f"mkdir -p {Path(options.out).parent}",
         )
     try:
         sampling = SamplingOptions(
@@ -105,6 +112,7 @@ class StoryWriter(Callback):
         self._out = out
         self._count = count
         self._checkpoint = checkpoint
+        self._bar = tqdm(total=count, desc="telling", unit="story", disable=None if out else True)
 
     def on_predict_batch_end(
         self,
@@ -135,9 +143,10 @@ class StoryWriter(Callback):
         }
         with Path(self._out).open("a", encoding="utf-8") as file:
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
-        print(f"\r{batch_idx + 1} of {self._count} stories", end="", file=sys.stderr, flush=True)
+        self._bar.update()
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Says where the stories are."""
+        self._bar.close()
         if self._out:
-            print(f" written to {self._out}", file=sys.stderr)
+            print(f"{self._count} stories written to {self._out}", file=sys.stderr)

@@ -13,6 +13,7 @@ os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
 
 import jsonargparse
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import LambdaCallback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerStatus
@@ -85,6 +86,7 @@ class StoryCLI(LightningCLI):
             parser_class=StoryParser,
             parser_kwargs={
                 "prog": "slm",
+                "allow_abbrev": False,  # a misspelt option is no abbreviation
                 verb: {
                     "usage": f"slm {self.name} [--config FILE] [--section.option value ...]",
                     "description": VERBS[self.name][0].upper() + VERBS[self.name][1:] + ".",
@@ -279,11 +281,16 @@ class StoryCLI(LightningCLI):
         Raises:
             KeyboardInterrupt: Training was interrupted; `last.ckpt` has been written.
         """
-        if self.trainer.is_global_zero:
-            print(describe_run(self.trainer, model, datamodule), file=sys.stderr)
-            if self.checkpoint is not None:
-                step = self.checkpoint.step
-                print(f"Resuming   {self.checkpoint.path} at step {step:,}", file=sys.stderr)
+
+        def say(*_: Any) -> None:
+            if self.trainer.is_global_zero:
+                print(describe_run(self.trainer, model, datamodule), file=sys.stderr)
+                if self.checkpoint is not None:
+                    step = self.checkpoint.step
+                    print(f"Resuming   {self.checkpoint.path} at step {step:,}", file=sys.stderr)
+
+        # When the data are prepared and everything fits, not before.
+        self.trainer.callbacks.insert(0, LambdaCallback(on_train_start=say))  # type: ignore[attr-defined]
         with self._interruptible(), Interruption() as interruption:
             self.trainer.callbacks.insert(0, interruption)  # type: ignore[attr-defined]
             self.trainer.fit(model, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)

@@ -133,8 +133,8 @@ def _write_split(source: Source, split: str, tokenizer: Tokenizer, folder: Path)
         raise UserError(
             f"the {split} split of {source.spec} holds no story",
             "at least one story that is not blank",
-            "give more stories (in a .txt file, <|endoftext|> stands between two), or a "
-            "validation file beside the training file",
+            "hold out a larger part, --data.validation_share 0.2; or give more stories (in a .txt "
+            "file, <|endoftext|> stands between two), or a folder of train.txt and validation.txt",
         )
     return SplitFacts(stories, tokens, text_bytes, digest.hexdigest())
 

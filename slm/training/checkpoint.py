@@ -80,9 +80,8 @@ def open_checkpoint(path: Path) -> Checkpoint:
         mapped = os.name != "nt"
         contents = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
-        reason = (str(error).splitlines() or ["unreadable"])[0]
         raise UserError(
-            f"{path} is not a checkpoint: {reason[:120]}",
+            f"{path} is not a checkpoint, or not a whole one",
             "a file that `slm fit` wrote",
             "name another file; an interrupted copy has to be copied again",
         ) from error

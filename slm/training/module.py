@@ -182,7 +182,9 @@ class StoryModel(LightningModule):
         # For ModelCheckpoint and the callbacks. Not for the logger: Lightning would write it one
         # step to the left of the training curves, so TrainingCurves does.
         self.log_dict(
-            {f"{prefix}_{name}": value.float() for name, value in values.items()}, logger=False
+            {f"{prefix}_{name}": value.float() for name, value in values.items()},
+            logger=False,
+            sync_dist=True,  # equal in all processes already: compute() sums over them
         )
 
     # ---- telling ------------------------------------------------------------------------
