@@ -9,6 +9,7 @@ BIN := $(VENV)/bin
 
 quickstart: $(VENV)/installed
 	$(BIN)/python -m slm.cli fit --config configs/quickstart.yaml
+	@echo; echo "To use the commands above, first: . $(BIN)/activate"
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest -m "not slow"
