@@ -1,10 +1,12 @@
 """Every command of the README runs, with the sizes made small."""
 
+import os
 import re
 import shlex
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import make_stories
 
 ROOT = Path(__file__).parent.parent
@@ -68,6 +70,7 @@ def test_files_it_points_to_exist():
 @pytest.mark.timeout(1800)
 def test_the_quick_start_tells_a_story(slm, workplace):
     """The whole of it, as shipped: minutes."""
+    torch.set_num_threads(os.cpu_count() or 1)  # conftest has set one, for tiny networks
     result = slm("fit", "--config", "configs/quickstart.yaml")
     assert result.status == 0, result.err
     bits = float(re.findall(r"bits_per_byte ([\d.]+)", result.err)[-1])
