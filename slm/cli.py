@@ -26,6 +26,8 @@ usage: slm VERB [--option value ...]      (or: python -m slm.cli VERB ...)
   slm validate                                        the best checkpoint of the newest run
   slm predict --prompt "Once upon a time"             a story from it
   slm predict --ckpt_path FILE --prompt "One day" --num_samples 3 --out stories.jsonl
+  slm prepare --data.source "books/*.jsonl"           tokenise only
+  slm info data/tinystories-gpt2 --verify             what prepared data hold; are they intact?
 
 slm VERB --help lists a verb's options. slm --version prints the version.
 """
@@ -69,6 +71,14 @@ def _dispatch(words: list[str]) -> int:
             f"one of {', '.join(VERBS)}",
             f"slm {close[0]} …" if close else "slm --help shows what there is",
         )
+    if verb == "prepare":
+        from slm.commands.prepare import run_prepare
+
+        return run_prepare(find_configs(rest))
+    if verb == "info":
+        from slm.commands.info import run_info
+
+        return run_info(rest)
     from slm.commands.run import run_verb
 
     return run_verb(verb, find_configs(rest))

@@ -18,6 +18,10 @@ class UserError(Exception):
         self.expected = expected
         self.remedy = remedy
 
+    def __reduce__(self) -> tuple[type["UserError"], tuple[str, str, str]]:
+        """Lets the error travel between processes, which need all three of its parts."""
+        return type(self), (self.found, self.expected, self.remedy)
+
     @classmethod
     def from_value_error(cls, error: ValueError, remedy: str) -> "UserError":
         """The ValueErrors of the option classes read "found; expected"."""

@@ -6,4 +6,5 @@ VERBS = {
     "test": "the same, reported as test_*: TinyStories has no third split",
     "predict": "tell stories with a trained model",
     "prepare": "tokenise data without training",
+    "info": "describe prepared data, or a checkpoint; --verify recomputes every checksum and count",
 }

@@ -1,11 +1,16 @@
 """Shared pieces: a tiny corpus, and the real command run in an empty folder."""
 
 import contextlib
+import csv
+import gzip
 import io
+import json
 import os
 import random
 from pathlib import Path
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
@@ -45,6 +50,27 @@ def make_stories(count, seed=0):
         f"It was happy {rng.randrange(1000)} times."
         for _ in range(count)
     ]
+
+
+def write_stories(path, stories, column="text"):
+    """Writes stories in the format that the path's ending names, and returns the path."""
+    plain = path.with_name(path.name.removesuffix(".gz"))
+    if plain.suffix == ".txt":
+        plain.write_text("\n<|endoftext|>\n".join([*stories, ""]), encoding="utf-8")
+    elif plain.suffix == ".jsonl":
+        lines = [json.dumps({"id": 1, column: story}) for story in stories]
+        plain.write_text("\n".join(lines) + "\n\n", encoding="utf-8")
+    elif plain.suffix == ".csv":
+        with plain.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerows([["id", column], *([1, story] for story in stories)])
+    else:
+        table = pyarrow.table({"id": [1] * len(stories), column: stories})
+        pyarrow.parquet.write_table(table, plain)
+    if plain != path:
+        path.write_bytes(gzip.compress(plain.read_bytes()))
+        plain.unlink()
+    return path
 
 
 @pytest.fixture

@@ -1,7 +1,9 @@
 """The command line as a person meets it: every verb, and every mistake."""
 
+import inspect
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +15,10 @@ from conftest import checkpoint, make_stories
 
 from slm import __version__
 from slm.cli import VERBS, find_configs
+from slm.commands.prepare import _with_config
+from slm.data.corpus import Corpus
+from slm.data.datamodule import StoryData
+from slm.data.tokenizer import Tokenizer
 from slm.errors import UserError
 from slm.model import GPT, GPTConfig
 from slm.training.checkpoint import open_checkpoint
@@ -231,12 +237,236 @@ def test_the_seed_decides_weights_and_data(slm):
     assert not torch.equal(a, c)
 
 
+# ---- prepare and info --------------------------------------------------------------------
+
+
 def test_prepare_alone(slm, workplace):
     result = slm("prepare", "--config", "tiny.yaml")
     assert result.status == 0, result.err
     assert (workplace / "data" / "stories-bpe300" / "manifest.json").exists()
     assert "bytes per token" in result.out
     assert not (workplace / "lightning_logs").exists()
+    before = (workplace / "data" / "stories-bpe300" / "train.bin").stat().st_mtime_ns
+    fit = slm("fit", "--config", "tiny.yaml")
+    assert fit.status == 0, fit.err
+    assert "Preparing" not in fit.err
+    assert (workplace / "data" / "stories-bpe300" / "train.bin").stat().st_mtime_ns == before
+
+
+def test_preparing_and_training_know_the_same_data_options():
+    """With the same defaults; training knows how to batch besides."""
+    prepared = inspect.signature(Corpus).parameters
+    trained = inspect.signature(StoryData).parameters
+    for name, parameter in prepared.items():
+        assert trained[name].default == parameter.default, name
+    assert set(trained) - set(prepared) == {
+        "batch_size", "eval_batch_size", "num_workers", "block_size", "seed",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+def test_prepare_reads_the_data_section_of_every_config(workplace, config):
+    options = list(_with_config(["--config", str(config), "--data.root", "elsewhere"]))
+    data = yaml.safe_load(config.read_text())["data"]
+    assert f"--data.source={data['source']}" in options
+    assert f"--data.tokenizer={data['tokenizer']}" in options
+    assert options[-2:] == ["--data.root", "elsewhere"]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("--data.source", "nowhere"), "nowhere does not exist"),
+        (("--data.sauce", "x"), "there is no option --data.sauce"),
+        (("--data.vocab_size", "many"), "--data.vocab_size is many"),
+        (("--data.validation_share", "2"), "--data.validation_share 2"),
+        (("--model.gpt.n_layer", "2"), "there is no option --model.gpt.n_layer"),
+        (("--config", "broken.yaml"), "broken.yaml cannot be understood"),
+        (("--config", "list.yaml"), "list.yaml cannot be understood"),
+        (("--config", "typo.yaml"), "there is no option --data.sorce"),
+        (("--config",), "--config"),
+    ],
+)
+def test_mistakes_in_preparing_are_explained(slm, workplace, words, expected):
+    (workplace / "broken.yaml").write_text("data: {source: [")
+    (workplace / "list.yaml").write_text("[1]")
+    (workplace / "typo.yaml").write_text("data: {sorce: stories.txt}")
+    refuse(slm("prepare", *words), expected)
+
+
+def test_preparing_with_everything_said_at_once(slm, workplace):
+    """A template, several sources, cleaning: on the command line and in a file."""
+    rows = [{"Context": f"I am {n}.", "Response": "Why?"} for n in range(40)]
+    (workplace / "talks").mkdir()
+    lines = [json.dumps(row) for row in [*rows, rows[0], {"Context": None, "Response": " "}]]
+    (workplace / "talks" / "talks.jsonl").write_text("\n".join(lines))
+    words = (
+        "--data.source", '["talks", "stories.txt"]', "--data.text_column", r"{Context}\n{Response}",
+        "--data.validation_share", "0.3", "--data.tokenizer", "bpe", "--data.vocab_size", "300",
+        "--data.clean.drop_duplicates", "true", "--data.clean.drop_empty", "true",
+    )  # fmt: skip
+    result = slm("prepare", *words)
+    assert result.status == 0, result.err
+    folder = workplace / "data" / "talks+stories-bpe300-nonempty-unique"
+    assert f"{folder.relative_to(workplace)}\n" in result.out
+    assert "1 empty left out" in result.out
+    assert "1 repetitions left out" in result.out
+    (workplace / "all.yaml").write_text(
+        'data:\n  source: [talks, stories.txt]\n  text_column: "{Context}\\n{Response}"\n'
+        "  validation_share: 0.3\n  tokenizer: bpe\n  vocab_size: 300\n  batch_size: 4\n"
+        "  clean: {drop_duplicates: true, drop_empty: true}\n  root: other\n"
+    )
+    again = slm("prepare", "--config", "all.yaml")
+    assert again.status == 0, again.err
+    for name in ("train.bin", "validation.bin", "tokenizer.json"):
+        assert (folder / name).read_bytes() == (
+            workplace / "other" / folder.name / name
+        ).read_bytes()
+    fit = slm("fit", "--config", "tiny.yaml", *words)
+    assert fit.status == 0, fit.err
+    assert "Preparing" not in fit.err
+    fit = slm("fit", "--config", "tiny.yaml", "--config", "all.yaml")
+    assert fit.status == 0, fit.err
+    assert "Preparing" not in fit.err
+
+
+def test_info_shows_what_a_folder_holds(slm, workplace):
+    assert slm("prepare", "--config", "tiny.yaml").status == 0
+    result = slm("info", "data/stories-bpe300", "--json", "info.json")
+    assert result.status == 0, result.err
+    facts = json.loads(Path("info.json").read_text())
+    train = facts["splits"]["train"]
+    for text in (
+        f"source       {workplace / 'stories.txt'}, revision",
+        "tokenizer    bpe, 300 tokens, SHA-256",
+        f"train        {train['stories']:,} stories, {train['tokens']:,} tokens",
+        f"{train['bytes'] / train['tokens']:.2f} bytes per token",
+        f"  vocabulary {train['vocabulary_used']} of 300 tokens occur",
+        "--- story 3 of 3",
+    ):
+        assert text in result.out, text
+    assert "verified" not in result.out
+    assert sum(count for *_, count in train["length_histogram"]) == train["stories"]
+    assert all(story in make_stories(200) for story in facts["examples"])
+    assert slm("info", "data/stories-bpe300", "--seed", "2").out != result.out
+    verified = slm("info", "data/stories-bpe300", "--verify")
+    assert verified.status == 0
+    assert "verified: everything is as its manifest states" in verified.out
+
+
+def test_info_describes_a_checkpoint(slm, trained):
+    result = slm("info", checkpoint("best", root=trained), "--json", "ckpt.json")
+    assert result.status == 0, result.err
+    facts = json.loads(Path("ckpt.json").read_text())
+    assert facts["step"] == 12
+    assert facts["model"]["n_embd"] == 16
+    assert facts["tokenizer"]["n_vocab"] == 300
+    assert f"data         {trained / 'stories.txt'}" in result.out
+    assert "without embeddings" in result.out
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ((), "slm info without a folder"),
+        (("nowhere",), "nowhere does not exist"),
+        (("stories.txt",), "is not a checkpoint"),
+        ((".",), "manifest.json does not exist"),
+        ((".", "--very"), "--very"),
+    ],
+)
+def test_mistakes_in_asking_are_explained(slm, words, expected):
+    refuse(slm("info", *words), expected)
+
+
+# ---- fine-tuning -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def second(workplace):
+    """A second corpus, in other words than the first."""
+    stories = [f"The {a} king number {n} sleeps." for n in range(60) for a in ("old", "young")]
+    (workplace / "second.txt").write_text("\n<|endoftext|>\n".join(stories))
+    return workplace / "second.txt"
+
+
+def test_fine_tuning_starts_from_the_weights_with_a_fresh_optimizer(slm, trained, second):
+    """Neither shape nor vocabulary has to be said again."""
+    ckpt = checkpoint("best", root=trained)
+    words = ("--model.init_from", ckpt, "--data.source", second, "--data.batch_size", "4")
+    words += ("--data.validation_share", "0.2", "--trainer.accelerator", "cpu")
+    words += ("--trainer.max_steps", "4", "--val_interval", "4", "--trainer.log_every_n_steps", "1")
+    result = slm("fit", *words, "--model.optimizer.lr", "1e-12")
+    assert result.status == 0, result.err
+    assert f"Weights    from {ckpt}" in result.err
+    tuned, before = open_checkpoint(checkpoint("best")), open_checkpoint(ckpt)
+    assert tuned.step == 4
+    assert tuned.make_tokenizer().sha256 == before.make_tokenizer().sha256
+    assert "init_from" not in tuned.model_options
+    first, last = before.make_model().state_dict(), tuned.make_model().state_dict()
+    assert all(torch.allclose(first[name], last[name], atol=1e-6) for name in first)
+    moments = tuned.contents["optimizer_states"][0]["state"][0]
+    assert int(moments["step"]) == 4
+
+    # It needs nothing but itself, to be told from, measured and gone on with.
+    Path(ckpt).rename(trained / "away.ckpt")
+    try:
+        assert slm("predict", "--ckpt_path", checkpoint("best")).status == 0
+        assert slm("validate", "--ckpt_path", checkpoint("best")).status == 0
+        again = slm("fit", "--ckpt_path", "last", "--trainer.max_steps", "6")
+        assert again.status == 0, again.err
+        assert open_checkpoint(checkpoint("last")).step == 6
+    finally:
+        (trained / "away.ckpt").rename(ckpt)
+
+
+def test_fine_tuning_in_another_vocabulary_says_how_to_prepare_the_data(slm, trained, second):
+    ckpt = checkpoint("best", root=trained)
+    plan = ("--config", "tiny.yaml", "--data.source", second, "--model.init_from", ckpt)
+    result = slm("fit", *plan)
+    refuse(result, "vocabulary of 300 tokens is not the one", f"--data.tokenizer {ckpt}")
+    assert not Path("data").exists(), "said before anything is prepared"
+    (remedy,) = re.findall(r"prepare the data with it: (.*)", result.err)
+    result = slm("fit", *plan, *remedy.split())
+    assert result.status == 0, result.err
+    refuse(slm("fit", *plan, "--data.tokenizer", "gpt2", "--data.vocab_size", "50257"), "gpt2")
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("--model.init_from", "none.ckpt"), "none.ckpt is not there"),
+        (("--model.gpt.n_layer", "3"), "--model.gpt.n_layer 3 for a checkpoint with n_layer 2"),
+        (("--model.gpt.block_size", "8"), "--model.gpt.block_size 16"),
+    ],
+)
+def test_mistakes_in_fine_tuning_are_explained(slm, trained, second, words, expected):
+    ckpt = checkpoint("best", root=trained)
+    plan = ("fit", "--data.source", second, "--model.init_from", ckpt, "--trainer.max_steps", "2")
+    refuse(slm(*plan, *words), expected)
+
+
+def test_weights_to_start_from_can_be_named_in_a_config(slm, trained, second):
+    ckpt = checkpoint("best", root=trained)
+    text = Path("tiny.yaml").read_text().replace("model:\n", f"model:\n  init_from: {ckpt}\n")
+    Path("tuned.yaml").write_text(text.replace("tokenizer: bpe", f"tokenizer: {ckpt}"))
+    result = slm("fit", "--config", "tuned.yaml", "--data.source", second)
+    assert result.status == 0, result.err
+    assert f"Weights    from {ckpt}" in result.err
+    Path("wrong.yaml").write_text(text.replace("n_layer: 2", "n_layer: 3"))
+    refuse(slm("fit", "--config", "wrong.yaml", "--data.tokenizer", ckpt), "--model.gpt.n_layer 2")
+
+
+def test_a_model_with_its_own_vocabulary_is_measured_on_other_stories(slm, trained, second):
+    """Which are prepared in that vocabulary, without being told to."""
+    ckpt = checkpoint("best", root=trained)
+    result = slm("validate", "--ckpt_path", ckpt, "--data.source", second, "--data.root", "other")
+    assert result.status == 0, result.err
+    assert str(second) in result.out
+    (folder,) = Path("other").iterdir()
+    assert Tokenizer.load(folder / "tokenizer.json").sha256 == (
+        open_checkpoint(ckpt).make_tokenizer().sha256
+    )
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
@@ -305,7 +535,7 @@ MISTAKES = {
     "an unknown section": (fit("--modle.compile", "true"), "--modle.compile"),
     "an option without a value": (fit("--trainer.max_steps"), "max_steps"),
     "a wrong type": (fit("--model.gpt.n_layer", "six"), "--model.gpt.n_layer is six", "int"),
-    "a wrong choice": (fit("--data.tokenizer", "gpt5"), "gpt5", "'gpt2'"),
+    "a wrong choice": (fit("--data.tokenizer", "gpt5"), "gpt5", "gpt2, bpe, or"),
     "heads that do not divide": (fit("--model.gpt.n_embd", "17"), "n_embd 17", "n_head 2"),
     "no steps": (fit("--trainer.max_steps", "-1"), "--trainer.max_steps 1000"),
     "an interval of batches": (fit("--trainer.val_check_interval", "5"), "--val_interval"),

@@ -53,6 +53,9 @@ def test_the_model_needs_torch_and_the_standard_library_only():
         ("import slm.model", ["lightning", "tiktoken", "datasets"]),
         ("import slm.cli", ["torch", "lightning", "jsonargparse", "numpy"]),
         ("from slm.cli import main; main(['--help'])", ["torch", "lightning"]),
+        ("import slm.data.preparation", ["torch", "lightning", "datasets", "tokenizers"]),
+        ("from slm.cli import main; main(['prepare', '--help'])", ["torch", "lightning"]),
+        ("from slm.cli import main; main(['info', '.'])", ["torch", "lightning", "datasets"]),
     ],
 )
 def test_nothing_heavy_is_loaded_early(statement, absent):

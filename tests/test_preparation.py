@@ -1,212 +1,572 @@
-"""From stories to token files and their manifest."""
+"""From stories to token files and their manifest: the same bytes, whatever comes between."""
 
 import hashlib
 import json
+import os
+import random
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
 
 import numpy as np
 import pytest
-from conftest import make_stories
+from conftest import make_stories, write_stories
+from hypothesis import given
+from hypothesis import strategies as st
 
+from slm.data import preparation
+from slm.data.cleaning import Cleaning
+from slm.data.corpus import Corpus
 from slm.data.manifest import Manifest
-from slm.data.preparation import ensure_prepared, folder_name, prepare
-from slm.data.sources import open_source
+from slm.data.preparation import ensure_prepared, find_folder, prepare
 from slm.data.tokenizer import Tokenizer
+from slm.data.verification import verify
 from slm.errors import UserError
+
+FILES = ("train.bin", "validation.bin", "tokenizer.json", "manifest.json")
+TOKENIZERS = pytest.mark.parametrize(
+    "tokenizer", [("gpt2", 50257), ("bpe", 300)], ids=lambda t: t[0]
+)
+
+
+def corpus_of(source, tmp_path, tokenizer=("gpt2", 50257), share=0.2, **options):
+    return Corpus(
+        str(source), str(tmp_path / "data"), *tokenizer, validation_share=share, **options
+    )
 
 
 @pytest.fixture
-def source(stories_txt):
-    return open_source(str(stories_txt), "text", 0.2)
+def corpus(stories_txt, tmp_path):
+    return corpus_of(stories_txt, tmp_path)
 
 
 def read_back(folder, split):
     """The stories of a prepared split, decoded."""
     manifest = Manifest.load(folder)
-    tokenizer = manifest.make_tokenizer()
+    tokenizer = manifest.make_tokenizer(folder)
     ids = np.fromfile(Manifest.path(folder, split), manifest.dtype)
     assert ids[-1] == tokenizer.end_of_text
     ends = np.flatnonzero(ids == tokenizer.end_of_text)
-    return [tokenizer.decode(story) for story in np.split(ids, ends + 1)[:-1]]
+    return [tokenizer.decode(story[:-1]) for story in np.split(ids, ends + 1)[:-1]]
 
 
-@pytest.mark.parametrize(("tokenizer", "vocab_size"), [("gpt2", 50257), ("bpe", 300)])
-def test_every_story_is_there_closed_by_end_of_text(source, tmp_path, tokenizer, vocab_size):
-    manifest = prepare(source, tokenizer, vocab_size, tmp_path / "out")
-    for split in ("train", "validation"):
-        expected = [story.strip() for story in source.stories(split)]
-        assert read_back(tmp_path / "out", split) == expected
+def all_back(folder):
+    return read_back(folder, "train") + read_back(folder, "validation")
+
+
+def contents(folder):
+    return {name: (folder / name).read_bytes() for name in FILES}
+
+
+def told(corpus):
+    """The stories of each split, straight from the source."""
+    stories = {"train": [], "validation": []}
+    for piece in corpus.opened.pieces(1 << 30):
+        for split, story, _ in corpus.stories(piece):
+            stories[split].append(story)
+    return stories
+
+
+# ---- what is in the files ----------------------------------------------------------------
+
+
+@TOKENIZERS
+def test_every_story_is_there_closed_by_end_of_text(stories_txt, tmp_path, tokenizer):
+    corpus, folder = corpus_of(stories_txt, tmp_path, tokenizer), tmp_path / "out"
+    manifest = prepare(corpus, folder)
+    for split, expected in told(corpus).items():
+        assert read_back(folder, split) == expected
         facts = manifest.splits[split]
-        data = (tmp_path / "out" / f"{split}.bin").read_bytes()
-        assert facts.stories == len(expected)
+        data = (folder / f"{split}.bin").read_bytes()
+        assert facts.stories == len(expected) > 10
         assert facts.bytes == sum(len(story.encode()) for story in expected)
         assert facts.tokens == len(data) // 2
         assert facts.sha256 == hashlib.sha256(data).hexdigest()
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        "manifest.json",
-        "train.bin",
-        "validation.bin",
-    ]
+    assert sorted(path.name for path in folder.iterdir()) == sorted(FILES)
+    assert verify(folder) == manifest
 
 
-@pytest.mark.parametrize(("tokenizer", "vocab_size"), [("gpt2", 50257), ("bpe", 300)])
-def test_twice_is_byte_identical(source, tmp_path, tokenizer, vocab_size):
-    for name in ("one", "two"):
-        prepare(source, tokenizer, vocab_size, tmp_path / name)
-    for file in ("train.bin", "validation.bin", "manifest.json"):
-        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
+@TOKENIZERS
+@pytest.mark.parametrize("suffix", [".txt", ".jsonl", ".jsonl.gz", ".csv", ".parquet"])
+def test_the_outcome_depends_on_neither_pieces_nor_processes(tmp_path, tokenizer, suffix):
+    source = write_stories(tmp_path / f"s{suffix}", make_stories(300))
+    outcomes = []
+    for workers, piece_bytes in ((1, 1 << 30), (1, 1000), (2, 3000), (4, 3000)):
+        corpus = corpus_of(source, tmp_path, tokenizer, prepare_workers=workers)
+        if suffix != ".txt" and workers > 1:
+            continue  # starting processes takes seconds; once for each tokenizer will do
+        prepare(corpus, tmp_path / "out", piece_bytes=piece_bytes)
+        outcomes.append(contents(tmp_path / "out"))
+        shutil.rmtree(tmp_path / "out")
+    assert all(outcome == outcomes[0] for outcome in outcomes)
 
 
 def test_a_vocabulary_above_16_bits_takes_32(stories_txt, tmp_path):
-    source = open_source(str(stories_txt), "text", 0.2)
-    manifest = prepare(source, "bpe", 70_000, tmp_path / "out")
+    corpus = corpus_of(stories_txt, tmp_path, ("bpe", 70_000))
+    manifest = prepare(corpus, tmp_path / "out")
     assert manifest.dtype == np.dtype("<u4")
-    assert read_back(tmp_path / "out", "train") == [s.strip() for s in source.stories("train")]
+    assert read_back(tmp_path / "out", "train") == told(corpus)["train"]
 
 
 def test_a_spelt_out_separator_in_a_column_stays_text(tmp_path):
     text = "She wrote <|endoftext|> on the wall."
-    rows = [json.dumps({"text": story}) for story in [text, *make_stories(50)]]
-    (tmp_path / "s.jsonl").write_text("\n".join(rows))
-    prepare(open_source(str(tmp_path / "s.jsonl"), "text", 0.3), "gpt2", 50257, tmp_path / "out")
-    told = read_back(tmp_path / "out", "train") + read_back(tmp_path / "out", "validation")
-    assert text in told
-
-
-def test_blank_stories_are_left_out(tmp_path):
-    stories = "\n<|endoftext|>\n".join(["", "   ", *make_stories(50), "\n\n"])
-    (tmp_path / "s.txt").write_text(stories)
-    manifest = prepare(
-        open_source(str(tmp_path / "s.txt"), "text", 0.3), "gpt2", 50257, tmp_path / "out"
-    )
-    assert sum(facts.stories for facts in manifest.splits.values()) == 50
-
-
-def test_prepared_data_are_used_again_and_need_no_source(source, stories_txt, tmp_path):
-    folder = tmp_path / "out"
-    first = ensure_prepared(source, "gpt2", 50257, folder)
-    before = (folder / "train.bin").stat().st_mtime_ns
-    stories_txt.unlink()
-    assert ensure_prepared(source, "gpt2", 50257, folder) == first
-    assert (folder / "train.bin").stat().st_mtime_ns == before
-
-
-def test_a_changed_source_is_prepared_anew(source, stories_txt, tmp_path, capsys):
-    folder = tmp_path / "out"
-    first = ensure_prepared(source, "gpt2", 50257, folder)
-    stories_txt.write_text("\n<|endoftext|>\n".join(make_stories(300, seed=1)))
-    second = ensure_prepared(source, "gpt2", 50257, folder)
-    assert second.splits["train"].stories > first.splits["train"].stories
-    assert "has changed" in capsys.readouterr().err
-
-
-def test_another_sources_data_are_not_overwritten(source, tmp_path):
-    folder = tmp_path / "out"
-    ensure_prepared(source, "gpt2", 50257, folder)
-    before = (folder / "train.bin").read_bytes()
-    (tmp_path / "other.txt").write_text("\n<|endoftext|>\n".join(make_stories(100, seed=2)))
-    other = open_source(str(tmp_path / "other.txt"), "text", 0.2)
-    with pytest.raises(UserError, match="holds data prepared from"):
-        ensure_prepared(other, "gpt2", 50257, folder)
-    assert (folder / "train.bin").read_bytes() == before
-
-
-class InterruptionError(Exception):
-    """Stands for whatever ends a preparation half-way."""
-
-
-def test_an_interrupted_preparation_does_not_look_complete(source, tmp_path, monkeypatch):
-    folder = tmp_path / "out"
-    encode, calls = Tokenizer.encode_batch, []
-
-    def fail_in_the_second_split(self, texts):
-        calls.append(texts)
-        if len(calls) == 2:
-            raise InterruptionError
-        return encode(self, texts)
-
-    monkeypatch.setattr(Tokenizer, "encode_batch", fail_in_the_second_split)
-    with pytest.raises(InterruptionError):
-        prepare(source, "gpt2", 50257, folder)
-    assert list(folder.iterdir()) == []
-    with pytest.raises(UserError, match=r"manifest\.json does not exist"):
-        Manifest.load(folder)
-    monkeypatch.undo()
-    ensure_prepared(source, "gpt2", 50257, folder)
-    assert Manifest.load(folder)
-
-
-def test_data_that_were_there_survive_a_failed_preparation(source, stories_txt, tmp_path):
-    folder = tmp_path / "out"
-    first = ensure_prepared(source, "gpt2", 50257, folder)
-    stories_txt.write_text("")
-    with pytest.raises(UserError, match="holds no story"):
-        ensure_prepared(source, "gpt2", 50257, folder)
-    assert Manifest.load(folder) == first
+    source = write_stories(tmp_path / "s.jsonl", [text, *make_stories(50)])
+    prepare(corpus_of(source, tmp_path), tmp_path / "out")
+    assert text in all_back(tmp_path / "out")
 
 
 def test_half_a_surrogate_pair_becomes_a_question_mark(tmp_path):
-    rows = [json.dumps({"text": story}) for story in ["odd \ud83d one", *make_stories(50)]]
-    (tmp_path / "s.jsonl").write_text("\n".join(rows))
-    source = open_source(str(tmp_path / "s.jsonl"), "text", 0.3)
-    prepare(source, "bpe", 300, tmp_path / "out")
-    told = read_back(tmp_path / "out", "train") + read_back(tmp_path / "out", "validation")
-    assert "odd ? one" in told
+    source = write_stories(tmp_path / "s.jsonl", ["odd \ud83d one", *make_stories(50)])
+    prepare(corpus_of(source, tmp_path), tmp_path / "out")
+    assert "odd ? one" in all_back(tmp_path / "out")
 
 
-def test_a_full_disk_is_explained(source, tmp_path, monkeypatch):
+def test_empty_stories_are_kept_unless_cleaning_drops_them(tmp_path):
+    source = write_stories(tmp_path / "s.jsonl", ["", "  ", *make_stories(50), "\n"])
+    kept = prepare(corpus_of(source, tmp_path), tmp_path / "kept")
+    assert sum(facts.stories for facts in kept.splits.values()) == 53
+    assert {"", "  ", "\n"} < set(all_back(tmp_path / "kept"))
+    clean = Cleaning(drop_empty=True)
+    dropped = prepare(corpus_of(source, tmp_path, clean=clean), tmp_path / "dropped")
+    assert sum(facts.stories for facts in dropped.splits.values()) == 50
+    assert sum(facts.empty_dropped for facts in dropped.splits.values()) == 3
+    verify(tmp_path / "dropped")
+
+
+@given(st.lists(st.text(), max_size=20))
+def test_any_stories_come_back(tmp_path_factory, stories):
+    """Through JSON, tokenizer and files; lone surrogates apart, which are no text."""
+    folder = tmp_path_factory.mktemp("any")
+    source = write_stories(folder / "s.jsonl", [*stories, *make_stories(40)])
+    prepare(corpus_of(source, folder, ("bpe", 260), share=0.3), folder / "out", piece_bytes=50)
+    assert sorted(all_back(folder / "out")) == sorted([*stories, *make_stories(40)])
+
+
+@pytest.mark.parametrize("pieces", [1 << 30, 300])
+def test_repetitions_are_dropped_across_pieces_and_splits(tmp_path, pieces):
+    (tmp_path / "s").mkdir()
+    stories = make_stories(60)
+    assert len(set(stories)) == 60
+    train = [*stories[:40], *stories[10:30], *stories[:5], stories[55], stories[55]]
+    write_stories(tmp_path / "s" / "train.jsonl", train)
+    write_stories(tmp_path / "s" / "validation.jsonl", [*stories[40:], *stories[45:50]])
+    corpus = corpus_of(tmp_path / "s", tmp_path, clean=Cleaning(drop_duplicates=True))
+    manifest = prepare(corpus, tmp_path / "out", piece_bytes=pieces)
+    assert read_back(tmp_path / "out", "validation") == stories[40:]
+    assert read_back(tmp_path / "out", "train") == stories[:40], "and nothing of validation"
+    assert manifest.splits["train"].duplicates_dropped == 27
+    assert manifest.splits["validation"].duplicates_dropped == 5
+    verify(tmp_path / "out")
+
+
+def test_nothing_is_dropped_or_repaired_by_default(tmp_path):
+    stories = ["donâ€™t", "donâ€™t", "", *make_stories(40)]
+    source = write_stories(tmp_path / "s.jsonl", stories)
+    prepare(corpus_of(source, tmp_path), tmp_path / "out")
+    assert sorted(all_back(tmp_path / "out")) == sorted(stories)
+
+
+def test_mojibake_is_repaired_and_counted(tmp_path):
+    stories = ["donâ€™t", "cafÃ©", "don’t “quote” ©", *make_stories(40)]
+    source = write_stories(tmp_path / "s.jsonl", stories)
+    corpus = corpus_of(source, tmp_path, clean=Cleaning(repair_mojibake=True))
+    manifest = prepare(corpus, tmp_path / "out")
+    assert {"don’t", "café", "don’t “quote” ©"} < set(all_back(tmp_path / "out"))
+    assert sum(facts.repaired for facts in manifest.splits.values()) == 2
+
+
+def test_repairing_without_its_package_names_the_extra(tmp_path, corpus, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ftfy", None)
+    corpus = corpus_of(tmp_path / "stories.txt", tmp_path, clean=Cleaning(repair_mojibake=True))
+    with pytest.raises(UserError, match="ftfy") as error:
+        ensure_prepared(corpus)
+    assert "slm[clean]" in error.value.remedy
+
+
+# ---- once, and again ---------------------------------------------------------------------
+
+
+def test_prepared_data_are_used_again_and_need_no_source(corpus, stories_txt):
+    folder = ensure_prepared(corpus)
+    before = contents(folder), (folder / "train.bin").stat().st_mtime_ns
+    stories_txt.unlink()
+    assert ensure_prepared(corpus) == folder
+    assert before == (contents(folder), (folder / "train.bin").stat().st_mtime_ns)
+
+
+def test_a_changed_source_is_prepared_anew_in_the_same_vocabulary(stories_txt, tmp_path, capsys):
+    folder = ensure_prepared(corpus_of(stories_txt, tmp_path, ("bpe", 300)))
+    first, vocabulary = Manifest.load(folder), (folder / "tokenizer.json").read_bytes()
+    write_stories(stories_txt, ["An entirely other text about zebras."] * 300 + make_stories(300))
+    assert ensure_prepared(corpus_of(stories_txt, tmp_path, ("bpe", 300))) == folder
+    assert Manifest.load(folder).splits["train"].stories > first.splits["train"].stories
+    assert (folder / "tokenizer.json").read_bytes() == vocabulary
+    assert "has changed" in capsys.readouterr().err
+
+
+def test_another_sources_data_are_not_overwritten(corpus, tmp_path):
+    folder = ensure_prepared(corpus)
+    before = contents(folder)
+    (tmp_path / "b").mkdir()
+    other = write_stories(tmp_path / "b" / "stories.txt", make_stories(100, seed=2))
+    with pytest.raises(UserError, match="holds data prepared from"):
+        ensure_prepared(corpus_of(other, tmp_path))
+    with pytest.raises(UserError, match=r"validation_share 0.2\n  expected: validation_share 0.3"):
+        ensure_prepared(corpus_of(tmp_path / "stories.txt", tmp_path, share=0.3))
+    assert contents(folder) == before
+
+
+def test_folder_names_tell_source_tokenizer_and_cleaning(corpus, tmp_path):
+    def name(source, *options, **more):
+        return Corpus(source, "data", *options, **more).folder_name()
+
+    assert name("hub:roneneldan/TinyStories") == "TinyStories-gpt2"
+    assert name("builtin", "bpe", 2048) == "builtin-bpe2048"
+    assert name("/a/My stories!.txt") == "My-stories-gpt2"
+    assert name("/a/b.jsonl.gz", clean=Cleaning(True, True, True)) == (
+        "b-gpt2-repaired-nonempty-unique"
+    )
+    assert name(["builtin", "x.txt"]) == "builtin+x-gpt2"
+    prepare(corpus_of(tmp_path / "stories.txt", tmp_path, ("bpe", 300)), tmp_path / "out")
+    given = name("builtin", str(tmp_path / "out" / "tokenizer.json"))
+    assert re.fullmatch(r"builtin-bpe300-[0-9a-f]{8}", given)
+
+
+def test_a_given_tokenizer_is_used_and_found_where_it_was_learnt(stories_txt, tmp_path):
+    learnt = ensure_prepared(corpus_of(stories_txt, tmp_path, ("bpe", 300)))
+    path = str(learnt / "tokenizer.json")
+    assert find_folder(corpus_of(stories_txt, tmp_path, (path, 300))) == learnt
+    other = write_stories(tmp_path / "other.txt", make_stories(100, seed=3))
+    folder = ensure_prepared(corpus_of(other, tmp_path, (path, 300)))
+    assert (folder / "tokenizer.json").read_bytes() == (learnt / "tokenizer.json").read_bytes()
+    assert folder.name.startswith("other-bpe300-")
+
+
+def test_data_that_were_there_survive_a_failed_preparation(corpus, stories_txt, tmp_path):
+    folder = ensure_prepared(corpus)
+    before = contents(folder)
+    stories_txt.write_text("")
+    with pytest.raises(UserError, match="holds no story"):
+        ensure_prepared(corpus_of(stories_txt, tmp_path))
+    assert contents(folder) == before
+
+
+# ---- interrupted -------------------------------------------------------------------------
+
+
+SCRIPT = """
+import sys
+from slm.data.cleaning import Cleaning
+from slm.data.corpus import Corpus
+from slm.data import preparation
+preparation.PIECE_BYTES = 1
+from slm.data.preparation import prepare
+from pathlib import Path
+if __name__ == "__main__":
+    corpus = Corpus(
+        sys.argv[1], "unused", "bpe", 1000, clean=Cleaning(drop_duplicates=True),
+        prepare_workers=int(sys.argv[3]),
+    )
+    prepare(corpus, Path(sys.argv[2]), piece_bytes=60_000)
+    print("done")
+"""
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    """Enough stories that preparing them takes a while, and what they have to become."""
+    folder = tmp_path_factory.mktemp("many")
+    (folder / "prepare.py").write_text(SCRIPT)
+    stories = [" ".join(make_stories(8, seed)) for seed in range(6000)]
+    write_stories(folder / "many.txt", stories)
+    run(folder, "whole", 1)
+    return folder
+
+
+def start(folder, out, workers):
+    return subprocess.Popen(
+        [sys.executable, "prepare.py", "many.txt", out, str(workers)],
+        cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+
+
+def run(folder, out, workers):
+    process = start(folder, out, workers)
+    told, err = process.communicate(timeout=120)
+    assert told == "done\n", err
+    return err
+
+
+def finished_shards(folder):
+    """How many shards look finished, and the times at which they were written."""
+    files = (folder / "unfinished").glob("0*.json")
+    return {path.name: path.stat().st_mtime_ns for path in files}
+
+
+def kill_and_go_on(many, out, seconds, workers):
+    """One kill -9 after some time; returns what was finished then."""
+    process = start(many, out, workers)
+    time.sleep(seconds)
+    process.kill()
+    process.communicate()
+    time.sleep(0.05)  # workers end with their parent, within milliseconds
+    assert not (many / out / "manifest.json").exists() or process.returncode == 0
+    before = finished_shards(many / out)
+    if not (many / out / "manifest.json").exists():
+        err = run(many, out, workers)
+        total = int(re.search(r"Encoded +\d+ of (\d+) shards", err)[1])
+        assert f"Encoded    {total - len(before)} of {total} shards" in err
+        if before:
+            assert f"Resuming   {len(before)} of {total} shards" in err
+    assert contents(many / out) == contents(many / "whole")
+    assert sorted(path.name for path in (many / out).iterdir()) == sorted(FILES)
+    return len(before)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_killed_at_random_moments_it_goes_on_where_it_was(many, workers):
+    """Some moments; `make slow` tries twenty."""
+    rng = random.Random(workers)
+    found = [
+        kill_and_go_on(many, f"killed-{workers}-{n}", rng.uniform(0.3, 3.0), workers)
+        for n in range(3)
+    ]
+    assert len(found) == 3
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_killed_at_twenty_random_moments(many):
+    begin = time.monotonic()
+    run(many, "timed", 2)
+    whole = time.monotonic() - begin
+    rng = random.Random(7)
+    found = [kill_and_go_on(many, f"twenty-{n}", rng.uniform(0.1, whole), 2) for n in range(20)]
+    print(f"shards finished when it was killed: {found}")
+    assert sum(count > 0 for count in found) >= 5, "some moments were in the midst of encoding"
+
+
+def test_several_kills_of_the_same_preparation(many):
+    for seconds in (1.0, 1.3, 1.5):
+        process = start(many, "often", 2)
+        time.sleep(seconds)
+        process.kill()
+        process.communicate()
+    if not (many / "often" / "manifest.json").exists():
+        run(many, "often", 2)
+    assert contents(many / "often") == contents(many / "whole")
+
+
+def test_workers_end_with_a_killed_parent(many):
+    process = start(many, "orphans", 2)
+    deadline = time.monotonic() + 30
+    while not list((many / "orphans").glob("unfinished/0*.tmp-*")):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.kill()
+    process.communicate()
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            os.killpg(process.pid, 0)  # does anyone of its session live?
+        except ProcessLookupError:
+            break
+        assert time.monotonic() < deadline, "a worker outlived its parent"
+        time.sleep(0.05)
+
+
+def test_interrupting_keeps_what_is_finished_and_says_so(many):
+    process = start(many, "ctrl-c", 2)
+    while not list((many / "ctrl-c").glob("unfinished/0*.json")):
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does it: to all of them
+    _, err = process.communicate(timeout=30)
+    assert process.returncode != 0
+    assert re.search(r"Interrupted with [1-9]\d* of \d+ shards finished", err)
+    assert err.count("Traceback") == 1, "the script's own, none of a worker's"
+    assert "Resuming" in run(many, "ctrl-c", 2)
+    assert contents(many / "ctrl-c") == contents(many / "whole")
+
+
+def test_another_plan_begins_anew(stories_txt, tmp_path, monkeypatch, capsys):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    folder = tmp_path / "out"
+    monkeypatch.setattr(preparation, "_join", stop)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(corpus_of(stories_txt, tmp_path), folder)
+    monkeypatch.undo()
+    shards = finished_shards(folder)
+    assert shards
+    prepare(corpus_of(stories_txt, tmp_path, share=0.3), folder)
+    err = capsys.readouterr().err
+    assert "Resuming" not in err
+    assert Manifest.load(folder).reading["validation_share"] == 0.3
+
+
+def test_a_damaged_shard_is_done_again(stories_txt, tmp_path, monkeypatch, capsys):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    folder, corpus = tmp_path / "out", corpus_of(stories_txt, tmp_path)
+    monkeypatch.setattr(preparation, "_join", stop)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(corpus, folder, piece_bytes=2000)
+    monkeypatch.undo()
+    total = len(finished_shards(folder))
+    assert total > 3
+    (folder / "unfinished" / "00001.train.bin").write_bytes(b"12")
+    (folder / "unfinished" / "00002.json").write_text("{")
+    manifest = prepare(corpus, folder, piece_bytes=2000)
+    assert f"Resuming   {total - 2} of {total} shards" in capsys.readouterr().err
+    assert verify(folder) == manifest
+
+
+def test_two_at_once_prepare_once(stories_txt, tmp_path, capsys):
+    corpora = [corpus_of(stories_txt, tmp_path, ("bpe", 300)) for _ in range(2)]
+    threads = [threading.Thread(target=ensure_prepared, args=(corpus,)) for corpus in corpora]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert capsys.readouterr().err.count("Encoded") == 1
+    verify(find_folder(corpora[0]))
+
+
+# ---- the disk ----------------------------------------------------------------------------
+
+
+LIMITED = """
+import resource, sys
+from slm.cli import main
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), resource.RLIM_INFINITY))
+sys.exit(main(["prepare", "--data.source", "many.txt", "--data.root", "limited",
+               "--data.tokenizer", "bpe", "--data.vocab_size", "1000"]))
+"""
+
+
+@pytest.mark.parametrize("limit", [5_000, 100_000, 700_000])
+def test_files_that_may_not_grow_are_explained_and_the_rerun_succeeds(many, limit):
+    """Stands for a full disk: writing fails, at different moments."""
+    folder = many / "limited" / "many-bpe1000"
+    shutil.rmtree(many / "limited", ignore_errors=True)
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, str(limit)], cwd=many, capture_output=True, text=True
+    )
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "File too large" in done.stderr
+    assert "make room" in done.stderr
+    assert not (folder / "manifest.json").exists()
+    with pytest.raises(UserError, match=r"manifest\.json does not exist"):
+        Manifest.load(folder)
+    again = subprocess.run(
+        [sys.executable, "-c", LIMITED, str(resource.RLIM_INFINITY)],
+        cwd=many, capture_output=True, text=True,
+    )  # fmt: skip
+    assert again.returncode == 0, again.stderr
+    verify(folder)
+
+
+def test_a_full_disk_is_explained(corpus, monkeypatch):
     def no_space(_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", no_space)
     with pytest.raises(UserError, match="No space left") as error:
-        prepare(source, "gpt2", 50257, tmp_path / "out")
+        ensure_prepared(corpus)
     assert "--data.root" in error.value.remedy
-    assert list((tmp_path / "out").iterdir()) == []
+    monkeypatch.undo()
+    verify(ensure_prepared(corpus))
 
 
-@pytest.mark.parametrize("stories", ["", "\n\n<|endoftext|>\n  \n<|endoftext|>"])
+def test_a_place_that_cannot_be_written_to_is_explained(stories_txt, tmp_path):
+    (tmp_path / "data").write_text("a file where the folder should be")
+    with pytest.raises(UserError, match="cannot be written to"):
+        ensure_prepared(corpus_of(stories_txt, tmp_path))
+
+
+# ---- what cannot be prepared -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stories", ["", "\n\n<|endoftext|>\n"])
 def test_an_empty_corpus_is_explained(tmp_path, stories):
     (tmp_path / "empty.txt").write_text(stories)
     with pytest.raises(UserError, match=r"train split of .* holds no story"):
-        prepare(
-            open_source(str(tmp_path / "empty.txt"), "text", 0.2), "gpt2", 50257, tmp_path / "o"
-        )
-    assert not (tmp_path / "o" / "manifest.json").exists()
+        ensure_prepared(corpus_of(tmp_path / "empty.txt", tmp_path))
+    assert not list((tmp_path / "data").rglob("*.*"))
 
 
-@pytest.fixture
-def prepared(source, tmp_path):
-    prepare(source, "gpt2", 50257, tmp_path / "out")
-    return tmp_path / "out"
+def test_an_empty_validation_split_is_explained(tmp_path):
+    (tmp_path / "s").mkdir()
+    write_stories(tmp_path / "s" / "train.txt", make_stories(50))
+    (tmp_path / "s" / "validation.txt").write_text("")
+    with pytest.raises(UserError, match=r"validation split of .* holds no story"):
+        ensure_prepared(corpus_of(tmp_path / "s", tmp_path))
+    write_stories(tmp_path / "three.txt", make_stories(3))
+    with pytest.raises(UserError, match="holds no story") as error:
+        ensure_prepared(corpus_of(tmp_path / "three.txt", tmp_path, share=1e-6))
+    assert "--data.validation_share" in error.value.remedy
 
 
-def test_a_manifest_survives_saving(prepared):
-    manifest = Manifest.load(prepared)
-    manifest.save(prepared)
-    assert Manifest.load(prepared) == manifest
+def test_a_bad_story_in_a_worker_is_explained(many, tmp_path):
+    path = tmp_path / "bad.txt"
+    path.write_bytes((many / "many.txt").read_bytes() + b"\xff")
+    corpus = corpus_of(path, tmp_path, prepare_workers=2)
+    with pytest.raises(UserError, match=r"bad\.txt, line \d+ is not UTF-8"):
+        prepare(corpus, tmp_path / "out", piece_bytes=500_000)
+
+
+def test_a_worker_that_is_killed_is_explained(many, tmp_path):
+    corpus = corpus_of(many / "many.txt", tmp_path, prepare_workers=2)
+
+    def kill_one():
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            for path in (tmp_path / "out").glob("unfinished/0*.tmp-*"):
+                os.kill(int(path.name.rpartition("-")[2]), signal.SIGKILL)
+                return
+            time.sleep(0.005)
+
+    killer = threading.Thread(target=kill_one)
+    killer.start()
+    with pytest.raises(UserError, match="ended from outside") as error:
+        prepare(corpus, tmp_path / "out", piece_bytes=100_000)
+    killer.join()
+    assert "--data.prepare_workers 1" in error.value.remedy
+    prepare(corpus, tmp_path / "out", piece_bytes=100_000)
+    verify(tmp_path / "out")
 
 
 @pytest.mark.parametrize(
-    ("damage", "message"),
+    ("options", "message"),
     [
-        (lambda f: (f / "train.bin").unlink(), "train.bin does not exist"),
-        (lambda f: (f / "train.bin").write_bytes(b"12"), r"train.bin has 2 bytes"),
-        (lambda f: (f / "manifest.json").write_text("{"), "cannot be understood"),
-        (lambda f: (f / "manifest.json").write_text('{"format_version": 1}'), "cannot be und"),
-        (lambda f: (f / "manifest.json").write_text('{"format_version": 0}'), "version 0"),
+        ({"validation_share": 0.0}, "validation_share 0.0"),
+        ({"prepare_workers": 0}, "prepare_workers 0"),
+        ({"tokenizer": "gpt2", "vocab_size": 4096}, "--data.tokenizer bpe"),
+        ({"tokenizer": "gpt3"}, "--data.tokenizer gpt3"),
+        ({"text_column": "{a"}, "text_column {a"),
     ],
 )
-def test_damage_is_noticed_when_opening(prepared, damage, message):
-    damage(prepared)
-    with pytest.raises(UserError, match=message) as error:
-        Manifest.load(prepared)
-    assert "remove the folder" in error.value.remedy
+def test_options_out_of_range_are_explained(options, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        ensure_prepared(Corpus("builtin", **options))
 
 
-def test_folder_names_tell_source_and_tokenizer():
-    def name(spec, *tokenizer):
-        return folder_name(open_source(spec, "text", 0.1), *tokenizer)
-
-    assert name("hub:roneneldan/TinyStories", "gpt2", 50257) == "TinyStories-gpt2"
-    assert name("builtin", "bpe", 2048) == "builtin-bpe2048"
-    assert name("/a/My stories!.txt", "gpt2", 50257) == "My-stories-gpt2"
+def test_a_stopped_preparation_keeps_the_learnt_vocabulary(stories_txt, tmp_path, monkeypatch):
+    corpus, folder = corpus_of(stories_txt, tmp_path, ("bpe", 300)), tmp_path / "out"
+    monkeypatch.setattr(preparation, "_write_shards", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        prepare(corpus, folder)
+    monkeypatch.undo()
+    monkeypatch.setattr(Tokenizer, "train", lambda *_: pytest.fail("learnt a second time"))
+    prepare(corpus, folder)
+    plan = json.loads((folder / "manifest.json").read_text())
+    assert plan["tokenizer"]["n_vocab"] == 300

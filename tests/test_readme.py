@@ -1,5 +1,6 @@
 """Every command of the README runs, with the sizes made small."""
 
+import json
 import os
 import re
 import shlex
@@ -7,23 +8,49 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import make_stories
+from conftest import make_stories, write_stories
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-SMALL = shlex.split("""
-  --data.source stories.txt --data.tokenizer bpe --data.vocab_size 300 --data.validation_share 0.2
+DATA = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
+DATA_OPTIONS = "--data.source stories.txt --data.tokenizer bpe --data.vocab_size 300"
+MODEL_OPTIONS = """
   --data.batch_size 2 --model.gpt.vocab_size 300 --model.gpt.block_size 16 --model.gpt.n_layer 1
   --model.gpt.n_head 2 --model.gpt.n_embd 16 --model.gpt.dropout 0 --trainer.max_steps 2
-""")
+"""
+SHARE = "--data.validation_share 0.2"
 
 
-def shell_commands():
-    """The lines of the README's shell blocks, without comments."""
-    for block in re.findall(r"```sh\n(.*?)```", README, flags=re.DOTALL):
+def shell_commands(text):
+    """The lines of a text's shell blocks, without comments."""
+    for block in re.findall(r"```sh\n(.*?)```", text, flags=re.DOTALL):
         for line in block.splitlines():
             if words := shlex.split(line, comments=True):
                 yield words
+
+
+def made_small(verb, words):
+    """What has to be added to a command for it to run in a second."""
+    if verb == "predict":
+        return "--max_new_tokens 5"
+    if verb == "fit" and "last" in words:
+        return "--trainer.max_steps 4"
+    if verb == "fit" and "--model.init_from" in words:
+        return f"{SHARE} --data.batch_size 2 --trainer.max_steps 2"
+    if verb == "fit":
+        return f"{DATA_OPTIONS} {SHARE} {MODEL_OPTIONS}"
+    if verb == "prepare":
+        return SHARE
+    return ""
+
+
+def write_corpora(folder):
+    """The files that the commands speak of."""
+    (folder / "books").mkdir()
+    write_stories(folder / "books" / "a.jsonl", make_stories(60, seed=1))
+    write_stories(folder / "other.txt", make_stories(100, seed=2))
+    rows = [{"Context": f"I am {n}.", "Response": "Why?"} for n in range(100)]
+    (folder / "talks.jsonl").write_text("\n".join(map(json.dumps, rows)))
 
 
 def test_make_targets_exist():
@@ -34,24 +61,21 @@ def test_make_targets_exist():
         assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
 
 
-def test_every_command_runs(slm, workplace):
-    """In the order of the README, in one folder, as a reader would type them."""
+@pytest.mark.parametrize(("text", "least"), [(README, 14), (DATA, 5)], ids=["README", "data.md"])
+def test_every_command_runs(slm, workplace, text, least):
+    """In the order of the text, in one folder, as a reader would type them."""
+    write_corpora(workplace)
+    if text is DATA:
+        assert slm("fit", "--config", "tiny.yaml").status == 0
     ran = 0
-    for words in shell_commands():
+    for words in shell_commands(text):
         if words[0] in ("make", "tensorboard"):
             continue  # `make test` runs this; TensorBoard is started in test_reports
         verb, *rest = words[3:] if words[:3] == ["python", "-m", "slm.cli"] else words[1:]
-        small = list(SMALL)
-        if verb == "fit" and "last" in rest:
-            small = ["--trainer.max_steps", "4"]
-        elif verb == "predict":
-            small = ["--max_new_tokens", "5"]
-        elif verb == "validate":
-            small = []
-        result = slm(verb, *rest, *small)
+        result = slm(verb, *rest, *shlex.split(made_small(verb, rest)))
         assert result.status == 0, (words, result.err)
         ran += 1
-    assert ran >= 9
+    assert ran >= least
 
 
 def test_the_python_example_runs(slm, workplace, capsys):
@@ -62,8 +86,9 @@ def test_the_python_example_runs(slm, workplace, capsys):
 
 
 def test_files_it_points_to_exist():
-    for path in re.findall(r"\]\(((?!http)[^)]+)\)", README):
-        assert (ROOT / path).exists(), path
+    for folder, text in ((ROOT, README), (ROOT / "docs", DATA)):
+        for path in re.findall(r"\]\(((?!http)[^)]+)\)", text):
+            assert (folder / path).exists(), path
 
 
 @pytest.mark.slow

@@ -1,19 +1,15 @@
 """Where stories come from: files of every kind, folders, the hub's layout, built-in."""
 
-import csv
-import json
+import pickle
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-import pyarrow
-import pyarrow.parquet
 import pytest
-from conftest import make_stories
+from conftest import make_stories, write_stories
 
 from slm.data import hub
-from slm.data.readers import read_stories
-from slm.data.sources import BuiltinSource, open_source
+from slm.data.sources import BuiltinSource, held_out, in_words, open_source
 from slm.errors import UserError
 
 STORIES = [
@@ -24,72 +20,14 @@ STORIES = [
 ]
 
 
-def write(path, stories, column="text"):
-    """Writes stories in the format that the path's ending names."""
-    if path.suffix == ".txt":
-        path.write_text("\n<|endoftext|>\n".join(stories), encoding="utf-8")
-    elif path.suffix == ".jsonl":
-        lines = [json.dumps({"id": 1, column: story}) for story in stories]
-        path.write_text("\n".join(lines) + "\n\n", encoding="utf-8")
-    elif path.suffix == ".csv":
-        with path.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerows([["id", column], *([1, story] for story in stories)])
-    else:
-        pyarrow.parquet.write_table(
-            pyarrow.table({"id": [1] * len(stories), column: stories}), path
-        )
-    return path
-
-
-@pytest.mark.parametrize("suffix", [".txt", ".jsonl", ".csv", ".parquet"])
-def test_every_kind_of_file_gives_the_same_stories(tmp_path, suffix):
-    path = write(tmp_path / f"stories{suffix}", STORIES)
-    assert [story.strip() for story in read_stories(path, "text")] == STORIES
-
-
-@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet"])
-def test_a_column_can_be_named_and_a_missing_one_is_explained(tmp_path, suffix):
-    path = write(tmp_path / f"stories{suffix}", STORIES, column="story")
-    assert list(read_stories(path, "story")) == STORIES
-    with pytest.raises(UserError, match="no column 'text' among id, story") as error:
-        list(read_stories(path, "text"))
-    assert "--data.text_column" in error.value.remedy
-
-
-def test_a_separator_across_a_read_boundary_is_seen(tmp_path):
-    long = ["a" * (2**20 - 5), "b" * 2**20, "c"]
-    path = write(tmp_path / "long.txt", long)
-    assert [story.strip() for story in read_stories(path, "text")] == long
-
-
-def test_a_byte_order_mark_is_dropped(tmp_path):
-    path = tmp_path / "bom.txt"
-    path.write_bytes(b"\xef\xbb\xbfOnce.")
-    assert list(read_stories(path, "text")) == ["Once."]
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("latin.txt", b"caf\xe9", "not UTF-8"),
-        ("broken.jsonl", b'{"text": "a"}\n{"text": \n', "line 2"),
-        ("list.jsonl", b"[1, 2]\n", "no column"),
-        ("number.jsonl", b'{"text": 5}\n', "holds int"),
-        ("fake.parquet", b"not a parquet file", "parquet"),
-        ("stories.docx", b"PK", "ends in .docx"),
-    ],
-)
-def test_a_bad_file_is_explained_with_its_name(tmp_path, name, content, message):
-    path = tmp_path / name
-    path.write_bytes(content)
-    with pytest.raises(UserError, match=message) as error:
-        list(read_stories(path, "text"))
-    assert name in error.value.found
-
-
-def split(source):
-    return {name: [s.strip() for s in source.stories(name)] for name in ("train", "validation")}
+def split(source, share=0.5):
+    """The stories of each split, stripped."""
+    told = {"train": [], "validation": []}
+    for piece in source.pieces(1 << 20):
+        for story in piece.stories():
+            drawn = "validation" if held_out(story, share) else "train"
+            told[piece.split or drawn].append(story.strip())
+    return told
 
 
 @pytest.mark.parametrize(
@@ -104,46 +42,105 @@ def split(source):
 def test_a_folder_is_split_by_names(tmp_path, train, validation):
     for name, stories in ((train, STORIES), (validation, ["held out"])):
         (tmp_path / name).parent.mkdir(exist_ok=True)
-        write(tmp_path / name, stories)
+        write_stories(tmp_path / name, stories)
     (tmp_path / "README.txt").write_text("not a story")
     (tmp_path / "test.txt").write_text("left alone")
-    source = open_source(str(tmp_path), "text", 0.5)
+    source = open_source(str(tmp_path))
     assert split(source) == {"train": STORIES, "validation": ["held out"]}
 
 
 def test_without_a_validation_file_a_share_is_held_out_by_the_text_alone(tmp_path):
     stories = sorted(set(make_stories(2000)))
-    halves = split(open_source(str(write(tmp_path / "all.txt", stories)), "text", 0.3))
+    halves = split(open_source(str(write_stories(tmp_path / "all.txt", stories))), 0.3)
     assert sorted(halves["train"] + halves["validation"]) == stories
     assert 0.25 < len(halves["validation"]) / len(stories) < 0.35
-    backwards = split(open_source(str(write(tmp_path / "b.txt", stories[::-1])), "text", 0.3))
+    backwards = split(open_source(str(write_stories(tmp_path / "b.txt", stories[::-1]))), 0.3)
     assert set(backwards["validation"]) == set(halves["validation"])
 
 
 def test_missing_and_empty_places_are_explained(tmp_path):
     with pytest.raises(UserError, match="does not exist"):
-        open_source(str(tmp_path / "nowhere"), "text", 0.1).revision()
-    with pytest.raises(UserError, match="holds no training file"):
-        open_source(str(tmp_path), "text", 0.1).revision()
+        open_source(str(tmp_path / "nowhere")).revision()
+    with pytest.raises(UserError, match="gives no training file"):
+        open_source(str(tmp_path)).revision()
 
 
 def test_a_changed_file_is_noticed(tmp_path):
-    path = write(tmp_path / "a.txt", STORIES)
-    source = open_source(str(path), "text", 0.1)
+    path = write_stories(tmp_path / "a.txt", STORIES)
+    source = open_source(str(path))
     revision = source.revision()
     assert source.unchanged_since(revision)
-    write(path, [*STORIES, "more"])
+    write_stories(path, [*STORIES, "more"])
     assert not source.unchanged_since(revision)
     path.unlink()
     assert source.unchanged_since(revision), "prepared data outlive their source"
 
 
 def test_builtin_stories_are_split_and_complete():
-    source = BuiltinSource(0.1, count=500)
-    halves = split(source)
+    source = BuiltinSource(count=500)
+    halves = split(source, 0.1)
     assert len(halves["train"]) + len(halves["validation"]) == 500
     assert 20 < len(halves["validation"]) < 90
     assert not set(halves["train"]) & set(halves["validation"])
+
+
+# ---- patterns and lists ----------------------------------------------------------------
+
+
+def test_a_pattern_takes_what_it_matches(tmp_path):
+    for name in ("books/a.txt", "books/b.txt", "books/valid.txt", "books/c.csv", "other/d.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write_stories(tmp_path / name, [name])
+    source = open_source(str(tmp_path / "books" / "*.txt"))
+    assert split(source) == {
+        "train": ["books/a.txt", "books/b.txt"],
+        "validation": ["books/valid.txt"],
+    }
+    assert source.name == "books"
+    deep = open_source(str(tmp_path / "**" / "[ab].txt"))
+    assert sorted(split(deep, 0.0)["train"]) == ["books/a.txt", "books/b.txt"]
+    with pytest.raises(UserError, match="gives no training file among 0"):
+        open_source(str(tmp_path / "*.jsonl")).revision()
+
+
+def test_a_file_whose_name_looks_like_a_pattern_is_that_file(tmp_path):
+    path = write_stories(tmp_path / "a[1].txt", ["one", "two"])
+    assert sorted(split(open_source(str(path)), 0.0)["train"]) == ["one", "two"]
+
+
+def test_a_pattern_notices_a_new_file_and_outlives_its_files(tmp_path):
+    first = write_stories(tmp_path / "a.txt", ["a"])
+    source = open_source(str(tmp_path / "*.txt"))
+    revision = source.revision()
+    second = write_stories(tmp_path / "b.txt", ["b"])
+    assert not open_source(str(tmp_path / "*.txt")).unchanged_since(revision)
+    first.unlink()
+    second.unlink()
+    assert open_source(str(tmp_path / "*.txt")).unchanged_since(revision)
+
+
+def test_several_sources_are_read_one_after_the_other(tmp_path):
+    (tmp_path / "with").mkdir()
+    write_stories(tmp_path / "with" / "train.txt", ["t"])
+    write_stories(tmp_path / "with" / "validation.jsonl", ["v"])
+    alone = write_stories(tmp_path / "alone.txt", ["a", "b", "c", "d", "e", "f"])
+    source = open_source([str(tmp_path / "with"), str(alone)])
+    halves = split(source)
+    assert halves["train"][0] == "t"
+    assert halves["validation"][0] == "v"
+    assert sorted(halves["train"][1:] + halves["validation"][1:]) == ["a", "b", "c", "d", "e", "f"]
+    assert source.name == "with+alone"
+    assert in_words(source.spec) == f"{tmp_path / 'with'} + {alone}"
+    revision = source.revision()
+    assert source.unchanged_since(revision)
+    write_stories(alone, ["other"])
+    assert not open_source([str(tmp_path / "with"), str(alone)]).unchanged_since(revision)
+
+
+def test_a_list_of_one_is_that_one_and_an_empty_list_is_explained(tmp_path):
+    assert open_source(["builtin"]).spec == "builtin"
+    with pytest.raises(UserError, match="at least one source"):
+        open_source([])
 
 
 # ---- the hub ---------------------------------------------------------------------------
@@ -157,13 +154,13 @@ def hub_folder(tmp_path, monkeypatch):
     (folder / "data").mkdir(parents=True)
     for number in range(2):
         stories = STORIES[2 * number : 2 * number + 2]
-        write(folder / "data" / f"train-0000{number}-of-00002.parquet", stories)
-    write(folder / "data" / "validation-00000-of-00001.parquet", ["held out"])
+        write_stories(folder / "data" / f"train-0000{number}-of-00002.parquet", stories)
+    write_stories(folder / "data" / "validation-00000-of-00001.parquet", ["held out"])
     return folder
 
 
 def test_the_hub_path_reads_a_repository(hub_folder):
-    source = open_source(f"hub:{hub_folder}", "text", 0.5)
+    source = open_source(f"hub:{hub_folder}")
     assert source.name == "TinyStories"
     assert split(source) == {"train": STORIES, "validation": ["held out"]}
     assert source.revision() == source.revision() != ""
@@ -171,25 +168,36 @@ def test_the_hub_path_reads_a_repository(hub_folder):
 
 def test_a_repository_without_a_validation_split_is_split_by_hash(hub_folder):
     (hub_folder / "data" / "validation-00000-of-00001.parquet").unlink()
-    halves = split(open_source(f"hub:{hub_folder}", "text", 0.5))
+    halves = split(open_source(f"hub:{hub_folder}"))
     assert sorted(halves["train"] + halves["validation"]) == sorted(STORIES)
 
 
 def test_a_missing_column_of_the_hub_is_explained(hub_folder):
     with pytest.raises(UserError, match="no column 'story' among id, text"):
-        list(open_source(f"hub:{hub_folder}", "story", 0.5).stories("train"))
+        open_source(f"hub:{hub_folder}", "story").pieces(1 << 20)
 
 
-def test_reading_the_hub_in_another_way_is_noticed_without_a_network(hub_folder):
-    revision = open_source(f"hub:{hub_folder}", "text", 0.5).revision()
-    assert open_source(f"hub:{hub_folder}", "text", 0.5).unchanged_since(revision)
-    assert not open_source(f"hub:{hub_folder}", "id", 0.5).unchanged_since(revision)
-    assert not open_source(f"hub:{hub_folder}", "text", 0.1).unchanged_since(revision)
+def test_a_template_over_the_hubs_columns(hub_folder):
+    source = open_source(f"hub:{hub_folder}", "{id}. {text}")
+    assert split(source)["validation"] == ["1. held out"]
+
+
+def test_the_hub_is_cut_into_rows_that_travel_between_processes(hub_folder):
+    source = open_source(f"hub:{hub_folder}")
+    pieces = source.pieces(10)
+    assert len(pieces) == 5
+    again = [pickle.loads(pickle.dumps(piece)) for piece in pieces]
+    assert [story for piece in again for story in piece.stories()] == [*STORIES, "held out"]
+    assert len({piece.label for piece in pieces}) == 5
+
+
+def test_the_hubs_prepared_data_stand_without_a_network(hub_folder):
+    assert open_source("hub:some/where").unchanged_since("whatever")
 
 
 def test_a_column_of_numbers_is_explained(hub_folder):
     with pytest.raises(UserError, match="column 'id' holds int"):
-        list(open_source(f"hub:{hub_folder}", "id", 0.5).stories("train"))
+        list(open_source(f"hub:{hub_folder}", "id").pieces(1 << 20)[0].stories())
 
 
 def test_being_told_to_stay_offline_is_obeyed_and_said(online_settings):

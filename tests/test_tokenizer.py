@@ -3,6 +3,8 @@
 import pytest
 import tiktoken
 from conftest import make_stories
+from hypothesis import given
+from hypothesis import strategies as st
 
 from slm.data.tokenizer import StreamDecoder, Tokenizer
 from slm.errors import UserError
@@ -42,8 +44,44 @@ def test_round_trip(gpt2, own, text):
         assert tokenizer.byte_lengths()[ids].sum() == len(text.encode())
 
 
-def test_batches_encode_as_single_texts_do(gpt2):
-    assert gpt2.encode_batch(TEXTS) == [gpt2.encode(text) for text in TEXTS]
+@given(st.lists(st.text() | st.sampled_from(TEXTS)))
+def test_stories_on_end_are_each_encoded_as_alone_and_closed(gpt2, own, stories):
+    for tokenizer in (gpt2, own):
+        alone = [row for s in stories for row in (*tokenizer.encode(s), tokenizer.end_of_text)]
+        assert tokenizer.encode_stories(stories).tolist() == alone
+
+
+@given(st.text())
+def test_any_text_comes_back(gpt2, own, text):
+    for tokenizer in (gpt2, own):
+        ids = tokenizer.encode(text)
+        assert tokenizer.decode(ids) == text
+        assert tokenizer.byte_lengths()[ids].sum() == len(text.encode())
+        decoder = StreamDecoder(tokenizer)
+        assert "".join([*map(decoder.push, ids), decoder.flush()]) == text
+
+
+@pytest.mark.parametrize("story", ["word " * 1_000_000, "a" * 5_000_000, "🐢" * 1_250_000])
+def test_a_story_of_five_megabytes(own, story):
+    ids = own.encode_stories([story])
+    assert own.decode(ids) == story
+    assert ids[-1] == own.end_of_text
+
+
+def test_a_tokenizer_is_saved_and_loaded(own, gpt2, tmp_path):
+    for tokenizer in (own, gpt2):
+        tokenizer.save(tmp_path / "tokenizer.json")
+        assert Tokenizer.load(tmp_path / "tokenizer.json").sha256 == tokenizer.sha256
+        assert [path.name for path in tmp_path.iterdir()] == ["tokenizer.json"]
+
+
+@pytest.mark.parametrize("content", [None, b"", b"{}", b"[1]", b"PK\x03\x04 no archive"])
+def test_what_holds_no_tokenizer_is_explained(tmp_path, content):
+    path = tmp_path / "some.ckpt"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=r"some\.ckpt holds no tokenizer"):
+        Tokenizer.load(path)
 
 
 def test_end_of_text_stands_for_no_bytes(gpt2, own):

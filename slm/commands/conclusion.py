@@ -20,7 +20,7 @@ def describe_run(trainer: Trainer, model: StoryModel, data: StoryData) -> str:
     compiled = ", compiled" if model.compile_model else ""
     return (
         f"Model      {model.model.parameter_counts()}\n"
-        f"Data       {data.source.spec}, in {data.folder}\n"
+        f"Data       {data.source}, in {data.folder}\n"
         f"Training   {trainer.max_steps:,} steps of {tokens:,} tokens, {trainer.precision}, "
         f"{describe_device(trainer)}{compiled}\n"
         f"Run        {_short(_folder(trainer))}"

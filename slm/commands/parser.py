@@ -1,13 +1,11 @@
-"""The option parser: jsonargparse with errors that say what to do."""
+"""The option parser of the verbs that build a Trainer, and what their help shows."""
 
-import difflib
 import re
 from argparse import SUPPRESS
-from typing import Any
 
 from lightning.pytorch.cli import LightningArgumentParser
 
-from slm.errors import UserError
+from slm.commands.complaints import Complaints
 from slm.model import SamplingOptions
 
 # What the help of a verb shows: options, and sections of them. With a checkpoint, the data's and
@@ -22,7 +20,6 @@ _DEVICE = (
     "trainer.default_root_dir",
 )
 _DATA = ("data.source", "data.root")
-_TEXT = ("data.tokenizer", "data.vocab_size", "data.text_column", "data.validation_share")
 _TELLING = ("prompt", "prompt_file", "num_samples", "out", *SamplingOptions.__dataclass_fields__)
 HELP_SHOWS: dict[str, tuple[str, ...]] = {
     "fit": ("",),
@@ -35,7 +32,6 @@ HELP_SHOWS: dict[str, tuple[str, ...]] = {
         "trainer.accelerator",
         "trainer.default_root_dir",
     ),
-    "prepare": (*_DATA, *_TEXT, "config", "print_config"),
 }
 
 HELP = {
@@ -76,56 +72,5 @@ def tidy_help(parser: LightningArgumentParser, shown: tuple[str, ...]) -> None:
                 group.title = title
 
 
-class StoryParser(LightningArgumentParser):
-    """Turns the parser's complaints into UserErrors."""
-
-    def error(self, message: str, ex: Exception | None = None) -> Any:
-        """Called by jsonargparse for everything that is wrong on the command line or in a file.
-
-        Raises:
-            UserError: Always.
-        """
-        verb = self.usage.split()[1] if self.usage else (self._verb(message) or "fit")
-        refused = re.search(r"does not accept option '([\w.]+)'", message)
-        if unknown := refused or re.search(r"unrecognized arguments: (.*)", message):
-            word = ("--" if refused else "") + unknown[1].split()[0].split("=")[0]
-            if not word.startswith("-"):
-                raise UserError(
-                    f"a word that belongs to no option: {word}",
-                    f"options of `slm {verb}`, each with its value",
-                    f'--prompt "{word}"' if verb == "predict" else f"slm {verb} --help lists them",
-                )
-            close = difflib.get_close_matches(word, self.option_names(), n=1, cutoff=0.5)
-            raise UserError(
-                f"there is no option {word}",
-                f"an option of `slm {verb}`",
-                (f"{close[0]}, perhaps? " if close else "") + f"slm {verb} --help lists them",
-            )
-        text = " ".join(message.split())
-        key = re.search(r'Parser key "([^"]+)": ?(.*)', text)
-        if key and (value := re.search(r"Expected an? (.*?)\. Got value: (.*)", key[2])):
-            raise UserError(
-                f"--{key[1]} is {value[2]}",
-                re.sub(r"<class '(\w+)'>", r"\1", value[1].replace("typing.", "")),
-                f"slm {verb} --help explains the option",
-            )
-        raise UserError(
-            f"the options cannot be understood: {text}",
-            "options and config files that fit together",
-            f"slm {verb} --help lists the options and their types",
-        )
-
-    @staticmethod
-    def _verb(message: str) -> str | None:
-        """The verb that a message of the main parser is about."""
-        found = re.search(r"[Ss]ubcommand '(\w+)'", message)
-        return found[1] if found else None
-
-    def option_names(self) -> list[str]:
-        """Every option string that this parser or its subcommand's knows."""
-        names: list[str] = []
-        for action in self._actions:
-            names += [name for name in action.option_strings if name.startswith("--")]
-            for parser in (action.choices if isinstance(action.choices, dict) else {}).values():
-                names += parser.option_names()
-        return names
+class StoryParser(Complaints, LightningArgumentParser):
+    """LightningCLI's parser, with clear complaints."""

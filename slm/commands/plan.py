@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from slm.data.datamodule import StoryData
 from slm.errors import UserError
 from slm.training.checkpoint import Checkpoint
 
@@ -17,20 +18,25 @@ def check_against_checkpoint(options: Any, checkpoint: Checkpoint, *, resuming: 
     Raises:
         UserError: It does not fit.
     """
-    saved = checkpoint.model_options["gpt"]
-    for name, value in options.model.gpt.as_dict().items():
-        if name != "dropout" and value != saved[name]:
-            raise UserError(
-                f"--model.gpt.{name} {value} for a checkpoint with {name} {saved[name]}",
-                f"the shape of the checkpoint {checkpoint.path}",
-                f"leave --model.gpt.{name} out, or train a new model without --ckpt_path",
-            )
+    checkpoint.check_shape(options.model.gpt.as_dict())
     if resuming and checkpoint.step >= options.trainer.max_steps:
         raise UserError(
             f"{checkpoint.path} has already been trained for {checkpoint.step} steps",
             f"more steps to train than that, not --trainer.max_steps {options.trainer.max_steps}",
             f"--trainer.max_steps {2 * checkpoint.step}",
         )
+
+
+def check_vocabulary(data: StoryData, checkpoint: Checkpoint) -> None:
+    """Checks that training data speak a checkpoint's vocabulary, before they are prepared.
+
+    Raises:
+        UserError: They do not, or would be given a vocabulary of their own.
+    """
+    known = data.known_tokenizer()
+    checkpoint.check_tokenizer(
+        known or {"name": "own", "n_vocab": data.corpus.vocab_size, "sha256": "to be learnt"}
+    )
 
 
 def check_plan(options: Any) -> None:

@@ -1,32 +1,115 @@
-"""The verb `prepare`: the options of `fit`, of which only the data are used."""
+"""The verb `prepare`: the data options of `fit`, without a model or a Trainer."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
-from slm.commands.trainer import StoryCLI
-from slm.data.datamodule import StoryData
-from slm.training.module import StoryModel
+import jsonargparse
+import yaml
+
+from slm.commands.complaints import QuickParser
+from slm.data.corpus import Corpus
+from slm.data.manifest import Manifest
+from slm.data.preparation import ensure_prepared
+from slm.errors import UserError
+from slm.verbs import VERBS
+
+# Options of the section `data` in a config that decide nothing here.
+_OTHER = {"batch_size", "eval_batch_size", "num_workers", "block_size", "seed"}
 
 
-class PrepareCLI(StoryCLI):
-    """The options of `fit`, of which only the data are used."""
+def run_prepare(words: Sequence[str]) -> int:
+    """Prepares the data and prints what came out.
 
-    def __init__(self, words: Sequence[str]) -> None:
-        super().__init__("fit", words, name="prepare")
+    Args:
+        words: The command line behind the verb.
 
-    def before_instantiate_classes(self) -> None:
-        """No Trainer is built, so its options need no check."""
+    Returns:
+        The exit status, 0.
 
-    def instantiate_trainer(self, **kwargs: Any) -> Any:
-        """None is needed."""
+    Raises:
+        UserError: The input has to change.
+    """
+    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser = QuickParser(
+        prog="slm",
+        usage="slm prepare [--config FILE] [--data.option value ...]",
+        description=f"{VERBS['prepare'][0].upper()}{VERBS['prepare'][1:]}.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--config",
+        type=str | None,
+        default=None,
+        help="A YAML file of options, of which only the section `data` is used, or the name of "
+        "one that comes with slm, such as small.",
+    )
+    parser.add_class_arguments(Corpus, "data")
+    corpus = parser.instantiate_classes(parser.parse_args(_with_config(words))).data
+    folder = ensure_prepared(corpus)
+    print(describe(folder, Manifest.load(folder)))
+    return 0
 
-    def fit(self, model: StoryModel, datamodule: StoryData, ckpt_path: str | None = None) -> None:
-        """Prepares the data and prints what came out."""
-        datamodule.prepare_data()
-        datamodule.setup("fit")
-        print(f"{datamodule.folder}, from {datamodule.source.spec}")
-        for split, facts in datamodule.manifest.splits.items():
-            print(
-                f"{split:<11}{facts.stories:>12,} stories {facts.tokens:>14,} tokens "
-                f"{facts.bytes:>15,} bytes  {facts.bytes / facts.tokens:.2f} bytes per token"
-            )
+
+def describe(folder: Path, manifest: Manifest) -> str:
+    """The sizes of the splits, and what cleaning did, as lines."""
+    lines = [str(folder)]
+    for split, facts in manifest.splits.items():
+        lines.append(
+            f"{split:<11}{facts.stories:>12,} stories {facts.tokens:>14,} tokens "
+            f"{facts.bytes:>15,} bytes  {facts.bytes / facts.tokens:.2f} bytes per token"
+        )
+        changes = {
+            "repaired": facts.repaired,
+            "empty left out": facts.empty_dropped,
+            "repetitions left out": facts.duplicates_dropped,
+        }
+        chosen = ("repair_mojibake", "drop_empty", "drop_duplicates")
+        said = [
+            f"{count:,} {what}"
+            for option, (what, count) in zip(chosen, changes.items(), strict=True)
+            if manifest.reading[option]
+        ]
+        if said:
+            lines.append(f"{'':<11}{', '.join(said)}")
+    return "\n".join(lines)
+
+
+def _with_config(words: Sequence[str]) -> list[str]:
+    """The command line, with the section `data` of its configs written out in front."""
+    out: list[str] = []
+    rest = iter(words)
+    for word in rest:
+        option, equals, value = word.partition("=")
+        if option in ("-c", "--config"):
+            out = [*_options(Path(value if equals else next(rest, ""))), *out]
+        else:
+            out.append(word)
+    return out
+
+
+def _options(path: Path) -> Iterator[str]:
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = (config or {}).get("data") or {}
+        if not isinstance(data, dict):
+            raise TypeError(f"data is {data!r}")
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"--config {path} cannot be understood: {' '.join(str(error).split())}",
+            "a YAML file with a section `data`",
+            "repair the file, or start from configs/small.yaml",
+        ) from error
+    clean = data.pop("clean", None) or {}
+    known = {field.name for field in fields(Corpus)}
+    options = data | {f"clean.{name}": value for name, value in clean.items()}
+    for name, value in options.items():
+        if name in _OTHER and name not in known:
+            continue
+        yield f"--data.{name}={_word(value)}"
+
+
+def _word(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

@@ -9,17 +9,16 @@ from pathlib import Path
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-from slm.commands.prepare import PrepareCLI
 from slm.commands.trainer import StoryCLI
 from slm.errors import UserError
 from slm.training.checkpoint import Checkpoint, newest_checkpoint, open_checkpoint
 
 
 def run_verb(verb: str, words: Sequence[str]) -> int:
-    """Runs one of the five verbs.
+    """Runs one of the four verbs that build a Trainer.
 
     Args:
-        verb: fit, validate, test, predict or prepare.
+        verb: fit, validate, test or predict.
         words: Its command line.
 
     Returns:
@@ -30,11 +29,8 @@ def run_verb(verb: str, words: Sequence[str]) -> int:
     """
     _hush()
     try:
-        if verb == "prepare":
-            PrepareCLI(words)
-            return 0
         words, checkpoint, resume_run = resolve_checkpoint(verb, list(words))
-        StoryCLI(verb, words, checkpoint, resume_run)
+        StoryCLI(verb, words, checkpoint, resume_run, initial=_initial(verb, words, checkpoint))
     except (MisconfigurationException, ModuleNotFoundError) as error:
         raise UserError(
             " ".join(str(error).split()),
@@ -103,6 +99,18 @@ def resolve_checkpoint(
             words = ["--config", str(saved[-1]), *words]
     resumed = run if verb == "fit" and wish == "last" else None
     return [*words, f"--ckpt_path={path.resolve()}"], checkpoint, resumed
+
+
+def _initial(verb: str, words: Sequence[str], resumed: Checkpoint | None) -> Checkpoint | None:
+    """The checkpoint that `--model.init_from` names on the command line, unless one is resumed.
+
+    Raises:
+        UserError: There is no such checkpoint.
+    """
+    path = _option(words, "--model.init_from")
+    if verb != "fit" or resumed or path in (None, "null"):
+        return None
+    return open_checkpoint(Path(str(path)).expanduser())
 
 
 def _option(words: Sequence[str], name: str) -> str | None:

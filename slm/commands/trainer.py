@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,12 @@ from torch.utils.data import DataLoader
 
 from slm.commands.conclusion import conclude_fit, describe_run
 from slm.commands.parser import HELP_SHOWS, StoryParser, tidy_help
-from slm.commands.plan import check_against_checkpoint, check_plan
+from slm.commands.plan import check_against_checkpoint, check_plan, check_vocabulary
 from slm.commands.stories import StoryWriter, add_story_arguments, story_requests
 from slm.data.datamodule import StoryData
 from slm.errors import UserError
 from slm.training.callbacks import LastStep, ProgressLine, SampledStories, TrainingCurves
-from slm.training.checkpoint import Checkpoint
+from slm.training.checkpoint import Checkpoint, open_checkpoint
 from slm.training.checkpointing import AtomicCheckpointIO, LastCheckpoint, best_checkpoint
 from slm.training.interruption import Interruption
 from slm.training.module import StoryModel
@@ -63,7 +64,8 @@ class StoryCLI(LightningCLI):
         words: The command line behind the verb.
         checkpoint: The opened checkpoint that `--ckpt_path` names, if any.
         resume_run: Folder of the run to go on in, if any.
-        name: The verb in the help's words, where it is another.
+        initial: The opened checkpoint that `--model.init_from` names, if any; its shape and
+            vocabulary stand in for those defaults.
     """
 
     def __init__(
@@ -72,9 +74,9 @@ class StoryCLI(LightningCLI):
         words: Sequence[str],
         checkpoint: Checkpoint | None = None,
         resume_run: Path | None = None,
-        name: str | None = None,
+        initial: Checkpoint | None = None,
     ) -> None:
-        self.name = name or verb
+        self.initial = initial
         self.verb = verb
         self.checkpoint = checkpoint
         self.resume_run = resume_run
@@ -88,8 +90,8 @@ class StoryCLI(LightningCLI):
                 "prog": "slm",
                 "allow_abbrev": False,  # a misspelt option is no abbreviation
                 verb: {
-                    "usage": f"slm {self.name} [--config FILE] [--section.option value ...]",
-                    "description": VERBS[self.name][0].upper() + VERBS[self.name][1:] + ".",
+                    "usage": f"slm {self.verb} [--config FILE] [--section.option value ...]",
+                    "description": VERBS[self.verb][0].upper() + VERBS[self.verb][1:] + ".",
                 },
             },
             save_config_callback=SaveConfig if verb == "fit" else None,
@@ -119,7 +121,7 @@ class StoryCLI(LightningCLI):
     ) -> LightningArgumentParser:
         """Builds the verb's parser, and then its help."""
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
-        tidy_help(parser, HELP_SHOWS[self.name])
+        tidy_help(parser, HELP_SHOWS[self.verb])
         return parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -176,11 +178,12 @@ class StoryCLI(LightningCLI):
             )
         if self.verb == "predict":
             add_story_arguments(parser)
-        if self.checkpoint is not None:
-            parser.set_defaults(
-                _flatten(self.checkpoint.model_options, "model.")
-                | _flatten(self.checkpoint.data_options, "data.")
-            )
+        if source := self.checkpoint or self.initial:
+            options: dict[str, Any] = {"model": {"gpt": source.model_options["gpt"]}, "data": {}}
+            if self.checkpoint is not None:
+                options = {"model": source.model_options, "data": source.data_options}
+            options["data"] |= source.tokenizer_options
+            parser.set_defaults(_flatten(options))
 
     # ---- instances ----------------------------------------------------------------------
 
@@ -202,6 +205,8 @@ class StoryCLI(LightningCLI):
             UserError: Options that contradict each other or the checkpoint.
         """
         if self.checkpoint is not None:
+            self._take_tokenizer(self.checkpoint)
+            self.config[self.verb].model.init_from = None  # its own weights are further on
             resuming = self.verb == "fit"
             check_against_checkpoint(self.config[self.verb], self.checkpoint, resuming=resuming)
         elif self.config[self.verb].ckpt_path:
@@ -213,6 +218,15 @@ class StoryCLI(LightningCLI):
         if self.verb == "fit":
             check_plan(self.config.fit)
 
+    def _take_tokenizer(self, checkpoint: Checkpoint) -> None:
+        """Puts a checkpoint's own vocabulary in place of one to be learnt, or since moved away."""
+        data = self.config[self.verb].data
+        named = data.tokenizer in ("gpt2", "bpe")
+        gone = not named and not Path(data.tokenizer).expanduser().exists()
+        own = checkpoint.tokenizer_options
+        if own["tokenizer"] != "gpt2" and (data.tokenizer == "bpe" or gone):
+            data.tokenizer, data.vocab_size = own["tokenizer"], own["vocab_size"]
+
     def instantiate_classes(self) -> None:
         """Builds model, data and Trainer.
 
@@ -223,7 +237,7 @@ class StoryCLI(LightningCLI):
             super().instantiate_classes()
         except ValueError as error:
             raise UserError.from_value_error(
-                error, f"slm {self.name} --help explains the options"
+                error, f"slm {self.verb} --help explains the options"
             ) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -288,7 +302,13 @@ class StoryCLI(LightningCLI):
                 if self.checkpoint is not None:
                     step = self.checkpoint.step
                     print(f"Resuming   {self.checkpoint.path} at step {step:,}", file=sys.stderr)
+                elif model.init_from:
+                    print(f"Weights    from {model.init_from}", file=sys.stderr)
 
+        if model.init_from:
+            initial = self.initial or open_checkpoint(Path(model.init_from).expanduser())
+            check_vocabulary(datamodule, initial)
+            initial.check_shape(asdict(model.gpt))
         # When the data are prepared and everything fits, not before.
         self.trainer.callbacks.insert(0, LambdaCallback(on_train_start=say))  # type: ignore[attr-defined]
         with self._interruptible(), Interruption() as interruption:
@@ -344,7 +364,7 @@ class StoryCLI(LightningCLI):
         part = "validation split" if limit in (None, 1.0) else f"part ({limit}) of validation split"
         print(
             f"checkpoint     {ckpt_path}\n"
-            f"data           {part} of {self.datamodule.source.spec}: "
+            f"data           {part} of {self.datamodule.source}: "
             f"{facts.stories:,} stories, {facts.tokens:,} tokens\n"
             f"{prefix + '_loss':<20}{figures[f'{prefix}_loss']:.4f} nats per token\n"
             f"{prefix + '_perplexity':<20}{figures[f'{prefix}_perplexity']:.3f}\n"
@@ -371,8 +391,8 @@ class StoryCLI(LightningCLI):
             )
 
 
-def _flatten(options: dict[str, Any], prefix: str) -> dict[str, Any]:
-    """{"gpt": {"n_layer": 6}} to {"model.gpt.n_layer": 6}."""
+def _flatten(options: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"gpt": {"n_layer": 6}} to {"gpt.n_layer": 6}."""
     flat: dict[str, Any] = {}
     for name, value in options.items():
         if isinstance(value, dict):

@@ -1,36 +1,43 @@
 """The LightningDataModule: prepares the stories and feeds batches of them."""
 
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
 from slm.data.batches import Batch, ConsecutiveWindows, EveryNth, RandomWindows
+from slm.data.cleaning import Cleaning
+from slm.data.corpus import Corpus
 from slm.data.manifest import Manifest
-from slm.data.preparation import ensure_prepared, folder_name
-from slm.data.sources import open_source
+from slm.data.preparation import ensure_prepared, find_folder
+from slm.data.sources import in_words
 from slm.data.tokenizer import Tokenizer
 from slm.errors import UserError
 
 
 class StoryData(LightningDataModule):
-    """Stories as batches of token windows.
+    r"""Stories as batches of token windows.
 
     Training batches are windows at random offsets, a pure function of the seed and of how many
     windows came before; they never end. Validation, and `test`, walk the validation split once.
 
     Args:
-        source: `hub:OWNER/NAME` (Hugging Face), `builtin` (this project's own stories), or a
-            file or folder: .txt with stories separated by <|endoftext|>, .jsonl, .csv, .parquet.
+        source: Where the stories come from: `hub:OWNER/NAME`, a file, a folder, a pattern such
+            as `books/*.jsonl`, `builtin` (this project's own stories), or a list of these.
+            Files are .txt (with <|endoftext|> between stories), .jsonl, .csv, .parquet, or one
+            of these as .gz.
         root: Folder for prepared data; each source and tokenizer gets a folder in it.
-        tokenizer: `gpt2`, or `bpe`: a vocabulary of this data's own, learnt from it.
-        vocab_size: Size of the `bpe` vocabulary; `gpt2` has 50257.
+        tokenizer: `gpt2`, `bpe` (a vocabulary of these stories' own, learnt from them), or the
+            path of a checkpoint or tokenizer.json whose vocabulary to use.
+        vocab_size: Size of a `bpe` vocabulary to learn; `gpt2` has 50257.
         batch_size: Windows per batch and device.
         eval_batch_size: Windows per batch in validation; null means batch_size.
         num_workers: Processes that load batches; 0 is enough, loading costs microseconds.
-        text_column: Column that holds the stories in .jsonl, .csv, .parquet and hub data.
-        validation_share: Part of the stories held out where the source has no validation split.
+        text_column: Column of the stories where there are columns, or a template over several:
+            `{Context}\n{Response}`.
+        validation_share: Part of the stories held out where a source has no validation split.
+        clean: What to leave out or repair before stories are encoded.
+        prepare_workers: Processes that prepare data; null takes one for each core.
         block_size: Tokens per window; follows the model's.
         seed: Key of the random offsets; follows seed_everything.
 
@@ -40,15 +47,17 @@ class StoryData(LightningDataModule):
 
     def __init__(
         self,
-        source: str = "hub:roneneldan/TinyStories",
+        source: str | list[str] = "hub:roneneldan/TinyStories",
         root: str = "data",
-        tokenizer: Literal["gpt2", "bpe"] = "gpt2",
+        tokenizer: str = "gpt2",
         vocab_size: int = 50257,
         batch_size: int = 32,
         eval_batch_size: int | None = None,
         num_workers: int = 0,
         text_column: str = "text",
         validation_share: float = 0.02,
+        clean: Cleaning = Cleaning(),
+        prepare_workers: int | None = None,
         block_size: int = 128,
         seed: int = 1337,
     ) -> None:
@@ -62,22 +71,17 @@ class StoryData(LightningDataModule):
                 raise UserError(
                     f"--data.{name} {value}", f"{least} or more", f"--data.{name} {max(least, 32)}"
                 )
-        if not 0.0 < validation_share < 1.0:
-            raise UserError(
-                f"--data.validation_share {validation_share}",
-                "a share of the stories, above 0 and below 1",
-                "--data.validation_share 0.02",
-            )
-        if tokenizer == "gpt2" and vocab_size != 50257:
-            raise UserError(
-                f"--data.vocab_size {vocab_size} with --data.tokenizer gpt2",
-                "GPT-2's own vocabulary of 50257",
-                f"--data.tokenizer bpe --data.vocab_size {vocab_size} learns one of that size",
-            )
-        self.source = open_source(source, text_column, validation_share)
-        self.tokenizer_name = tokenizer
-        self.vocab_size = vocab_size
-        self.folder = Path(root).expanduser() / folder_name(self.source, tokenizer, vocab_size)
+        self.corpus = Corpus(
+            source,
+            root,
+            tokenizer,
+            vocab_size,
+            text_column,
+            validation_share,
+            clean,
+            prepare_workers,
+        )
+        self.folder = find_folder(self.corpus)
         self.block_size = block_size
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size or batch_size
@@ -86,23 +90,31 @@ class StoryData(LightningDataModule):
         self.first_sample = 0
         self.first_step = 0
         self.save_hyperparameters(
-            {
-                "source": source if source == "builtin" else self.source.spec,
-                "root": str(Path(root).expanduser().resolve()),
-                "tokenizer": tokenizer,
-                "vocab_size": vocab_size,
+            self.corpus.to_plain()
+            | {
                 "batch_size": batch_size,
                 "eval_batch_size": eval_batch_size,
                 "num_workers": num_workers,
-                "text_column": text_column,
-                "validation_share": validation_share,
             },
             logger=False,
         )
 
+    @property
+    def source(self) -> str:
+        """The source, in words."""
+        return in_words(self.corpus.opened.spec)
+
+    def known_tokenizer(self) -> dict[str, Any] | None:
+        """Identity of the data's tokenizer; None if it has yet to be learnt."""
+        if given := self.corpus.given_tokenizer:
+            return given.identity()
+        if (self.folder / "manifest.json").exists():
+            return Manifest.read(self.folder).tokenizer
+        return None
+
     def prepare_data(self) -> None:
         """Prepares the data if they are not, in one process per machine."""
-        ensure_prepared(self.source, self.tokenizer_name, self.vocab_size, self.folder)
+        ensure_prepared(self.corpus)
 
     def setup(self, stage: str) -> None:
         """Opens the prepared data.
@@ -111,13 +123,13 @@ class StoryData(LightningDataModule):
             UserError: The folder is damaged, or a split is shorter than one window.
         """
         self.manifest = Manifest.load(self.folder)
-        self.tokenizer: Tokenizer = self.manifest.make_tokenizer()
+        self.tokenizer: Tokenizer = self.manifest.make_tokenizer(self.folder)
         needed = {"train": self.block_size + 1 if stage == "fit" else 1, "validation": 2}
         for split, tokens in needed.items():
             held = self.manifest.splits[split].tokens
             if held < tokens:
                 raise UserError(
-                    f"the {split} split of {self.source.spec} holds {held:,} tokens",
+                    f"the {split} split of {self.source} holds {held:,} tokens",
                     f"at least {tokens:,} for a context of {self.block_size}",
                     "give more stories, or a shorter context: --model.gpt.block_size "
                     f"{max(1, held // 4)}",

@@ -5,11 +5,9 @@ import os
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from slm.data.readers import checked_text
 from slm.errors import UserError
 
 PROBE_SECONDS = 3.0
@@ -61,23 +59,6 @@ def load(repository: str) -> dict[str, Any]:
             "a public data set with a text column, such as hub:roneneldan/TinyStories",
             "check the name; for a private one log in with `hf auth login`",
         ) from error
-
-
-def texts(dataset: Any, text_column: str, place: str) -> Iterator[str]:
-    """The texts of one split, read in blocks of a thousand rows.
-
-    Raises:
-        UserError: The split has no such column.
-    """
-    if text_column not in dataset.column_names:
-        raise UserError(
-            f"{place} has no column {text_column!r} among {', '.join(dataset.column_names)}",
-            "a column that holds the stories",
-            "name it by --data.text_column",
-        )
-    for block in dataset.iter(batch_size=1000):
-        for text in block[text_column]:
-            yield checked_text(text, text_column, place)
 
 
 def revision(dataset: Any) -> str:

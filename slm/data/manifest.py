@@ -11,13 +11,18 @@ import numpy as np
 from slm.data.tokenizer import Tokenizer
 from slm.errors import UserError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 SPLITS = ("train", "validation")
 
 
 def id_dtype(n_vocab: int) -> np.dtype[Any]:
     """Type of the ids in token files: little-endian, 16 bits while they suffice."""
     return np.dtype("<u2" if n_vocab <= 65536 else "<u4")
+
+
+def remedy(folder: Path) -> str:
+    """What to do about a folder that is not as it should be."""
+    return f"remove the folder {folder} and run the command again; it prepares the data anew"
 
 
 @dataclass(frozen=True)
@@ -31,18 +36,26 @@ class SplitFacts:
     """UTF-8 bytes of the stories' text; end-of-text counts nothing."""
     sha256: str
     """SHA-256 of the `.bin` file."""
+    empty_dropped: int = 0
+    """Stories of nothing but white space that cleaning left out."""
+    duplicates_dropped: int = 0
+    """Repetitions that cleaning left out."""
+    repaired: int = 0
+    """Stories in which cleaning repaired mojibake."""
 
 
 @dataclass(frozen=True)
 class Manifest:
     """The contents of `manifest.json`. Its presence says that the folder is complete."""
 
-    source: str
+    source: str | list[str]
     """Where the stories came from, as given to `--data.source`, paths made absolute."""
     revision: str
     """Fingerprint of the source: changes when the source does."""
+    reading: dict[str, Any]
+    """The options that decided which text was taken: `Corpus.reading`."""
     tokenizer: dict[str, Any]
-    """`Tokenizer.to_plain()`."""
+    """Name, n_vocab and SHA-256 of the tokenizer, which lies beside it as `tokenizer.json`."""
     splits: dict[str, SplitFacts]
     """Facts of `train` and `validation`."""
     format_version: int = FORMAT_VERSION
@@ -63,49 +76,109 @@ class Manifest:
         temporary.replace(folder / "manifest.json")
 
     @classmethod
-    def load(cls, folder: Path) -> "Manifest":
-        """Reads `manifest.json` and checks that the token files have the size it states.
+    def read(cls, folder: Path) -> "Manifest":
+        """Reads `manifest.json`, and looks at nothing else.
 
         Raises:
-            UserError: There is no manifest, it cannot be read, it is of another format version,
-                or a file is missing or has another size.
+            UserError: There is no manifest, it cannot be understood, or it is of another format
+                version.
         """
-        remedy = f"remove the folder {folder} and run the command again; it prepares the data anew"
+        path = folder / "manifest.json"
         try:
-            plain = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+            plain = json.loads(path.read_text(encoding="utf-8"))
             version = plain["format_version"]
             if version != FORMAT_VERSION:
                 raise UserError(
                     f"{folder} was prepared in format version {version}",
                     f"format version {FORMAT_VERSION}",
-                    remedy,
+                    remedy(folder),
                 )
             splits = {name: SplitFacts(**facts) for name, facts in plain.pop("splits").items()}
             manifest = cls(splits=splits, **plain)
-            sizes = {name: manifest.path(folder, name).stat().st_size for name in SPLITS}
+            if set(splits) != set(SPLITS) or not manifest.tokenizer["sha256"]:
+                raise ValueError("a split or the tokenizer's hash is missing")
         except FileNotFoundError as error:
-            raise UserError(f"{error.filename} does not exist", "prepared data", remedy) from error
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise UserError(f"{path} does not exist", "prepared data", remedy(folder)) from error
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise UserError(
-                f"{folder / 'manifest.json'} cannot be understood: {error!r}",
+                f"{path} cannot be understood: {error!r}",
                 "the file that preparation writes",
-                remedy,
+                remedy(folder),
             ) from error
-        for name, size in sizes.items():
-            expected = manifest.splits[name].tokens * manifest.dtype.itemsize
+        return manifest
+
+    @classmethod
+    def load(cls, folder: Path) -> "Manifest":
+        """Reads `manifest.json` and checks what can be checked in no time.
+
+        That is: the tokenizer's hash, and of each token file the size, and that it ends in
+        end-of-text.
+
+        Raises:
+            UserError: A file is missing, or is not what the manifest states.
+        """
+        manifest = cls.read(folder)
+        manifest.make_tokenizer(folder)
+        for split in SPLITS:
+            manifest.check_size(folder, split)
+        return manifest
+
+    def check_size(self, folder: Path, split: str) -> None:
+        """Checks the size of a split's file, and that it ends in end-of-text.
+
+        Raises:
+            UserError: The file is missing or not as the manifest states.
+        """
+        path, itemsize = self.path(folder, split), self.dtype.itemsize
+        expected = self.splits[split].tokens * itemsize
+        try:
+            size = path.stat().st_size
             if size != expected:
                 raise UserError(
-                    f"{manifest.path(folder, name)} has {size:,} bytes",
+                    f"{path} has {size:,} bytes",
                     f"{expected:,} bytes, as its manifest states",
-                    remedy,
+                    remedy(folder),
                 )
-        return manifest
+            last = np.fromfile(path, self.dtype, offset=max(0, size - itemsize))
+        except FileNotFoundError as error:
+            raise UserError(f"{path} does not exist", "prepared data", remedy(folder)) from error
+        if last.tolist() != [self.tokenizer["n_vocab"] - 1]:
+            raise UserError(
+                f"{path} ends in {last.tolist()}",
+                f"end-of-text, which is {self.tokenizer['n_vocab'] - 1}",
+                remedy(folder),
+            )
 
     @staticmethod
     def path(folder: Path, split: str) -> Path:
         """The token file of a split."""
         return folder / f"{split}.bin"
 
-    def make_tokenizer(self) -> Tokenizer:
-        """The tokenizer the data were encoded with."""
-        return Tokenizer.from_plain(self.tokenizer)
+    @staticmethod
+    def tokenizer_path(folder: Path) -> Path:
+        """The tokenizer's file."""
+        return folder / "tokenizer.json"
+
+    def make_tokenizer(self, folder: Path) -> Tokenizer:
+        """The tokenizer the data were encoded with, from `tokenizer.json`.
+
+        Raises:
+            UserError: The file is missing, damaged, or another tokenizer's.
+        """
+        path = self.tokenizer_path(folder)
+        if not path.exists():
+            raise UserError(f"{path} does not exist", "prepared data", remedy(folder))
+        try:
+            tokenizer = Tokenizer.load(path)
+        except UserError as error:
+            found = error.found if str(path) in error.found else f"{path} holds {error.found}"
+            raise UserError(found, error.expected, remedy(folder)) from error
+        if tokenizer.sha256 != self.tokenizer["sha256"]:
+            raise UserError(
+                f"{path} holds a {tokenizer.name} vocabulary of {tokenizer.n_vocab:,} tokens with "
+                f"SHA-256 {tokenizer.sha256[:12]}…",
+                f"the one that the data were encoded with: {self.tokenizer['name']}, "
+                f"{self.tokenizer['n_vocab']:,} tokens, SHA-256 {self.tokenizer['sha256'][:12]}…",
+                f"put the right file back; or {remedy(folder)}",
+            )
+        return tokenizer

@@ -1,135 +1,304 @@
-"""Stories out of files: .txt, .jsonl, .csv and .parquet."""
+"""Stories out of files: .txt, .jsonl, .csv and .parquet, each also as .gz, in pieces."""
 
+import contextlib
 import csv
+import gzip
+import io
 import json
+import shutil
+import sys
+import tempfile
+import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
+from slm.data.columns import StoryText
 from slm.data.tokenizer import END_OF_TEXT
 from slm.errors import UserError
 
-SUFFIXES = (".txt", ".jsonl", ".csv", ".parquet")
+KINDS = (".txt", ".jsonl", ".csv", ".parquet")
+SUFFIXES = (*KINDS, *(f"{kind}.gz" for kind in KINDS))
+LONGEST_STORY = 64 << 20
+"""Bytes. Above it a separator is missing rather than a story that long."""
+
+_SEPARATOR = END_OF_TEXT.encode()
+_BLOCK = 1 << 20
 
 
-def read_stories(path: Path, text_column: str) -> Iterator[str]:
-    """Yields the texts of one file, as they stand in it.
+def kind_of(path: Path) -> str | None:
+    """`.txt`, `.jsonl`, `.csv` or `.parquet`, whether compressed or not; None for other files."""
+    name = path.name.lower().removesuffix(".gz")
+    return next((kind for kind in KINDS if name.endswith(kind)), None)
 
-    `.txt` holds stories separated by `<|endoftext|>`; the other formats hold one story per row,
-    in the column `text_column`. Nothing larger than one story, or one parquet row group, is held
-    in memory.
+
+@dataclass(frozen=True)
+class FilePiece:
+    """The stories that begin in a part of a file.
+
+    Pieces of a file, one after the other, give each of its stories once, in order.
+    """
+
+    path: Path
+    text: StoryText
+    split: str | None
+    """`train` or `validation`; None where each story's own text decides."""
+    start: int
+    stop: int
+    """Bytes of the uncompressed file; row groups of a parquet file."""
+    weight: int
+    """Bytes on disk, for progress."""
+
+    @property
+    def label(self) -> str:
+        """Identity of the piece, while the file stays as it is."""
+        changed = self.path.stat().st_mtime_ns
+        return f"{self.path} {self.split} {self.start}-{self.stop} {changed}"
+
+    def stories(self) -> Iterator[str]:
+        """The texts, as they stand in the file; memory is bounded by the longest.
+
+        In `.txt` files `<|endoftext|>` stands between two stories, white space around a story
+        does not belong to it, and CR LF is a line break. In the other formats each row is a
+        story, left as it is. A byte-order mark at the beginning is dropped.
+
+        Raises:
+            UserError: The file is missing, not UTF-8, malformed, or has no such column; the
+                message names the place.
+        """
+        readers = {".txt": _read_txt, ".jsonl": _read_jsonl, ".csv": _read_csv}
+        try:
+            if (kind := kind_of(self.path)) in readers:
+                with _open(self.path) as file:
+                    yield from readers[kind](file, self)
+            else:
+                yield from _read_parquet(self)
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"{self.path} is not UTF-8 text: {error.reason} "
+                f"(byte 0x{error.object[error.start]:02x})",
+                "UTF-8",
+                f"convert it: iconv -f WINDOWS-1252 -t UTF-8 {self.path} > utf8-{self.path.name}",
+            ) from error
+        except (OSError, EOFError, zlib.error) as error:
+            raise UserError(
+                f"{self.path} cannot be read: {getattr(error, 'strerror', None) or error}",
+                "a readable, whole file",
+                "check the path and its permissions, or fetch the file again",
+            ) from error
+
+
+def cut_file(path: Path, text: StoryText, split: str | None, piece_bytes: int) -> list[FilePiece]:
+    """Cuts a file into pieces of about `piece_bytes` that can be read independently.
+
+    A compressed file and a `.csv` (in which a line break may be part of a cell) can only be read
+    from the beginning: they are one piece.
 
     Raises:
-        UserError: The file is missing, of an unknown kind, not UTF-8, malformed, or has no such
-            column; the message names the place.
+        UserError: The file is of an unknown kind, or cannot be read.
     """
-    readers = {
-        ".txt": lambda: _read_txt(path),
-        ".jsonl": lambda: _read_jsonl(path, text_column),
-        ".csv": lambda: _read_csv(path, text_column),
-        ".parquet": lambda: _read_parquet(path, text_column),
-    }
-    if path.suffix not in readers:
+    kind = kind_of(path)
+    if kind is None:
         raise UserError(
             f"{path} ends in {path.suffix or 'nothing'}",
-            f"a file of stories: {', '.join(SUFFIXES)}",
+            f"a file of stories: {', '.join(KINDS)}, or one of these as .gz",
             "give a file of such a kind to --data.source",
         )
     try:
-        yield from readers[path.suffix]()
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path} is not UTF-8 text: {error.reason} (byte 0x{error.object[error.start]:02x})",
-            "UTF-8",
-            f"convert it: iconv -f WINDOWS-1252 -t UTF-8 {path} > {path.stem}-utf8{path.suffix}",
-        ) from error
+        size = path.stat().st_size
+        if path.suffix.lower() == ".gz" or kind == ".csv":
+            return [FilePiece(path, text, split, 0, sys.maxsize, size)]
+        if kind == ".parquet":
+            return _cut_parquet(path, text, split, piece_bytes)
     except OSError as error:
         raise UserError(
             f"{path} cannot be read: {error.strerror or error}",
             "a readable file",
             "check the path and its permissions",
         ) from error
+    starts = range(0, max(size, 1), piece_bytes)
+    stops = [*starts[1:], size]
+    return [
+        FilePiece(path, text, split, start, stop, stop - start)
+        for start, stop in zip(starts, stops, strict=True)
+    ]
 
 
-def _read_txt(path: Path) -> Iterator[str]:
-    story: list[str] = []
-    # utf-8-sig drops a byte-order mark if there is one.
-    with path.open(encoding="utf-8-sig") as file:
-        for line in file:
-            *ends, rest = line.split(END_OF_TEXT)
-            for end in ends:
-                yield "".join([*story, end])
-                story = []
-            story.append(rest)
-    yield "".join(story)
+def read_stories(path: Path, text_column: str) -> Iterator[str]:
+    """The texts of one whole file; see `FilePiece.stories`."""
+    for piece in cut_file(path, StoryText(text_column), None, sys.maxsize):
+        yield from piece.stories()
 
 
-def _read_jsonl(path: Path, text_column: str) -> Iterator[str]:
-    with path.open(encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise UserError(
-                    f"{path}, line {number}: {error}",
-                    "one JSON object per line",
-                    "repair or delete that line",
-                ) from error
-            columns = list(row) if isinstance(row, dict) else []
-            yield _text(row, columns, text_column, f"{path}, line {number}")
+def _open(path: Path) -> IO[bytes]:
+    if path.suffix.lower() == ".gz":
+        return cast(IO[bytes], gzip.open(path, "rb"))
+    return path.open("rb")
 
 
-def _read_csv(path: Path, text_column: str) -> Iterator[str]:
+def _check_length(length: int, path: Path, separator: str) -> None:
+    if length > LONGEST_STORY:
+        raise UserError(
+            f"{path} holds a story of more than {LONGEST_STORY >> 20} MB",
+            f"stories with {separator} between them",
+            "put separators where the stories end",
+        )
+
+
+def _segments(file: IO[bytes], start: int, stop: int, path: Path) -> Iterator[tuple[int, bytes]]:
+    """What stands between separators, with its offset, where that lies in [start, stop).
+
+    What stands before the first and behind the last separator of the file is given if it is more
+    than white space; nothing but white space between two of them is an empty story.
+    """
+    # A separator that ends at `start` opens a segment that is ours.
+    begin = max(0, start - len(_SEPARATOR))
+    file.seek(begin)
+    skipping, carry = start > 0, b""
+    while begin < stop:
+        block = file.read(_BLOCK)
+        *whole, carry = (carry + block).split(_SEPARATOR)
+        for segment in whole:
+            if not skipping and (begin > 0 or segment.strip()):
+                yield begin, segment
+            skipping = False
+            begin += len(segment) + len(_SEPARATOR)
+            if begin >= stop:
+                return
+        if skipping:  # keep no more than what may be the first half of a separator
+            surplus = max(0, len(carry) - len(_SEPARATOR) + 1)
+            begin, carry = begin + surplus, carry[surplus:]
+        _check_length(len(carry), path, END_OF_TEXT)
+        if not block:
+            if not skipping and carry.strip():
+                yield begin, carry
+            return
+
+
+def _read_txt(file: IO[bytes], piece: FilePiece) -> Iterator[str]:
+    for begin, segment in _segments(file, piece.start, piece.stop, piece.path):
+        story = _decode(segment, begin, piece.path).replace("\r\n", "\n")
+        yield (story if begin else story.removeprefix("\ufeff")).strip()
+
+
+def _read_jsonl(file: IO[bytes], piece: FilePiece) -> Iterator[str]:
+    position = max(0, piece.start - 1)
+    file.seek(position)
+    skipping = piece.start > 0
+    while position < piece.stop and (line := file.readline(LONGEST_STORY + 1)):
+        begin, position = position, position + len(line)
+        _check_length(len(line), piece.path, "a line break")
+        if skipping:  # the line that the piece before ends with
+            skipping = False
+            continue
+        if not line.strip():
+            continue
+        text = _decode(line, begin, piece.path)
+        try:
+            row = json.loads(text if begin else text.removeprefix("\ufeff"))
+        except ValueError as error:
+            raise UserError(
+                f"{_Line(piece.path, begin)}: {error}",
+                "one JSON object per line",
+                "repair or delete that line",
+            ) from error
+        yield piece.text.of(row if isinstance(row, dict) else {}, _Line(piece.path, begin))
+
+
+def _read_csv(file: IO[bytes], piece: FilePiece) -> Iterator[str]:
     csv.field_size_limit(2**31 - 1)  # what a C long holds on every platform
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        rows = csv.DictReader(file)
-        for row in rows:
-            yield _text(row, list(rows.fieldnames or ()), text_column, f"{path}, {rows.line_num}")
+    with io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as lines:
+        rows = csv.DictReader(lines)
+        piece.text.check(list(rows.fieldnames or ()), str(piece.path))
+        try:
+            for row in rows:
+                yield piece.text.of(row, f"{piece.path}, line {rows.line_num}")
+        except csv.Error as error:
+            raise UserError(
+                f"{piece.path}, line {rows.line_num}: {error}", "CSV", "repair or delete that line"
+            ) from error
 
 
-def _read_parquet(path: Path, text_column: str) -> Iterator[str]:
+def _read_parquet(piece: FilePiece) -> Iterator[str]:
+    with _parquet(piece.path) as table:
+        piece.text.check(table.schema_arrow.names, str(piece.path))
+        groups = range(piece.start, min(piece.stop, table.num_row_groups))
+        columns = list(piece.text.columns)
+        for batch in table.iter_batches(batch_size=1024, row_groups=groups, columns=columns):
+            for row in batch.to_pylist():
+                yield piece.text.of(row, str(piece.path))
+
+
+def _cut_parquet(
+    path: Path, text: StoryText, split: str | None, piece_bytes: int
+) -> list[FilePiece]:
+    """Runs of row groups that hold about `piece_bytes` before compression."""
+    with _parquet(path) as table:
+        sizes = [
+            table.metadata.row_group(group).total_byte_size for group in range(table.num_row_groups)
+        ]
+    starts, held = [0], 0
+    for group, size in enumerate(sizes):
+        if held >= piece_bytes:
+            starts.append(group)
+            held = 0
+        held += size
+    return [
+        FilePiece(path, text, split, start, stop, sum(sizes[start:stop]))
+        for start, stop in zip(starts, [*starts[1:], len(sizes)], strict=True)
+    ]
+
+
+@contextlib.contextmanager
+def _parquet(path: Path) -> Iterator[Any]:
+    """Opens a parquet file; a compressed one is unpacked into a nameless file first."""
     import pyarrow
     import pyarrow.parquet
 
-    try:
-        table = pyarrow.parquet.ParquetFile(path)
-    except pyarrow.ArrowInvalid as error:
-        raise UserError(
-            f"{path}: {error}", "a parquet file", "download or write the file again"
-        ) from error
-    columns = table.schema_arrow.names
-    if text_column not in columns:
-        _text({}, columns, text_column, str(path))
-    for batch in table.iter_batches(batch_size=1024, columns=[text_column]):
-        for text in batch.column(0).to_pylist():
-            yield _text({text_column: text}, columns, text_column, str(path))
+    with contextlib.ExitStack() as stack:
+        if path.suffix.lower() == ".gz":
+            file: IO[bytes] = stack.enter_context(tempfile.TemporaryFile())
+            with gzip.open(path, "rb") as packed:
+                shutil.copyfileobj(packed, file)
+        else:
+            file = stack.enter_context(path.open("rb"))
+        try:
+            yield stack.enter_context(pyarrow.parquet.ParquetFile(file))
+        except pyarrow.ArrowInvalid as error:
+            raise UserError(
+                f"{path}: {error}", "a parquet file", "download or write the file again"
+            ) from error
 
 
-def _text(row: Any, columns: list[str], text_column: str, place: str) -> str:
-    """The text of one row."""
-    if text_column not in columns:
-        raise UserError(
-            f"{place}: there is no column {text_column!r} among {', '.join(columns) or 'none'}",
-            "a column that holds the stories",
-            f"name it: --data.text_column {columns[0] if columns else 'NAME'}",
-        )
-    return checked_text(row[text_column], text_column, place)
-
-
-def checked_text(value: Any, text_column: str, place: str) -> str:
-    """A cell as a text; an absent value (null) is an empty story.
+def _decode(data: bytes, begin: int, path: Path) -> str:
+    """UTF-8 bytes as text.
 
     Raises:
-        UserError: The cell holds something else.
+        UserError: They are not UTF-8; the message says which byte of which line.
     """
-    if value is None:
-        return ""
-    if not isinstance(value, str):
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
         raise UserError(
-            f"{place}: column {text_column!r} holds {type(value).__name__}",
-            "text",
-            "name the column of the stories by --data.text_column",
-        )
-    return value
+            f"{_Line(path, begin + error.start)} is not UTF-8 text: {error.reason} "
+            f"(byte 0x{data[error.start]:02x} at {begin + error.start:,})",
+            "UTF-8",
+            f"convert the file: iconv -f WINDOWS-1252 -t UTF-8 {path.name} > utf8-{path.name}",
+        ) from error
+
+
+@dataclass(frozen=True)
+class _Line:
+    """The line in which a byte of a file stands; counted when a message needs it."""
+
+    path: Path
+    offset: int
+
+    def __str__(self) -> str:
+        line, left = 1, self.offset
+        with _open(self.path) as file:
+            while left > 0 and (block := file.read(min(_BLOCK, left))):
+                line += block.count(b"\n")
+                left -= len(block)
+        return f"{self.path}, line {line}"

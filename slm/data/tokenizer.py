@@ -5,8 +5,11 @@ import codecs
 import hashlib
 import importlib.util
 import json
+import os
+import zipfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -17,6 +20,8 @@ from tiktoken.load import data_gym_to_mergeable_bpe_ranks
 from slm.errors import UserError
 
 END_OF_TEXT = "<|endoftext|>"
+CHECKPOINT_KEY = "slm"
+"""Entry of a checkpoint that holds what Lightning does not know: tokenizer and data."""
 
 # How GPT-2 splits text into words before merging bytes; equivalent to the pattern of its release.
 _SPLIT_PATTERN = (
@@ -127,9 +132,17 @@ class Tokenizer:
         """Token ids of a text, without end-of-text."""
         return self._encoding.encode_ordinary(text)
 
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of many texts, encoded by several threads."""
-        return self._encoding.encode_ordinary_batch(list(texts))
+    def encode_stories(self, stories: Sequence[str]) -> npt.NDArray[np.uint32]:
+        """Token ids of stories on end, each closed by end-of-text, (tokens,) uint32."""
+        if any(END_OF_TEXT in story for story in stories):
+            rows = (row for story in stories for row in (*self.encode(story), self.end_of_text))
+            return np.fromiter(rows, dtype=np.uint32)
+        # In one call, which takes the separators for what they are: no list of Python integers
+        # is made, and nothing is called per story.
+        joined = END_OF_TEXT.join([*stories, ""])
+        return self._encoding.encode_to_numpy(
+            joined, allowed_special={END_OF_TEXT}, disallowed_special=()
+        )
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of token ids; bytes that are not UTF-8 become U+FFFD, end-of-text nothing."""
@@ -147,12 +160,43 @@ class Tokenizer:
             digest.update(len(token).to_bytes(4, "little") + token)
         return digest.hexdigest()
 
+    def identity(self) -> dict[str, Any]:
+        """Name, n_vocab and sha256."""
+        return {"name": self.name, "n_vocab": self.n_vocab, "sha256": self.sha256}
+
     def to_plain(self) -> dict[str, Any]:
         """A description in plain types, from which `from_plain` makes the tokenizer again."""
-        plain: dict[str, Any] = {"name": self.name, "n_vocab": self.n_vocab, "sha256": self.sha256}
+        plain = self.identity()
         if self.name != "gpt2":
             plain["tokens"] = [base64.b64encode(token).decode() for token in self.token_bytes]
         return plain
+
+    def save(self, path: Path) -> None:
+        """Writes `tokenizer.json`: all of it or nothing."""
+        temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+        temporary.write_text(json.dumps(self.to_plain(), indent=0), encoding="utf-8")
+        temporary.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> "Tokenizer":
+        """Reads a `tokenizer.json`, or takes the tokenizer out of a checkpoint.
+
+        Raises:
+            UserError: The file is missing, or neither of the two, or damaged.
+        """
+        try:
+            if zipfile.is_zipfile(path):  # a checkpoint
+                import torch
+
+                contents = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+                return cls.from_plain(contents[CHECKPOINT_KEY]["tokenizer"])
+            return cls.from_plain(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError, UnpicklingError) as error:
+            raise UserError(
+                f"{path} holds no tokenizer: {error!r}",
+                "a tokenizer.json of prepared data, or a checkpoint of this project",
+                "name another file, or prepare the data again",
+            ) from error
 
     @classmethod
     def from_plain(cls, plain: dict[str, Any]) -> "Tokenizer":

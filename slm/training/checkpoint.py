@@ -8,13 +8,11 @@ from typing import Any
 
 import torch
 
-from slm.data.tokenizer import Tokenizer
+from slm.data.tokenizer import CHECKPOINT_KEY, Tokenizer
 from slm.errors import UserError
 from slm.model.gpt import GPT, GPTConfig
 
 FORMAT_VERSION = 1
-KEY = "slm"
-"""Entry of a checkpoint that holds what Lightning does not know: tokenizer and data."""
 
 
 @dataclass(frozen=True)
@@ -23,12 +21,17 @@ class Checkpoint:
 
     path: Path
     contents: dict[str, Any]
-    """Everything that Lightning saved, and the entry `KEY`."""
+    """Everything that Lightning saved, and the entry `CHECKPOINT_KEY`."""
 
     @property
     def step(self) -> int:
         """Optimizer steps trained."""
         return int(self.contents["global_step"])
+
+    @property
+    def entry(self) -> dict[str, Any]:
+        """What this project adds to Lightning's checkpoint: tokenizer, data and training facts."""
+        return dict(self.contents[CHECKPOINT_KEY])
 
     @property
     def model_options(self) -> dict[str, Any]:
@@ -47,7 +50,58 @@ class Checkpoint:
 
     def make_tokenizer(self) -> Tokenizer:
         """The tokenizer the model was trained with."""
-        return Tokenizer.from_plain(self.contents[KEY]["tokenizer"])
+        return Tokenizer.from_plain(self.entry["tokenizer"])
+
+    @property
+    def tokenizer_options(self) -> dict[str, Any]:
+        """The data options that give this checkpoint's tokenizer."""
+        tokenizer = self.entry["tokenizer"]
+        own = tokenizer["name"] != "gpt2"
+        return {
+            "tokenizer": str(self.path.resolve()) if own else "gpt2",
+            "vocab_size": tokenizer["n_vocab"],
+        }
+
+    def check_tokenizer(self, found: dict[str, Any]) -> None:
+        """Compares the data's tokenizer with the checkpoint's.
+
+        Args:
+            found: `Tokenizer.identity()` of the data's.
+
+        Raises:
+            UserError: They differ.
+        """
+        saved = self.entry["tokenizer"]
+        if found["sha256"] != saved["sha256"]:
+            options = self.tokenizer_options
+            raise UserError(
+                f"the data's {found['name']} vocabulary of {found['n_vocab']:,} tokens is not the "
+                f"one that {self.path} was trained with",
+                f"that one: {saved['name']}, {saved['n_vocab']:,} tokens, SHA-256 "
+                f"{saved['sha256'][:12]}…",
+                f"prepare the data with it: --data.tokenizer {options['tokenizer']} "
+                f"--data.vocab_size {options['vocab_size']} "
+                f"--model.gpt.vocab_size {options['vocab_size']}",
+            )
+
+    def check_shape(self, gpt: dict[str, Any]) -> None:
+        """Compares the options of a model with the checkpoint's, dropout aside.
+
+        Args:
+            gpt: `GPTConfig` in plain types.
+
+        Raises:
+            UserError: They differ.
+        """
+        saved = self.model_options["gpt"]
+        for name, value in gpt.items():
+            if name != "dropout" and value != saved[name]:
+                raise UserError(
+                    f"--model.gpt.{name} {value} for a checkpoint with {name} {saved[name]}",
+                    f"the shape of the checkpoint {self.path}",
+                    f"--model.gpt.{name} {saved[name]}, or train a new model without that "
+                    "checkpoint",
+                )
 
     def make_model(self) -> GPT:
         """The trained network, in evaluation mode, on the CPU."""
@@ -85,7 +139,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
             "a file that `slm fit` wrote",
             "name another file; an interrupted copy has to be copied again",
         ) from error
-    entry = contents.get(KEY) if isinstance(contents, dict) else None
+    entry = contents.get(CHECKPOINT_KEY) if isinstance(contents, dict) else None
     version = entry.get("format_version") if isinstance(entry, dict) else None
     if version != FORMAT_VERSION:
         raise UserError(

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningModule
@@ -17,10 +18,15 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from slm.data.batches import Batch
 from slm.data.datamodule import StoryData
-from slm.data.tokenizer import StreamDecoder, Tokenizer
+from slm.data.tokenizer import CHECKPOINT_KEY, StreamDecoder, Tokenizer
 from slm.errors import UserError
 from slm.model import GPT, GPTConfig, SamplingOptions, stream
-from slm.training.checkpoint import FORMAT_VERSION, KEY, align_progress
+from slm.training.checkpoint import (
+    FORMAT_VERSION,
+    Checkpoint,
+    align_progress,
+    open_checkpoint,
+)
 from slm.training.metrics import LanguageModelMetrics
 from slm.training.optimization import OptimizerOptions, make_adamw, warmup_cosine
 
@@ -47,6 +53,8 @@ class StoryModel(LightningModule):
         gpt: Shape of the network.
         optimizer: AdamW and its learning-rate schedule.
         compile: Whether to train through torch.compile; costs a minute, pays on GPUs.
+        init_from: A checkpoint whose weights to start from, with a fresh optimizer and schedule;
+            the data have to be in its vocabulary. No part of the model's own checkpoints.
     """
 
     def __init__(
@@ -54,11 +62,13 @@ class StoryModel(LightningModule):
         gpt: GPTConfig = GPTConfig(),
         optimizer: OptimizerOptions = OptimizerOptions(),
         compile: bool = False,
+        init_from: str | None = None,
     ) -> None:
         super().__init__()
         self.gpt = gpt
         self.optimizer_options = optimizer
         self.compile_model = compile
+        self.init_from = init_from
         # Plain types only: a checkpoint has to open with weights_only=True.
         self.save_hyperparameters(
             {
@@ -75,15 +85,20 @@ class StoryModel(LightningModule):
     # ---- set-up -------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
-        """Takes the tokenizer from the data and checks that it is the model's.
+        """Takes the tokenizer from the data, and the first weights from where they are to come.
 
         Raises:
-            UserError: The vocabularies differ in size.
+            UserError: The model's vocabulary is not the data's, or `init_from` does not fit.
         """
         data = self._data()
         if data is None:
             return
         self.tokenizer = data.tokenizer
+        if stage == "fit" and self.init_from:
+            checkpoint = open_checkpoint(Path(self.init_from).expanduser())
+            checkpoint.check_tokenizer(self.tokenizer.identity())
+            checkpoint.check_shape(asdict(self.gpt))
+            self.model.load_state_dict(checkpoint.make_model().state_dict())
         if self.tokenizer.n_vocab != self.gpt.vocab_size:
             raise UserError(
                 f"the data's vocabulary has {self.tokenizer.n_vocab:,} tokens, "
@@ -228,7 +243,7 @@ class StoryModel(LightningModule):
             )
         data = self._data()
         assert self.tokenizer is not None
-        checkpoint[KEY] = {
+        checkpoint[CHECKPOINT_KEY] = {
             "format_version": FORMAT_VERSION,
             "tokenizer": self.tokenizer.to_plain(),
             "data": data.manifest.to_plain() if data else None,
@@ -259,20 +274,14 @@ class StoryModel(LightningModule):
         Raises:
             UserError: They were tokenised otherwise.
         """
-        saved = checkpoint[KEY]["tokenizer"]
+        saved = checkpoint[CHECKPOINT_KEY]["tokenizer"]
         if self.tokenizer is None:
             self.tokenizer = Tokenizer.from_plain(saved)
-        if self.tokenizer.sha256 != saved["sha256"]:
-            raise UserError(
-                f"the data's {self.tokenizer.name} vocabulary is not the checkpoint's",
-                f"the {saved['name']} vocabulary of {saved['n_vocab']:,} tokens with SHA-256 "
-                f"{saved['sha256'][:12]}…",
-                "give the data that the checkpoint was trained on, by --data.source and "
-                "--data.root",
-            )
+        path = Path(self.trainer.ckpt_path or "the checkpoint")
+        Checkpoint(path, checkpoint).check_tokenizer(self.tokenizer.identity())
         if self.trainer.state.fn == "fit":
             align_progress(checkpoint, self.trainer.accumulate_grad_batches)
-            before, now = checkpoint[KEY]["training"], self._training_facts()
+            before, now = checkpoint[CHECKPOINT_KEY]["training"], self._training_facts()
             changed = [
                 f"{key} {before[key]} -> {now[key]}"
                 for key in now

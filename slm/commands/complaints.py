@@ -1,0 +1,71 @@
+"""jsonargparse with errors that say what to do."""
+
+import difflib
+import re
+from typing import Any
+
+import jsonargparse
+
+from slm.errors import UserError
+
+
+class Complaints:
+    """Mixed into a parser: what it complains of becomes a UserError that says what to do."""
+
+    usage: str | None
+    _actions: list[Any]
+
+    def error(self, message: str, ex: Exception | None = None) -> Any:
+        """Called by jsonargparse for everything that is wrong on the command line or in a file.
+
+        Raises:
+            UserError: Always.
+        """
+        verb = self.usage.split()[1] if self.usage else (self._verb(message) or "fit")
+        refused = re.search(r"does not accept option '([\w.]+)'", message)
+        if unknown := refused or re.search(r"unrecognized arguments: (.*)", message):
+            word = ("--" if refused else "") + unknown[1].split()[0].split("=")[0]
+            if not word.startswith("-"):
+                raise UserError(
+                    f"a word that belongs to no option: {word}",
+                    f"options of `slm {verb}`, each with its value",
+                    f'--prompt "{word}"' if verb == "predict" else f"slm {verb} --help lists them",
+                )
+            close = difflib.get_close_matches(word, self.option_names(), n=1, cutoff=0.5)
+            raise UserError(
+                f"there is no option {word}",
+                f"an option of `slm {verb}`",
+                (f"{close[0]}, perhaps? " if close else "") + f"slm {verb} --help lists them",
+            )
+        text = " ".join(message.split())
+        key = re.search(r'Parser key "([^"]+)": ?(.*)', text)
+        if key and (value := re.search(r"Expected an? (.*?)\. Got value: (.*)", key[2])):
+            raise UserError(
+                f"--{key[1]} is {value[2]}",
+                re.sub(r"<class '(\w+)'>", r"\1", value[1].replace("typing.", "")),
+                f"slm {verb} --help explains the option",
+            )
+        raise UserError(
+            f"the options cannot be understood: {text}",
+            "options and config files that fit together",
+            f"slm {verb} --help lists the options and their types",
+        )
+
+    @staticmethod
+    def _verb(message: str) -> str | None:
+        """The verb that a message of the main parser is about."""
+        found = re.search(r"[Ss]ubcommand '(\w+)'", message)
+        return found[1] if found else None
+
+    def option_names(self) -> list[str]:
+        """Every option string that this parser or its subcommand's knows."""
+        names: list[str] = []
+        for action in self._actions:
+            names += [name for name in action.option_strings if name.startswith("--")]
+            for parser in (action.choices if isinstance(action.choices, dict) else {}).values():
+                names += parser.option_names()
+        return names
+
+
+class QuickParser(Complaints, jsonargparse.ArgumentParser):
+    """The parser of the verbs that need no Trainer."""

@@ -1,0 +1,175 @@
+"""The verb `info`: describes, and verifies, prepared data; describes a checkpoint."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from slm.commands.complaints import QuickParser
+from slm.data.manifest import Manifest
+from slm.data.sources import in_words
+from slm.data.statistics import SplitStatistics, count_split, examples, histogram
+from slm.data.tinystories import difference_from_known
+from slm.data.verification import verify
+from slm.errors import UserError
+from slm.verbs import VERBS
+
+_CONTEXTS = (128, 256, 512, 1024)
+_BAR = 40
+
+
+def run_info(words: Sequence[str]) -> int:
+    """Prints what a data folder or a checkpoint is.
+
+    Args:
+        words: The command line behind the verb.
+
+    Returns:
+        The exit status, 0.
+
+    Raises:
+        UserError: There is no such thing, or it is damaged.
+    """
+    parser = QuickParser(
+        prog="slm",
+        usage="slm info FOLDER [--verify] [--seed N] [--json FILE]   or   slm info CHECKPOINT",
+        description=f"{VERBS['info'][0].upper()}{VERBS['info'][1:]}.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("path", type=str, help="A folder of prepared data, or a checkpoint.")
+    parser.add_argument(
+        "--verify",
+        action="store_true",
+        help="Recompute all that the manifest states, and name the first thing that differs.",
+    )
+    parser.add_argument("--seed", type=int, default=1337, help="Draws the three stories shown.")
+    parser.add_argument(
+        "--json", type=str | None, default=None, help="Also write what is shown to a file."
+    )
+    if not words:
+        raise UserError(
+            "slm info without a folder", "what to describe", f"slm info {_some_folder()}"
+        )
+    options = parser.parse_args(list(words))
+    path = Path(options.path).expanduser()
+    if path.is_file():
+        facts, text = _describe_checkpoint(path)
+    elif path.is_dir():
+        facts, text = _describe_folder(path, options.verify, options.seed)
+    else:
+        raise UserError(
+            f"{path} does not exist",
+            "a folder of prepared data, or a checkpoint",
+            f"slm info {_some_folder()}",
+        )
+    if options.json:
+        try:
+            Path(options.json).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise UserError(
+                f"--json {options.json}: {error.strerror}", "a file to write", "name another"
+            ) from error
+    print(text)
+    return 0
+
+
+def _some_folder() -> str:
+    found = sorted(Path("data").glob("*/manifest.json"))
+    return str(found[0].parent) if found else "data/NAME, after slm prepare"
+
+
+# ---- prepared data ------------------------------------------------------------------------
+
+
+def _describe_folder(folder: Path, verified: bool, seed: int) -> tuple[dict[str, Any], str]:
+    manifest = verify(folder) if verified else Manifest.load(folder)
+    plain, tokenizer = manifest.to_plain(), manifest.tokenizer
+    reading = ", ".join(f"{option} {value}" for option, value in manifest.reading.items() if value)
+    lines = [
+        f"{folder}" + ("  (verified: everything is as its manifest states)" if verified else ""),
+        f"source       {in_words(manifest.source)}, revision {manifest.revision}",
+        f"read with    {reading!s}",
+        f"tokenizer    {tokenizer['name']}, {tokenizer['n_vocab']:,} tokens, "
+        f"SHA-256 {tokenizer['sha256'][:16]}…",
+        f"format       version {manifest.format_version}, ids of {manifest.dtype.itemsize} bytes",
+    ]
+    if difference := difference_from_known(manifest):
+        lines.append(f"note         {difference}")
+    statistics = {split: count_split(folder, manifest, split) for split in manifest.splits}
+    for split, counted in statistics.items():
+        said, lines_of_split = _describe_split(manifest, split, counted)
+        plain["splits"][split] |= said
+        lines += ["", *lines_of_split]
+    ends = statistics["train"].ends
+    stories = examples(folder, manifest, "train", ends, seed, 3)
+    plain["examples"] = stories
+    for number, story in enumerate(stories, 1):
+        lines += ["", f"--- story {number} of 3, drawn with --seed {seed}", story]
+    return plain, "\n".join(lines)
+
+
+def _describe_split(
+    manifest: Manifest, split: str, counted: SplitStatistics
+) -> tuple[dict[str, Any], list[str]]:
+    facts, n_vocab = manifest.splits[split], manifest.tokenizer["n_vocab"]
+    bars = histogram(counted.lengths)
+    covering = {share: counted.most_frequent_for(share) for share in (0.9, 0.99, 0.999)}
+    fitting = {context: counted.fitting(context) for context in _CONTEXTS}
+    lines = [
+        f"{split:<13}{facts.stories:,} stories, {facts.tokens:,} tokens, {facts.bytes:,} bytes of "
+        f"text: {facts.bytes / facts.tokens:.2f} bytes per token",
+        f"  SHA-256    {facts.sha256}",
+        f"  cleaning   {facts.repaired:,} repaired, {facts.empty_dropped:,} empty and "
+        f"{facts.duplicates_dropped:,} repeated left out",
+        f"  vocabulary {counted.ids_used:,} of {n_vocab:,} tokens occur "
+        f"({counted.ids_used / n_vocab:.1%}); the most frequent "
+        + ", ".join(f"{count:,} make {share:.1%}" for share, count in covering.items()),
+        "  contexts   that hold a whole story: "
+        + ", ".join(f"{context}: {share:.1%}" for context, share in fitting.items()),
+        "  length     of stories in tokens, end-of-text included",
+    ]
+    highest = max(count for _, _, count in bars)
+    for start, stop, count in bars:
+        bar = "#" * round(_BAR * count / highest) or ("." if count else "")
+        share = count / facts.stories
+        lines.append(f"  {start:>6}-{stop:<6} {bar:<{_BAR}} {count:>11,} {share:>6.1%}")
+    said = {
+        "bytes_per_token": facts.bytes / facts.tokens,
+        "vocabulary_used": counted.ids_used,
+        "most_frequent_covering": {str(share): count for share, count in covering.items()},
+        "stories_within_context": {str(context): share for context, share in fitting.items()},
+        "length_histogram": [list(bar) for bar in bars],
+    }
+    return said, lines
+
+
+# ---- checkpoints --------------------------------------------------------------------------
+
+
+def _describe_checkpoint(path: Path) -> tuple[dict[str, Any], str]:
+    from slm.model import GPT
+    from slm.training.checkpoint import open_checkpoint
+
+    checkpoint = open_checkpoint(path)
+    tokenizer = checkpoint.make_tokenizer()
+    entry = checkpoint.entry
+    data = entry["data"] or {}
+    gpt = checkpoint.model_options["gpt"]
+    facts = {
+        "step": checkpoint.step,
+        "model": gpt,
+        "tokenizer": tokenizer.identity(),
+        "data": data,
+        "training": entry["training"],
+    }
+    lines = [
+        str(path),
+        f"trained      {checkpoint.step:,} optimizer steps",
+        f"model        {GPT(checkpoint.gpt).parameter_counts()}",
+        f"             {', '.join(f'{name} {value}' for name, value in gpt.items())}",
+        f"tokenizer    {tokenizer.name}, {tokenizer.n_vocab:,} tokens, "
+        f"SHA-256 {tokenizer.sha256[:16]}…",
+        f"data         {in_words(data['source']) if data else 'unknown'}",
+        f"training     {', '.join(f'{name} {value}' for name, value in entry['training'].items())}",
+    ]
+    return facts, "\n".join(lines)

@@ -1,0 +1,112 @@
+"""Which part of a row is the story: one column, or a template over several."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from string import Formatter
+from typing import Any
+
+from slm.errors import UserError
+
+
+@dataclass(frozen=True)
+class StoryText:
+    r"""Takes the story out of a row.
+
+    Args:
+        spec: A column's name, or a template in which `{Name}` stands for the column Name, such
+            as `{Context}\n{Response}`. A backslash and an `n`, as a shell passes them on, are a
+            line break; `{{` and `}}` are braces.
+
+    Raises:
+        UserError: The template has an unclosed brace, or a field without a name.
+    """
+
+    spec: str
+
+    def __post_init__(self) -> None:
+        try:
+            complete = all(self.columns)
+        except ValueError:
+            complete = False
+        if not complete:
+            raise UserError(
+                f"--data.text_column {self.spec}",
+                "a column's name, or a template with names of columns in braces",
+                r"--data.text_column '{Context}\n{Response}'",
+            )
+
+    @property
+    def is_template(self) -> bool:
+        """Whether there are braces."""
+        return "{" in self.spec or "}" in self.spec
+
+    @property
+    def meant(self) -> str:
+        """The column or template, with the line breaks and tabs that were spelt out."""
+        if not self.is_template:
+            return self.spec
+        return self.spec.replace("\\n", "\n").replace("\\t", "\t")
+
+    @cached_property
+    def _parts(self) -> list[tuple[str, str | None]]:
+        """Literal texts, each with the column that follows it."""
+        return [(literal, column) for literal, column, _, _ in Formatter().parse(self.meant)]
+
+    @cached_property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that are needed."""
+        if not self.is_template:
+            return (self.spec,)
+        return tuple(dict.fromkeys(column for _, column in self._parts if column is not None))
+
+    def check(self, present: list[str], place: object) -> None:
+        """Checks that a table has the columns.
+
+        Args:
+            present: The columns that it has.
+            place: Its name, for the message.
+
+        Raises:
+            UserError: One is missing.
+        """
+        for column in self.columns:
+            if column not in present:
+                raise UserError(
+                    f"{place}: there is no column {column!r} among {', '.join(present) or 'none'}",
+                    "a column that holds the stories",
+                    f"name it: --data.text_column {present[0] if present else 'NAME'}",
+                )
+
+    def of(self, row: Mapping[str, Any], place: object) -> str:
+        """The story of a row; an absent value (null) is an empty text.
+
+        Args:
+            row: Values by column.
+            place: Where the row stands, for the message.
+
+        Raises:
+            UserError: A column is missing or holds something else than text.
+        """
+        for column in self.columns:
+            if column not in row:
+                self.check(list(row), place)
+        if not self.is_template:
+            return self._cell(row[self.spec], self.spec, place)
+        return "".join(
+            literal + ("" if column is None else self._cell(row[column], column, place))
+            for literal, column in self._parts
+        )
+
+    def _cell(self, value: Any, column: str, place: object) -> str:
+        if value is None:
+            return ""
+        if self.is_template and isinstance(value, int | float):
+            return str(value)
+        if not isinstance(value, str):
+            raise UserError(
+                f"{place}: column {column!r} holds {type(value).__name__}",
+                "text",
+                "name the column of the stories by --data.text_column",
+            )
+        return value

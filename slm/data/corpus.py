@@ -1,0 +1,130 @@
+"""Which stories, how they are read, and how they are turned into tokens."""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from slm.data.cleaning import Cleaning
+from slm.data.columns import StoryText
+from slm.data.sources import Piece, Source, held_out, open_source
+from slm.data.tokenizer import Tokenizer
+from slm.errors import UserError
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """The options that decide what prepared data hold, and where they lie.
+
+    Raises:
+        UserError: An option is out of range.
+    """
+
+    source: str | list[str] = "hub:roneneldan/TinyStories"
+    """Where the stories come from: `hub:OWNER/NAME`, a file, a folder, a pattern such as
+    `books/*.jsonl`, `builtin`, or a list of these."""
+    root: str = "data"
+    """Folder for prepared data; each source and tokenizer gets a folder in it."""
+    tokenizer: str = "gpt2"
+    """`gpt2`, `bpe` (a vocabulary of these stories' own, learnt from them), or the path of a
+    checkpoint or tokenizer.json whose vocabulary to use."""
+    vocab_size: int = 50257
+    """Size of a `bpe` vocabulary to learn; `gpt2` has 50257."""
+    text_column: str = "text"
+    """Column of the stories where there are columns, or a template over several:
+    `{Context}\\n{Response}`."""
+    validation_share: float = 0.02
+    """Part of the stories held out where a source has no validation split."""
+    clean: Cleaning = Cleaning()
+    """What to leave out or repair."""
+    prepare_workers: int | None = None
+    """Processes that prepare data; null takes one for each core."""
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.validation_share < 1.0:
+            raise UserError(
+                f"--data.validation_share {self.validation_share}",
+                "a share of the stories, above 0 and below 1",
+                "--data.validation_share 0.02",
+            )
+        if self.prepare_workers is not None and self.prepare_workers < 1:
+            raise UserError(
+                f"--data.prepare_workers {self.prepare_workers}",
+                "1 or more",
+                "leave it out: one for each core",
+            )
+        if self.tokenizer == "gpt2" and self.vocab_size != 50257:
+            raise UserError(
+                f"--data.vocab_size {self.vocab_size} with --data.tokenizer gpt2",
+                "GPT-2's own vocabulary of 50257",
+                f"--data.tokenizer bpe --data.vocab_size {self.vocab_size} learns one of that size",
+            )
+        if self.tokenizer not in ("gpt2", "bpe") and not Path(self.tokenizer).expanduser().exists():
+            raise UserError(
+                f"--data.tokenizer {self.tokenizer}",
+                "gpt2, bpe, or the path of a checkpoint or a tokenizer.json",
+                "--data.tokenizer bpe --data.vocab_size 4096",
+            )
+
+    @cached_property
+    def opened(self) -> Source:
+        """The source."""
+        return open_source(self.source, self.text_column)
+
+    @cached_property
+    def given_tokenizer(self) -> Tokenizer | None:
+        """The tokenizer, where it does not have to be learnt.
+
+        Raises:
+            UserError: It cannot be read.
+        """
+        if self.tokenizer == "bpe":
+            return None
+        if self.tokenizer == "gpt2":
+            return Tokenizer.gpt2()
+        return Tokenizer.load(Path(self.tokenizer).expanduser())
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """The options that decide which text is taken, in plain types."""
+        return {
+            "text_column": StoryText(self.text_column).meant,
+            "validation_share": self.validation_share,
+            **asdict(self.clean),
+        }
+
+    def to_plain(self) -> dict[str, Any]:
+        """The options in plain types, paths made absolute."""
+        return asdict(self) | {
+            "source": self.opened.spec,
+            "root": str(Path(self.root).expanduser().resolve()),
+            "tokenizer": self.tokenizer
+            if self.tokenizer in ("gpt2", "bpe")
+            else str(Path(self.tokenizer).expanduser().resolve()),
+        }
+
+    def folder_name(self) -> str:
+        """Where data of these options are prepared: `TinyStories-gpt2`, `builtin-bpe2048`."""
+        tokenizer = self.given_tokenizer if self.tokenizer != "gpt2" else None
+        if tokenizer is not None and tokenizer.name != "gpt2":
+            end = f"bpe{tokenizer.n_vocab}-{tokenizer.sha256[:8]}"
+        else:
+            end = "gpt2" if self.tokenizer != "bpe" else f"bpe{self.vocab_size}"
+        return f"{self.opened.name}-{end}{self.clean.suffix()}"
+
+    def stories(self, piece: Piece) -> Iterator[tuple[str, str, bool]]:
+        """The stories of a piece, each with its split and whether it has been repaired.
+
+        A lone surrogate, as JSON can spell one, becomes "?".
+        """
+        repair = self.clean.make_repair()
+        for raw in piece.stories():
+            story = repair(raw)
+            repaired = story != raw
+            if not story.isascii():  # which is quicker to see than to encode
+                story = story.encode(errors="replace").decode()
+            split = piece.split
+            if split is None:
+                split = "validation" if held_out(story, self.validation_share) else "train"
+            yield split, story, repaired

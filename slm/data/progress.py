@@ -1,0 +1,65 @@
+"""How far a preparation has come: a bar on a terminal, else a line now and then."""
+
+import sys
+import time
+
+from tqdm import tqdm
+
+# Seconds between two lines where there is no terminal.
+_PATIENCE = 10.0
+
+
+class Progress:
+    """Counts shards, and says what they amount to.
+
+    Args:
+        total: Weight of all that is to be done, in bytes.
+        shards: Number of shards to be done.
+    """
+
+    def __init__(self, total: int, shards: int) -> None:
+        self._total = total
+        self._shards = shards
+        self._done = self._weight = self._stories = self._bytes = 0
+        self._start = self._spoke = time.monotonic()
+        self._bar = tqdm(
+            total=total,
+            desc="Preparing ",
+            unit="B",
+            unit_scale=True,
+            disable=None,
+            leave=False,
+            bar_format="{desc} {percentage:3.0f}% |{bar}| {postfix}, {remaining} left",
+            postfix="",
+        )
+
+    def add(self, weight: int, stories: int, text_bytes: int) -> None:
+        """A shard is done."""
+        self._done += 1
+        self._weight += weight
+        self._stories += stories
+        self._bytes += text_bytes
+        self._bar.set_postfix_str(self.rates(), refresh=False)
+        self._bar.update(weight)
+        now = time.monotonic()
+        if self._bar.disable and now - self._spoke >= _PATIENCE:
+            self._spoke = now
+            left = (now - self._start) * (self._total / max(1, self._weight) - 1)
+            print(
+                f"Preparing  {self._done} of {self._shards} shards, {self.rates()}, "
+                f"{left:,.0f} s left",
+                file=sys.stderr,
+            )
+
+    def rates(self) -> str:
+        """Stories and megabytes of text per second, since the beginning."""
+        seconds = max(1e-9, time.monotonic() - self._start)
+        return f"{self._stories / seconds:,.0f} stories/s, {self._bytes / seconds / 1e6:.1f} MB/s"
+
+    def close(self) -> str:
+        """Takes the bar away and says what was done in how long."""
+        self._bar.close()
+        return (
+            f"{self._stories:,} stories, {self._bytes / 1e6:,.1f} MB of text in "
+            f"{time.monotonic() - self._start:.1f} s ({self.rates()})"
+        )

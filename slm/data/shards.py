@@ -1,0 +1,185 @@
+"""Shards: pieces of a source that have been encoded, each by itself, into files of their own.
+
+A shard is finished when its `.json` is there; it is written last, in one movement. Everything in
+a shard follows from its piece, the tokenizer and the options, so it does not matter which process
+writes it, or how often.
+"""
+
+import json
+import multiprocessing
+import os
+import threading
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from slm.data.corpus import Corpus
+from slm.data.manifest import SPLITS, id_dtype
+from slm.data.sources import Piece
+from slm.data.tokenizer import Tokenizer
+
+# Stories are encoded in batches of about this many characters, which bounds memory.
+_BATCH_CHARACTERS = 1 << 20
+FINGERPRINT = np.dtype([("hash", "S16"), ("tokens", "<u4"), ("bytes", "<u4")])
+"""What repetitions are found by: 128 bits of BLAKE2b, and the size of the story."""
+
+
+@dataclass
+class SplitTally:
+    """What one shard holds of one split."""
+
+    stories: int = 0
+    tokens: int = 0
+    bytes: int = 0
+    """UTF-8 bytes of the text."""
+    empty_dropped: int = 0
+    repaired: int = 0
+
+
+@dataclass
+class Shard:
+    """A finished shard's facts, the contents of its `.json`."""
+
+    index: int
+    splits: dict[str, SplitTally] = field(
+        default_factory=lambda: {split: SplitTally() for split in SPLITS}
+    )
+
+    @property
+    def stories(self) -> int:
+        """In both splits."""
+        return sum(tally.stories for tally in self.splits.values())
+
+    @property
+    def bytes(self) -> int:
+        """In both splits."""
+        return sum(tally.bytes for tally in self.splits.values())
+
+
+def shard_path(folder: Path, index: int, ending: str) -> Path:
+    """`00012.json`, `00012.train.bin`, `00012.train.fingerprints`."""
+    return folder / f"{index:05d}.{ending}"
+
+
+def read_shard(folder: Path, index: int, itemsize: int) -> Shard | None:
+    """The facts of a shard, if it is finished and its files have the size they should have."""
+    try:
+        plain = json.loads(shard_path(folder, index, "json").read_text(encoding="utf-8"))
+        shard = Shard(index, {split: SplitTally(**plain[split]) for split in SPLITS})
+        for split, tally in shard.splits.items():
+            size = shard_path(folder, index, f"{split}.bin").stat().st_size
+            if size != tally.tokens * itemsize:
+                return None
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    return shard
+
+
+def write_shard(
+    index: int, piece: Piece, corpus: Corpus, tokenizer: Tokenizer, folder: Path
+) -> Shard:
+    """Encodes a piece into `.bin` files, one for each split; every story ends in end-of-text.
+
+    Args:
+        index: Number of the piece.
+        piece: What to encode.
+        corpus: How.
+        tokenizer: Encodes it.
+        folder: Where the shards lie.
+
+    Raises:
+        UserError: The piece cannot be read.
+        OSError: The shard cannot be written.
+    """
+    shard = Shard(index)
+    endings = [f"{split}.bin" for split in SPLITS]
+    if corpus.clean.drop_duplicates:
+        endings += [f"{split}.fingerprints" for split in SPLITS]
+    temporary = {
+        ending: shard_path(folder, index, f"{ending}.tmp-{os.getpid()}") for ending in endings
+    }
+    files: dict[str, IO[bytes]] = {}
+    try:
+        try:
+            for ending, path in temporary.items():
+                files[ending] = path.open("wb")
+            for split, stories in _batches(piece, corpus, shard):
+                ids = tokenizer.encode_stories(stories).astype(id_dtype(tokenizer.n_vocab))
+                files[f"{split}.bin"].write(ids.tobytes())
+                tally = shard.splits[split]
+                tally.stories += len(stories)
+                tally.tokens += len(ids)
+                encoded = [story.encode() for story in stories]
+                tally.bytes += sum(map(len, encoded))
+                if corpus.clean.drop_duplicates:
+                    prints = np.empty(len(stories), FINGERPRINT)
+                    prints["hash"] = [blake2b(e, digest_size=16).digest() for e in encoded]
+                    ends = np.flatnonzero(ids == tokenizer.end_of_text)
+                    prints["tokens"] = np.diff(ends, prepend=-1)
+                    prints["bytes"] = [len(e) for e in encoded]
+                    files[f"{split}.fingerprints"].write(prints.tobytes())
+            for file in files.values():
+                file.flush()
+                os.fsync(file.fileno())
+        finally:
+            for file in files.values():
+                file.close()
+        for ending, path in temporary.items():
+            path.replace(shard_path(folder, index, ending))
+        facts = temporary["facts"] = shard_path(folder, index, f"json.tmp-{os.getpid()}")
+        plain = {split: asdict(tally) for split, tally in shard.splits.items()}
+        facts.write_text(json.dumps(plain), encoding="utf-8")
+        facts.replace(shard_path(folder, index, "json"))
+    finally:
+        for path in temporary.values():
+            path.unlink(missing_ok=True)
+    return shard
+
+
+def _batches(piece: Piece, corpus: Corpus, shard: Shard) -> Iterator[tuple[str, list[str]]]:
+    """The stories of a piece in batches of bounded size, each of one split, in order."""
+    batches: dict[str, list[str]] = {split: [] for split in SPLITS}
+    characters = dict.fromkeys(SPLITS, 0)
+    for split, story, repaired in corpus.stories(piece):
+        shard.splits[split].repaired += repaired
+        if corpus.clean.drop_empty and not story.strip():
+            shard.splits[split].empty_dropped += 1
+            continue
+        batches[split].append(story)
+        characters[split] += len(story)
+        if characters[split] >= _BATCH_CHARACTERS:
+            yield split, batches[split]
+            batches[split], characters[split] = [], 0
+    for split, stories in batches.items():
+        if stories:
+            yield split, stories
+
+
+# ---- in another process -------------------------------------------------------------------
+
+_work: tuple[Corpus, Tokenizer, Path] | None = None
+
+
+def start_worker(corpus: Corpus, tokenizer: dict[str, object], folder: Path) -> None:
+    """Makes a process ready for `work`."""
+
+    def follow() -> None:
+        """Ends with the parent, however that ended: nobody would wait for the work."""
+        parent = multiprocessing.parent_process()
+        assert parent is not None
+        parent.join()
+        os._exit(1)
+
+    global _work
+    threading.Thread(target=follow, daemon=True).start()
+    _work = corpus, Tokenizer.from_plain(tokenizer), folder
+
+
+def work(index: int, piece: Piece) -> Shard:
+    """`write_shard`, in a process that `start_worker` has made ready."""
+    assert _work is not None
+    return write_shard(index, piece, *_work)

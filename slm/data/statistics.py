@@ -1,0 +1,81 @@
+"""What prepared data are like: lengths of stories, use of the vocabulary, some examples."""
+
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from slm.data.manifest import Manifest
+from slm.data.verification import blocks_of_ids
+
+
+@dataclass(frozen=True)
+class SplitStatistics:
+    """What one pass over a token file tells."""
+
+    counts: npt.NDArray[np.int64]
+    """How often each id occurs, (n_vocab,)."""
+    ends: npt.NDArray[np.int64]
+    """Position of each story's end-of-text, (stories,)."""
+
+    @property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """Tokens of each story, end-of-text included, (stories,)."""
+        return np.diff(self.ends, prepend=-1)
+
+    @property
+    def ids_used(self) -> int:
+        """How many ids of the vocabulary occur at all."""
+        return int(np.count_nonzero(self.counts))
+
+    def most_frequent_for(self, share: float) -> int:
+        """How many of the most frequent ids make up `share` of all tokens."""
+        cumulated = np.cumsum(np.sort(self.counts)[::-1])
+        return int(np.searchsorted(cumulated, share * cumulated[-1])) + 1
+
+    def fitting(self, block_size: int) -> float:
+        """The share of stories that a context of `block_size` tokens holds whole."""
+        return float(np.mean(self.lengths <= block_size))
+
+
+def count_split(folder: Path, manifest: Manifest, split: str) -> SplitStatistics:
+    """Reads a token file once."""
+    n_vocab = manifest.tokenizer["n_vocab"]
+    counts = np.zeros(n_vocab, dtype=np.int64)
+    ends: list[npt.NDArray[np.int64]] = []
+    position = 0
+    for ids in blocks_of_ids(Manifest.path(folder, split), manifest.dtype):
+        counts += np.bincount(ids, minlength=n_vocab)
+        ends.append(np.flatnonzero(ids == n_vocab - 1) + position)
+        position += len(ids)
+    return SplitStatistics(counts, np.concatenate(ends))
+
+
+def histogram(lengths: npt.NDArray[np.int64], bars: int = 12) -> list[tuple[int, int, int]]:
+    """Story lengths in bars of a round width; the last one holds all that is longer.
+
+    Returns:
+        For each bar its first and last length, and the number of stories.
+    """
+    reach = max(1, int(np.quantile(lengths, 0.99)))
+    widths = (step * 10**power for power in range(12) for step in (1, 2, 5))
+    width = next(width for width in widths if width * bars >= reach)
+    starts = list(range(1, max(2, reach + 1), width))
+    stops = [start + width - 1 for start in starts]
+    stops[-1] = max(stops[-1], int(lengths.max()))
+    return [
+        (start, stop, int(np.count_nonzero((lengths >= start) & (lengths <= stop))))
+        for start, stop in zip(starts, stops, strict=True)
+    ]
+
+
+def examples(
+    folder: Path, manifest: Manifest, split: str, ends: npt.NDArray[np.int64], seed: int, count: int
+) -> list[str]:
+    """Some stories of a split, drawn by a seed."""
+    tokenizer = manifest.make_tokenizer(folder)
+    ids = np.memmap(Manifest.path(folder, split), manifest.dtype, mode="r")
+    drawn = random.Random(seed).sample(range(len(ends)), min(count, len(ends)))
+    return [tokenizer.decode(ids[0 if i == 0 else ends[i - 1] + 1 : ends[i]]) for i in drawn]

@@ -1,0 +1,22 @@
+"""What is known of TinyStories: counts that a right preparation has to give."""
+
+from slm.data.corpus import Corpus
+from slm.data.manifest import Manifest
+
+KNOWN = {"train": (2_119_719, 473_992_236), "validation": (21_990, 4_765_918)}
+"""Stories, and GPT-2 tokens with one end-of-text per story, of `hub:roneneldan/TinyStories`, on
+which public repositories agree."""
+
+
+def difference_from_known(manifest: Manifest) -> str:
+    """What differs from the known counts, in words; "" if nothing does or nothing is known."""
+    as_it_is = Corpus().reading | {"validation_share": manifest.reading["validation_share"]}
+    if manifest.source != Corpus().source or manifest.reading != as_it_is:
+        return ""
+    for split, (stories, tokens) in KNOWN.items():
+        facts = manifest.splits[split]
+        if facts.stories != stories:
+            return f"the {split} split holds {facts.stories:,} stories, not the known {stories:,}"
+        if manifest.tokenizer["name"] == "gpt2" and facts.tokens != tokens:
+            return f"the {split} split holds {facts.tokens:,} tokens, not the known {tokens:,}"
+    return ""
