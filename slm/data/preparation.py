@@ -76,10 +76,12 @@ def ensure_prepared(corpus: Corpus) -> Path:
         UserError: The folder holds other or damaged data, or preparation fails.
     """
     folder = find_folder(corpus)
-    if _is_prepared(corpus, folder):
+    unfinished = folder / "unfinished"
+    if _is_prepared(corpus, folder) and not unfinished.exists():
         return folder
     with _lock(folder):
-        if _is_prepared(corpus, folder):  # by the process that we have waited for
+        if _is_prepared(corpus, folder):  # by one that we have waited for, or killed at its end
+            shutil.rmtree(unfinished, ignore_errors=True)
             return folder
         tokenizer = None
         if (folder / "manifest.json").exists():
@@ -125,7 +127,7 @@ def prepare(
     corpus: Corpus,
     folder: Path,
     tokenizer: Tokenizer | None = None,
-    piece_bytes: int = PIECE_BYTES,
+    piece_bytes: int | None = None,
 ) -> Manifest:
     """Tokenises both splits of a corpus into a folder, or goes on with doing so.
 
@@ -138,12 +140,13 @@ def prepare(
         corpus: What to prepare, and how.
         folder: Where to.
         tokenizer: Encodes the stories; None takes the one that the corpus names, or learns it.
-        piece_bytes: Size of a piece.
+        piece_bytes: Size of a piece; None takes `PIECE_BYTES`.
 
     Raises:
         UserError: The source cannot be read or has no stories, or the disk refuses the files.
     """
     unfinished = folder / "unfinished"
+    piece_bytes = piece_bytes or PIECE_BYTES
     try:
         revision, pieces = corpus.opened.revision(), corpus.opened.pieces(piece_bytes)
         unfinished.mkdir(parents=True, exist_ok=True)
