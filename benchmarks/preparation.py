@@ -11,8 +11,8 @@ enough of it. In each round three commands run, one after the other, each in a p
   thrown away. Only the encoding is timed.
 - ours: `slm prepare` from a cold process to the manifest, reading, encoding, writing and checksums
   included.
-- notebook: `datasets.map` from text to lists of ids, one process for each core, then the ids written
-  to a memory map in 1,024 shards. Timed from a data set that is loaded already.
+- notebook: `datasets.map` from text to lists of ids, one process for each core, then the ids
+  written to a memory map in 1,024 shards. Timed from a data set that is loaded already.
 
 Printed are seconds, the ratios within each round with their medians, and the peak memory of the
 largest process of each.

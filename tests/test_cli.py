@@ -21,6 +21,7 @@ from slm.data.datamodule import StoryData
 from slm.data.tokenizer import Tokenizer
 from slm.errors import UserError
 from slm.model import GPT, GPTConfig
+from slm.reports.loss import read_curves
 from slm.training.checkpoint import open_checkpoint
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
@@ -418,6 +419,23 @@ def test_fine_tuning_starts_from_the_weights_with_a_fresh_optimizer(slm, trained
         assert open_checkpoint(checkpoint("last")).step == 6
     finally:
         (trained / "away.ckpt").rename(ckpt)
+
+
+def test_fine_tuning_is_ahead_of_a_fresh_model_from_the_first_step_on(slm, workplace):
+    assert slm("fit", "--config", "tiny.yaml", "--trainer.max_steps", "100").status == 0
+    other = [story.replace("cat", "wolf").replace("happy", "sad") for story in make_stories(200, 7)]
+    (workplace / "second.txt").write_text("\n<|endoftext|>\n".join(other))
+    plan = ("fit", "--config", "tiny.yaml", "--trainer.log_every_n_steps", "1")
+    plan += ("--data.tokenizer", checkpoint("last"), "--data.source", "second.txt")
+    tuned = slm(*plan, "--model.init_from", checkpoint("last"))
+    fresh = slm(*plan)
+    assert (tuned.status, fresh.status) == (0, 0), tuned.err + fresh.err
+    losses = [
+        read_curves(checkpoint("last", n).parent.parent, ("train_loss",))["train_loss"][1]
+        for n in (1, 2)
+    ]
+    assert len(losses[0]) == len(losses[1]) == 12
+    assert all(a < b for a, b in zip(*losses, strict=True)), losses
 
 
 def test_fine_tuning_in_another_vocabulary_says_how_to_prepare_the_data(slm, trained, second):

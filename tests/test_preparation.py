@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -245,6 +246,50 @@ def test_a_given_tokenizer_is_used_and_found_where_it_was_learnt(stories_txt, tm
     folder = ensure_prepared(corpus_of(other, tmp_path, (path, 300)))
     assert (folder / "tokenizer.json").read_bytes() == (learnt / "tokenizer.json").read_bytes()
     assert folder.name.startswith("other-bpe300-")
+
+
+def test_another_file_of_the_same_name_gets_a_folder_of_its_own(stories_txt, tmp_path):
+    learnt = ensure_prepared(corpus_of(stories_txt, tmp_path, ("bpe", 300)))
+    (tmp_path / "b").mkdir()
+    other = write_stories(tmp_path / "b" / "stories.txt", make_stories(100, seed=3))
+    folder = ensure_prepared(corpus_of(other, tmp_path, (str(learnt / "tokenizer.json"), 300)))
+    assert folder != learnt
+    assert sorted(all_back(folder)) == sorted(make_stories(100, seed=3))
+
+
+@pytest.mark.parametrize("step", range(5))
+def test_killed_between_the_last_movements_of_a_changed_source(stories_txt, tmp_path, step, capsys):
+    """The old vocabulary is kept, and no shard is done again."""
+    folder = ensure_prepared(corpus_of(stories_txt, tmp_path, ("bpe", 300)))
+    vocabulary = (folder / "tokenizer.json").read_bytes()
+    write_stories(stories_txt, ["Of zebras."] * 100 + make_stories(300, seed=4))
+
+    class KilledError(Exception):
+        pass
+
+    moves = iter(range(100))
+    replace_, unlink = Path.replace, Path.unlink
+
+    def watched(act):
+        def move(self, *args, **kwargs):
+            ours = self.parent == folder or (args and args[0].parent == folder)
+            if ours and next(moves) == step:
+                raise KilledError
+            return act(self, *args, **kwargs)
+
+        return move
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "replace", watched(replace_))
+        patch.setattr(Path, "unlink", watched(unlink))
+        with pytest.raises(KilledError):
+            ensure_prepared(corpus_of(stories_txt, tmp_path, ("bpe", 300)))
+    capsys.readouterr()
+    ensure_prepared(corpus_of(stories_txt, tmp_path, ("bpe", 300)))
+    assert "Encoded    0 of 1 shards" in capsys.readouterr().err
+    assert (folder / "tokenizer.json").read_bytes() == vocabulary
+    assert sorted(all_back(folder)) == sorted(["Of zebras."] * 100 + make_stories(300, seed=4))
+    verify(folder)
 
 
 def test_data_that_were_there_survive_a_failed_preparation(corpus, stories_txt, tmp_path):

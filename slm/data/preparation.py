@@ -60,7 +60,8 @@ def find_folder(corpus: Corpus) -> Path:
         learnt = replace(corpus, tokenizer="bpe", vocab_size=given.n_vocab).folder_name()
         if (root / learnt / "manifest.json").exists():
             manifest = Manifest.read(root / learnt)
-            if manifest.tokenizer["sha256"] == given.sha256:
+            same = manifest.tokenizer["sha256"] == given.sha256
+            if same and manifest.source == corpus.opened.spec:
                 return root / learnt
     return root / corpus.folder_name()
 
@@ -84,13 +85,15 @@ def ensure_prepared(corpus: Corpus) -> Path:
             shutil.rmtree(unfinished, ignore_errors=True)
             return folder
         tokenizer = None
+        if corpus.tokenizer == "bpe" and Manifest.tokenizer_path(folder).exists():
+            tokenizer = Tokenizer.load(Manifest.tokenizer_path(folder))
         if (folder / "manifest.json").exists():
+            kept = "The vocabulary stays; remove the folder to have another one learnt."
             print(
                 f"{in_words(corpus.opened.spec)} has changed since {folder} was prepared. "
-                "The vocabulary stays; remove the folder to have another one learnt.",
+                + (kept if tokenizer else ""),
                 file=sys.stderr,
             )
-            tokenizer = Manifest.read(folder).make_tokenizer(folder)
         print(f"Preparing  {in_words(corpus.opened.spec)} into {folder}", file=sys.stderr)
         prepare(corpus, folder, tokenizer)
     return folder
@@ -150,8 +153,9 @@ def prepare(
     try:
         revision, pieces = corpus.opened.revision(), corpus.opened.pieces(piece_bytes)
         unfinished.mkdir(parents=True, exist_ok=True)
-        _keep_or_clear(unfinished, _plan(corpus, pieces, tokenizer, piece_bytes))
+        _keep_or_clear(unfinished, _plan(corpus, pieces, piece_bytes), tokenizer)
         tokenizer = tokenizer or corpus.given_tokenizer or _vocabulary(corpus, pieces, unfinished)
+        tokenizer.save(Manifest.tokenizer_path(unfinished))
         shards = _write_shards(corpus, pieces, tokenizer, unfinished)
         splits = _join(corpus, shards, tokenizer, unfinished)
         manifest = Manifest(
@@ -179,11 +183,9 @@ def prepare(
 # ---- what is unfinished -------------------------------------------------------------------
 
 
-def _plan(
-    corpus: Corpus, pieces: list[Piece], tokenizer: Tokenizer | None, piece_bytes: int
-) -> dict[str, Any]:
-    """Everything that shards depend on: if it is the same, they can be used again."""
-    given = tokenizer or corpus.given_tokenizer
+def _plan(corpus: Corpus, pieces: list[Piece], piece_bytes: int) -> dict[str, Any]:
+    """What shards depend on, but for a vocabulary that has been kept."""
+    given = corpus.given_tokenizer
     return {
         "format_version": FORMAT_VERSION,
         "reading": corpus.reading,
@@ -193,13 +195,16 @@ def _plan(
     }
 
 
-def _keep_or_clear(unfinished: Path, plan: dict[str, Any]) -> None:
+def _keep_or_clear(unfinished: Path, plan: dict[str, Any], tokenizer: Tokenizer | None) -> None:
     """Leaves an unfinished preparation of the same plan as it is, and removes any other."""
-    path = unfinished / "plan.json"
+    path, vocabulary = unfinished / "plan.json", Manifest.tokenizer_path(unfinished)
     try:
-        if json.loads(path.read_text(encoding="utf-8")) == plan:
+        same = json.loads(path.read_text(encoding="utf-8")) == plan
+        if same and tokenizer and vocabulary.exists():
+            same = Tokenizer.load(vocabulary).sha256 == tokenizer.sha256
+        if same:
             return
-    except (OSError, ValueError):
+    except (OSError, ValueError, UserError):
         pass
     for old in unfinished.iterdir():
         if old.name != "lock":
@@ -270,9 +275,7 @@ def _vocabulary(corpus: Corpus, pieces: list[Piece], unfinished: Path) -> Tokeni
                     break
 
     print(f"Learning   a vocabulary of {corpus.vocab_size:,} tokens", file=sys.stderr)
-    tokenizer = Tokenizer.train(sample(), corpus.vocab_size)
-    tokenizer.save(path)
-    return tokenizer
+    return Tokenizer.train(sample(), corpus.vocab_size)
 
 
 # ---- encoding -----------------------------------------------------------------------------
@@ -293,9 +296,9 @@ def _write_shards(
         )
     progress = Progress(sum(piece.weight for piece in todo.values()), len(todo))
     try:
-        for shard in _encode(corpus, todo, tokenizer, unfinished):
+        for shard in _encode(corpus, todo, tokenizer, unfinished, progress):
             finished[shard.index] = shard
-            progress.add(pieces[shard.index].weight, shard.stories, shard.bytes)
+            progress.finish(pieces[shard.index].weight)
     except KeyboardInterrupt:
         print(
             f"\nInterrupted with {len(finished)} of {len(pieces)} shards finished. "
@@ -310,7 +313,11 @@ def _write_shards(
 
 
 def _encode(
-    corpus: Corpus, todo: dict[int, Piece], tokenizer: Tokenizer, unfinished: Path
+    corpus: Corpus,
+    todo: dict[int, Piece],
+    tokenizer: Tokenizer,
+    unfinished: Path,
+    progress: Progress,
 ) -> Iterator[Shard]:
     """Writes shards, in this process or several; gives each when it is finished."""
     weight = sum(piece.weight for piece in todo.values())
@@ -319,7 +326,7 @@ def _encode(
     workers = min(useful, len(todo))
     if workers <= 1:
         for index, piece in todo.items():
-            yield write_shard(index, piece, corpus, tokenizer, unfinished)
+            yield write_shard(index, piece, corpus, tokenizer, unfinished, progress.count)
         return
     # replace: a copy, without what the original has opened.
     arguments = (replace(corpus), tokenizer.to_plain(), unfinished)
@@ -328,7 +335,9 @@ def _encode(
             with _without_interrupts():
                 futures = [pool.submit(work, index, piece) for index, piece in todo.items()]
             for future in as_completed(futures):
-                yield future.result()
+                shard = future.result()
+                progress.count(shard.stories, shard.bytes)
+                yield shard
         except BrokenProcessPool as error:
             raise UserError(
                 "a process that prepared data was ended from outside",

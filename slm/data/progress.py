@@ -33,21 +33,29 @@ class Progress:
             postfix="",
         )
 
-    def add(self, weight: int, stories: int, text_bytes: int) -> None:
-        """A shard is done."""
-        self._done += 1
-        self._weight += weight
+    def count(self, stories: int, text_bytes: int) -> None:
+        """Some stories are encoded."""
         self._stories += stories
         self._bytes += text_bytes
         self._bar.set_postfix_str(self.rates(), refresh=False)
+        self._bar.update(0)
+        self._say()
+
+    def finish(self, weight: int) -> None:
+        """A shard is done, its stories having been counted."""
+        self._done += 1
+        self._weight += weight
         self._bar.update(weight)
+        self._say()
+
+    def _say(self) -> None:
         now = time.monotonic()
         if self._bar.disable and now - self._spoke >= _PATIENCE:
             self._spoke = now
             left = (now - self._start) * (self._total / max(1, self._weight) - 1)
+            ahead = f"{left:,.0f} s left" if self._weight else "still in the first"
             print(
-                f"Preparing  {self._done} of {self._shards} shards, {self.rates()}, "
-                f"{left:,.0f} s left",
+                f"Preparing  {self._done} of {self._shards} shards, {self.rates()}, {ahead}",
                 file=sys.stderr,
             )
 

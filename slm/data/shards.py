@@ -9,7 +9,7 @@ import json
 import multiprocessing
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
 from pathlib import Path
@@ -80,7 +80,12 @@ def read_shard(folder: Path, index: int, itemsize: int) -> Shard | None:
 
 
 def write_shard(
-    index: int, piece: Piece, corpus: Corpus, tokenizer: Tokenizer, folder: Path
+    index: int,
+    piece: Piece,
+    corpus: Corpus,
+    tokenizer: Tokenizer,
+    folder: Path,
+    report: Callable[[int, int], None] = lambda stories, text_bytes: None,
 ) -> Shard:
     """Encodes a piece into `.bin` files, one for each split; every story ends in end-of-text.
 
@@ -90,6 +95,7 @@ def write_shard(
         corpus: How.
         tokenizer: Encodes it.
         folder: Where the shards lie.
+        report: Told of every batch, how many stories and bytes of text it had.
 
     Raises:
         UserError: The piece cannot be read.
@@ -115,6 +121,7 @@ def write_shard(
                 tally.tokens += len(ids)
                 encoded = [story.encode() for story in stories]
                 tally.bytes += sum(map(len, encoded))
+                report(len(stories), sum(map(len, encoded)))
                 if corpus.clean.drop_duplicates:
                     prints = np.empty(len(stories), FINGERPRINT)
                     prints["hash"] = [blake2b(e, digest_size=16).digest() for e in encoded]
