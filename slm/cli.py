@@ -27,7 +27,7 @@ usage: slm VERB [--option value ...]      (or: python -m slm.cli VERB ...)
   slm predict --prompt "Once upon a time"             a story from it
   slm predict --ckpt_path FILE --prompt "One day" --num_samples 3 --out stories.jsonl
   slm prepare --data.source "books/*.jsonl"           tokenise only
-  slm info data/tinystories-gpt2 --verify             what prepared data hold; are they intact?
+  slm info data/TinyStories-gpt2 --verify             what prepared data hold; are they intact?
 
 slm VERB --help lists a verb's options. slm --version prints the version.
 """

@@ -12,6 +12,7 @@ from slm.data.batches import (
     ConsecutiveWindows,
     EveryNth,
     RandomWindows,
+    TokenFile,
     random_words,
 )
 
@@ -27,7 +28,18 @@ def tokens(tmp_path):
 
 
 def windows(path, batch_size=4, seed=1, first_sample=0, block_size=8):
-    return RandomWindows(path, DTYPE, block_size, batch_size, seed, first_sample)
+    return RandomWindows(TokenFile(path, DTYPE), block_size, batch_size, seed, first_sample)
+
+
+def test_a_run_goes_on_with_the_file_it_began_with(tokens):
+    """Though the data are prepared anew meanwhile, and shorter."""
+    batches = windows(tokens)
+    expected = [windows(tokens)[k][0].tolist() for k in range(5)]
+    other = tokens.with_name("other.bin")
+    np.zeros(20, DTYPE).tofile(other)
+    other.replace(tokens)
+    assert [batches[k][0].tolist() for k in range(5)] == expected
+    assert windows(tokens)[0][0].max() == 0
 
 
 def test_random_words_are_one_sequence_however_it_is_cut():
@@ -130,7 +142,9 @@ def test_evaluation_predicts_every_token_but_the_first_once(
 ):
     predicted, lengths, shapes = [], set(), set()
     for rank in range(world_size):
-        data = ConsecutiveWindows(tokens, DTYPE, block_size, batch_size, rank, world_size)
+        data = ConsecutiveWindows(
+            TokenFile(tokens, DTYPE), block_size, batch_size, rank, world_size
+        )
         lengths.add(len(data))
         for k in range(len(data)):
             inputs, targets = data[k]

@@ -283,6 +283,8 @@ def test_prepare_reads_the_data_section_of_every_config(workplace, config):
         (("--data.validation_share", "2"), "--data.validation_share 2"),
         (("--model.gpt.n_layer", "2"), "there is no option --model.gpt.n_layer"),
         (("--config", "broken.yaml"), "broken.yaml cannot be understood"),
+        (("--config", "clean.yaml"), "clean.yaml cannot be understood"),
+        (("--config", "date.yaml"), "date.yaml cannot be understood"),
         (("--config", "list.yaml"), "list.yaml cannot be understood"),
         (("--config", "typo.yaml"), "there is no option --data.sorce"),
         (("--config",), "--config"),
@@ -291,8 +293,34 @@ def test_prepare_reads_the_data_section_of_every_config(workplace, config):
 def test_mistakes_in_preparing_are_explained(slm, workplace, words, expected):
     (workplace / "broken.yaml").write_text("data: {source: [")
     (workplace / "list.yaml").write_text("[1]")
+    (workplace / "clean.yaml").write_text("data: {clean: true}")
+    (workplace / "date.yaml").write_text("data: {source: 2026-11-21}")
     (workplace / "typo.yaml").write_text("data: {sorce: stories.txt}")
     refuse(slm("prepare", *words), expected)
+
+
+def test_of_two_configs_the_later_wins_in_preparing_as_in_training(slm, workplace):
+    (workplace / "b.yaml").write_text("data: {vocab_size: 280}")
+    for words, size in (
+        (("--config", "tiny.yaml", "--config", "b.yaml"), 280),
+        (("--config", "b.yaml", "--config", "tiny.yaml"), 300),
+    ):
+        result = slm("prepare", *words, "--data.root", f"root{size}")
+        assert result.status == 0, result.err
+        assert Path(f"root{size}/stories-bpe{size}/manifest.json").exists()
+
+
+def test_predict_does_not_look_at_the_data(slm, trained):
+    """Not even where they lie, whole or not."""
+    manifest = trained / "data" / "stories-bpe300" / "manifest.json"
+    whole = manifest.read_bytes()
+    manifest.write_text('{"format_version": 1}')
+    try:
+        result = slm("predict", "--ckpt_path", checkpoint("best", root=trained))
+        assert result.status == 0, result.err
+        assert slm("validate", "--ckpt_path", checkpoint("best", root=trained)).status == 2
+    finally:
+        manifest.write_bytes(whole)
 
 
 def test_preparing_with_everything_said_at_once(slm, workplace):
@@ -374,6 +402,7 @@ def test_info_describes_a_checkpoint(slm, trained):
         (("stories.txt",), "is not a checkpoint"),
         ((".",), "manifest.json does not exist"),
         ((".", "--very"), "--very"),
+        (("stories.txt", "--verify"), "--verify for the file"),
     ],
 )
 def test_mistakes_in_asking_are_explained(slm, words, expected):

@@ -28,7 +28,7 @@ def test_a_template_names_each_column_once():
     assert StoryText("text").columns == ("text",)
 
 
-@pytest.mark.parametrize("spec", ["{Context", "Context}", "{} {Response}"])
+@pytest.mark.parametrize("spec", ["{Context", "Context}", "{} {Response}", "{{x}}"])
 def test_a_malformed_template_is_explained(spec):
     with pytest.raises(UserError, match=r"--data\.text_column"):
         StoryText(spec)

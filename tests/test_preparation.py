@@ -15,9 +15,11 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 from conftest import make_stories, write_stories
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slm.data import preparation
@@ -93,18 +95,35 @@ def test_every_story_is_there_closed_by_end_of_text(stories_txt, tmp_path, token
 
 
 @TOKENIZERS
-@pytest.mark.parametrize("suffix", [".txt", ".jsonl", ".jsonl.gz", ".csv", ".parquet"])
-def test_the_outcome_depends_on_neither_pieces_nor_processes(tmp_path, tokenizer, suffix):
-    source = write_stories(tmp_path / f"s{suffix}", make_stories(300))
-    outcomes = []
+@pytest.mark.parametrize("kind", ["txt", "jsonl", "parquet", "folder", "hub"])
+def test_the_outcome_depends_on_neither_pieces_nor_processes(
+    tmp_path, tokenizer, kind, monkeypatch
+):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    stories, source = make_stories(300), tmp_path / f"s.{kind}"
+    if kind == "parquet":
+        table = pyarrow.table({"text": stories})
+        pyarrow.parquet.write_table(table, source, row_group_size=20)
+    elif kind in ("txt", "jsonl"):
+        write_stories(source, stories)
+    else:
+        source.mkdir()
+        for n in range(3):
+            part = source / (f"train-{n}.parquet" if kind == "hub" else f"{n}.jsonl.gz")
+            write_stories(part, stories[100 * n : 100 * n + 100])
+    spec = f"hub:{source}" if kind == "hub" else source
+    outcomes, shards = [], []
     for workers, piece_bytes in ((1, 1 << 30), (1, 1000), (2, 3000), (4, 3000)):
-        corpus = corpus_of(source, tmp_path, tokenizer, prepare_workers=workers)
-        if suffix != ".txt" and workers > 1:
-            continue  # starting processes takes seconds; once for each tokenizer will do
+        if workers > 1 and kind not in ("txt", "hub"):
+            continue  # starting processes takes seconds
+        corpus = corpus_of(spec, tmp_path, tokenizer, prepare_workers=workers)
         prepare(corpus, tmp_path / "out", piece_bytes=piece_bytes)
+        shards.append(len(corpus.opened.pieces(piece_bytes)))
         outcomes.append(contents(tmp_path / "out"))
         shutil.rmtree(tmp_path / "out")
     assert all(outcome == outcomes[0] for outcome in outcomes)
+    assert shards[0] == 1
+    assert min(shards[1:]) > 2
 
 
 def test_a_vocabulary_above_16_bits_takes_32(stories_txt, tmp_path):
@@ -139,6 +158,7 @@ def test_empty_stories_are_kept_unless_cleaning_drops_them(tmp_path):
     verify(tmp_path / "dropped")
 
 
+@settings(max_examples=30)
 @given(st.lists(st.text(), max_size=20))
 def test_any_stories_come_back(tmp_path_factory, stories):
     """Through JSON, tokenizer and files; lone surrogates apart, which are no text."""
@@ -378,24 +398,13 @@ def kill_and_go_on(many, root, shards, seconds, workers):
     return None if complete else len(before)
 
 
-@pytest.mark.parametrize("workers", [1, 3])
-def test_killed_at_random_moments_it_goes_on_where_it_was(many, workers):
-    """Some moments; `make slow` tries twenty."""
-    rng = random.Random(workers)
-    for shards in (0, 20, 45):
-        found = kill_and_go_on(many, f"{workers}-{shards}", shards, rng.uniform(0, 0.1), workers)
-        assert found is None or found >= shards
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_killed_at_twenty_random_moments(many):
     total = len(corpus_of(many / "many.txt", many).opened.pieces(60_000))
     rng = random.Random(7)
     moments = [(rng.randint(0, total), rng.uniform(0, 0.05)) for _ in range(15)]
     moments += [(0, rng.uniform(0, 2)) for _ in range(5)]  # before the first shard, mostly
     found = [
-        kill_and_go_on(many, f"twenty-{n}", shards, seconds, 2)
+        kill_and_go_on(many, f"twenty-{n}", shards, seconds, workers=1 + n % 3)
         for n, (shards, seconds) in enumerate(moments)
     ]
     print(f"of {total} shards finished when it was killed: {found}")
@@ -444,31 +453,16 @@ def test_interrupting_keeps_what_is_finished_and_says_so(many):
 
 
 def test_another_plan_begins_anew(stories_txt, tmp_path, monkeypatch, capsys):
-    def stop(*_):
-        raise KeyboardInterrupt
-
     folder = tmp_path / "out"
-    monkeypatch.setattr(preparation, "_join", stop)
-    with pytest.raises(KeyboardInterrupt):
-        prepare(corpus_of(stories_txt, tmp_path), folder)
-    monkeypatch.undo()
-    shards = finished_shards(folder)
-    assert shards
+    stopped_before_joining(corpus_of(stories_txt, tmp_path), folder, None, monkeypatch)
     prepare(corpus_of(stories_txt, tmp_path, share=0.3), folder)
-    err = capsys.readouterr().err
-    assert "Resuming" not in err
+    assert "Resuming" not in capsys.readouterr().err
     assert Manifest.load(folder).reading["validation_share"] == 0.3
 
 
 def test_a_damaged_shard_is_done_again(stories_txt, tmp_path, monkeypatch, capsys):
-    def stop(*_):
-        raise KeyboardInterrupt
-
     folder, corpus = tmp_path / "out", corpus_of(stories_txt, tmp_path)
-    monkeypatch.setattr(preparation, "_join", stop)
-    with pytest.raises(KeyboardInterrupt):
-        prepare(corpus, folder, piece_bytes=2000)
-    monkeypatch.undo()
+    stopped_before_joining(corpus, folder, 2000, monkeypatch)
     total = len(finished_shards(folder))
     assert total > 3
     (folder / "unfinished" / "00001.train.bin").write_bytes(b"12")
@@ -478,15 +472,80 @@ def test_a_damaged_shard_is_done_again(stories_txt, tmp_path, monkeypatch, capsy
     assert verify(folder) == manifest
 
 
-def test_two_at_once_prepare_once(stories_txt, tmp_path, capsys):
-    corpora = [corpus_of(stories_txt, tmp_path, ("bpe", 300)) for _ in range(2)]
-    threads = [threading.Thread(target=ensure_prepared, args=(corpus,)) for corpus in corpora]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert capsys.readouterr().err.count("Encoded") == 1
-    verify(find_folder(corpora[0]))
+def test_two_processes_at_once_prepare_once(many):
+    first, second = start(many, "both", 2), start(many, "both", 1)
+    errs = [process.communicate(timeout=120) for process in (first, second)]
+    assert [told for told, _ in errs] == ["done\n", "done\n"], errs
+    assert sorted("Encoded" in err for _, err in errs) == [False, True]
+    assert any("Waiting    for another process" in err for _, err in errs)
+    assert contents(many / "both" / NAME) == contents(many / "whole" / NAME)
+
+
+def stopped_before_joining(corpus, folder, piece_bytes, monkeypatch):
+    """Leaves an unfinished preparation, with all its shards finished."""
+
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(preparation, "join_shards", stop)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(corpus, folder, piece_bytes=piece_bytes)
+    assert finished_shards(folder)
+
+
+def test_another_version_with_the_same_times_begins_anew(tmp_path, monkeypatch, capsys):
+    source = write_stories(tmp_path / "s.jsonl.gz", make_stories(50))
+    stopped_before_joining(corpus_of(source, tmp_path), tmp_path / "out", None, monkeypatch)
+    times = source.stat().st_atime_ns, source.stat().st_mtime_ns
+    write_stories(source, make_stories(50, seed=1))
+    os.utime(source, ns=times)
+    prepare(corpus_of(source, tmp_path), tmp_path / "out")
+    assert "Resuming" not in capsys.readouterr().err
+    assert sorted(all_back(tmp_path / "out")) == sorted(make_stories(50, seed=1))
+
+
+def test_what_killed_processes_left_is_removed(stories_txt, tmp_path, monkeypatch):
+    corpus, folder = corpus_of(stories_txt, tmp_path), tmp_path / "out"
+    stopped_before_joining(corpus, folder, None, monkeypatch)
+    left = [folder / "manifest.json.tmp-1", folder / "unfinished" / "00000.train.bin.tmp-1"]
+    for path in left:
+        path.write_text("half")
+    prepare(corpus, folder)
+    assert sorted(path.name for path in folder.iterdir()) == sorted(FILES)
+
+
+def test_a_damaged_learnt_vocabulary_is_learnt_again(stories_txt, tmp_path, monkeypatch):
+    corpus, folder = corpus_of(stories_txt, tmp_path, ("bpe", 300)), tmp_path / "out"
+    prepare(corpus, tmp_path / "whole")
+    stopped_before_joining(corpus, folder, None, monkeypatch)
+    (folder / "unfinished" / "tokenizer.json").write_text("{")
+    prepare(corpus, folder)
+    assert contents(folder) == contents(tmp_path / "whole")
+
+
+def test_a_mistyped_source_leaves_nothing_behind(tmp_path):
+    with pytest.raises(UserError, match="does not exist"):
+        ensure_prepared(corpus_of(tmp_path / "nowhere", tmp_path))
+    assert not (tmp_path / "data").exists()
+
+
+def test_options_that_do_not_matter_do_not_keep_data_apart(tmp_path):
+    (tmp_path / "s").mkdir()
+    write_stories(tmp_path / "s" / "train.txt", make_stories(50))
+    write_stories(tmp_path / "s" / "valid.txt", make_stories(9, seed=1))
+    first = ensure_prepared(corpus_of(tmp_path / "s", tmp_path, share=0.1))
+    again = ensure_prepared(corpus_of(tmp_path / "s", tmp_path, share=0.2, text_column="other"))
+    assert first == again
+    assert Manifest.load(first).reading["validation_share"] is None
+
+
+def test_counts_that_are_known_are_compared_and_the_difference_is_said(
+    stories_txt, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(preparation, "difference_from_known", lambda manifest: "it differs")
+    prepare(corpus_of(stories_txt, tmp_path), tmp_path / "out")
+    assert "Note       it differs" in capsys.readouterr().err
 
 
 # ---- the disk ----------------------------------------------------------------------------
@@ -611,7 +670,7 @@ def test_options_out_of_range_are_explained(options, message):
 
 def test_a_stopped_preparation_keeps_the_learnt_vocabulary(stories_txt, tmp_path, monkeypatch):
     corpus, folder = corpus_of(stories_txt, tmp_path, ("bpe", 300)), tmp_path / "out"
-    monkeypatch.setattr(preparation, "_write_shards", lambda *_: 1 / 0)
+    monkeypatch.setattr(preparation, "write_shards", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         prepare(corpus, folder)
     monkeypatch.undo()

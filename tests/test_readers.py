@@ -122,6 +122,13 @@ def test_line_ends_of_windows_are_line_breaks_in_text_and_left_in_columns(tmp_pa
         assert list(read_stories(tmp_path / f"s{suffix}", "text")) == ["One.\r\nTwo."]
 
 
+def test_a_mark_or_a_hard_space_at_the_ends_is_no_story(tmp_path):
+    mark, space = b"\xef\xbb\xbf", "\u00a0".encode()
+    end = b"<|endoftext|>"
+    (tmp_path / "s.txt").write_bytes(mark + b"\n" + end + b"A." + end + space + end + space)
+    assert list(read_stories(tmp_path / "s.txt", "text")) == ["A.", ""]
+
+
 def test_empty_stories_between_separators_are_stories_and_at_the_ends_are_not(tmp_path):
     text = "\n<|endoftext|>\nA.\n<|endoftext|>\n \n<|endoftext|>\nB.\n<|endoftext|>\n"
     (tmp_path / "s.txt").write_text(text)
@@ -136,7 +143,7 @@ def test_a_story_of_five_megabytes_is_read_whole_in_any_pieces(tmp_path):
         assert in_pieces(path, piece_bytes)[1] == stories
 
 
-@pytest.mark.parametrize("suffix", [".txt", ".jsonl"])
+@pytest.mark.parametrize("suffix", [".txt", ".jsonl", ".csv"])
 def test_a_story_beyond_all_measure_is_refused_before_it_fills_the_memory(
     tmp_path, suffix, monkeypatch
 ):
@@ -152,6 +159,8 @@ def test_a_story_beyond_all_measure_is_refused_before_it_fills_the_memory(
         ("latin.txt", b"fine\ncaf\xe9", r"latin.txt, line 2 is not UTF-8 .*0xe9 at 8"),
         ("latin.jsonl", b'{"text": "a"}\n{"text": "caf\xe9"}\n', "line 2 is not UTF-8"),
         ("latin.csv", b"text\ncaf\xe9", "not UTF-8"),
+        ("quote.csv", b'text\none\n"two\nthree\n', "unexpected end of data"),
+        ("latin2.csv", b"text\nfine\ncaf\xe9", "line 3 is not UTF-8"),
         ("broken.jsonl", b'{"text": "a"}\n{"text": \n', "line 2"),
         ("list.jsonl", b"[1, 2]\n", "no column"),
         ("number.jsonl", b'{"text": 5}\n', "line 1: column 'text' holds int"),

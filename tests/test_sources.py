@@ -103,6 +103,35 @@ def test_a_pattern_takes_what_it_matches(tmp_path):
         open_source(str(tmp_path / "*.jsonl")).revision()
 
 
+def test_small_files_are_read_together_and_large_ones_apart(tmp_path):
+    for n in range(30):
+        write_stories(tmp_path / f"{n:02}.txt", [f"story {n}"])
+    write_stories(tmp_path / "09-large.txt", ["long " * 1000, "longer " * 1000])
+    for n in range(5):
+        write_stories(tmp_path / f"valid-{n}.txt", [f"held {n}"])
+    source = open_source(str(tmp_path))
+    pieces = source.pieces(2000)
+    assert len(pieces) < 12
+    whole = split(source)
+    told = {"train": [], "validation": []}
+    for piece in pieces:
+        told[piece.split] += [story.strip() for story in piece.stories()]
+    assert told == whole
+    assert len(told["train"]) == 32
+    assert len({piece.label for piece in pieces}) == len(pieces)
+    assert sum(p.weight for p in pieces) == sum(f.stat().st_size for f in tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("depth", ["", "a", "a/b/c"])
+def test_a_deep_pattern_notices_a_change(tmp_path, depth):
+    (tmp_path / depth).mkdir(parents=True, exist_ok=True)
+    path = write_stories(tmp_path / depth / "a.txt", ["a"])
+    revision = open_source(str(tmp_path / "**" / "*.txt")).revision()
+    assert open_source(str(tmp_path / "**" / "*.txt")).unchanged_since(revision)
+    write_stories(path, ["b"])
+    assert not open_source(str(tmp_path / "**" / "*.txt")).unchanged_since(revision)
+
+
 def test_a_file_whose_name_looks_like_a_pattern_is_that_file(tmp_path):
     path = write_stories(tmp_path / "a[1].txt", ["one", "two"])
     assert sorted(split(open_source(str(path)), 0.0)["train"]) == ["one", "two"]

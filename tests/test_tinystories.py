@@ -17,7 +17,8 @@ GPT2 = {"name": "gpt2", "n_vocab": 50257, "sha256": "x"}
 
 
 def manifest(splits=RIGHT, tokenizer=GPT2, source="hub:roneneldan/TinyStories", **options):
-    return Manifest(source, "r", Corpus(**options).reading, tokenizer, splits)
+    reading = Corpus(**options).reading | {"validation_share": None}
+    return Manifest(source, "r", reading, tokenizer, splits)
 
 
 def test_the_right_counts_are_passed_over_in_silence():

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,9 @@ import pytest
 from conftest import checkpoint, make_stories, write_stories
 
 from slm.data.corpus import Corpus
-from slm.data.manifest import SPLITS, Manifest
+from slm.data.manifest import SPLITS, Manifest, checksum
 from slm.data.preparation import ensure_prepared, prepare
+from slm.data.tokenizer import Tokenizer
 from slm.data.verification import check_touched, verify
 from slm.errors import UserError
 
@@ -31,14 +33,30 @@ def edit(folder, change):
     """Changes the manifest."""
     path = folder / "manifest.json"
     plain = json.loads(path.read_text())
+    del plain["checksum"]
     change(plain)
-    path.write_text(json.dumps(plain))
+    path.write_text(json.dumps(plain | {"checksum": checksum(plain)}))
 
 
 def flip(path, offset=100):
     data = bytearray(path.read_bytes())
     data[offset] ^= 1
     path.write_bytes(data)
+
+
+def complaint(folder):
+    """What verification finds; "" if nothing."""
+    try:
+        verify(folder)
+    except UserError as error:
+        return error.found
+    return ""
+
+
+def replace_text(path, old, new):
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
 
 
 def append(path, data):
@@ -88,9 +106,9 @@ DAMAGE = {
         lambda f: (f / "manifest.json").write_text("[]"),
         "be underst",
     ),
-    "a split that is not there": (
-        lambda f: edit(f, lambda m: m["splits"].pop("train")),
-        "cannot be understood",
+    "a manifest changed by hand": (
+        lambda f: replace_text(f / "manifest.json", '"stories": 1', '"stories": 2'),
+        r"manifest\.json has been changed",
     ),
     "the other split's file": (
         lambda f: shutil.copyfile(f / "validation.bin", f / "train.bin"),
@@ -159,35 +177,66 @@ def test_untouched_files_are_not_read_at_every_start(prepared, monkeypatch):
     check_touched(prepared, manifest)
 
 
-def test_a_copy_is_checked_once(prepared, tmp_path, monkeypatch):
-    copy = tmp_path / "copy"
+@pytest.mark.parametrize("keep_times", [False, True])
+def test_a_copy_is_checked_once(prepared, tmp_path, monkeypatch, keep_times):
+    """Whether or not the copies pretend to be as old as the originals."""
+    copy, checked, whole = tmp_path / "copy", [], hashlib.file_digest
     copy.mkdir()
-    for name in ("manifest.json", "tokenizer.json", "train.bin", "validation.bin"):
-        shutil.copyfile(prepared / name, copy / name)
-    manifest = Manifest.load(copy)
-    later = (copy / "manifest.json").stat().st_mtime_ns + 10**9
-    os.utime(copy / "train.bin", ns=(later, later))
-    os.utime(copy / "validation.bin", ns=(later - 2 * 10**9, later - 2 * 10**9))
-    checked = []
-    whole = hashlib.file_digest
+    for name in ("manifest.json", "tokenizer.json", "validation.bin", "train.bin"):
+        (shutil.copy2 if keep_times else shutil.copyfile)(prepared / name, copy / name)
+        time.sleep(0.02)
     monkeypatch.setattr(
         "hashlib.file_digest", lambda file, name: checked.append(file.name) or whole(file, name)
     )
+    manifest = Manifest.load(copy)
     check_touched(copy, manifest)
-    assert checked == [str(copy / "train.bin")]
-    os.utime(copy / "manifest.json", ns=(later + 1, later + 1))
+    assert sorted(checked) == [str(copy / "train.bin"), str(copy / "validation.bin")]
+    time.sleep(0.02)
     check_touched(copy, manifest)
-    assert len(checked) == 1
+    assert len(checked) == 2
 
 
-def test_a_byte_flipped_right_after_preparation_is_noticed(corpus, monkeypatch):
-    """Even where the clock has not moved on: equal times count as touched."""
+@pytest.mark.skipif(os.name == "nt", reason="Windows keeps no time of the last change of place")
+def test_another_file_moved_into_place_is_noticed_though_it_is_older(corpus, tmp_path):
     folder = ensure_prepared(corpus)
-    time = (folder / "manifest.json").stat().st_mtime_ns
-    flip(folder / "train.bin")
-    os.utime(folder / "train.bin", ns=(time, time))
-    with pytest.raises(UserError, match="has been changed"):
+    time.sleep(0.02)
+    check_touched(folder, Manifest.load(folder))
+    time.sleep(0.02)
+    shutil.copyfile(folder / "train.bin", tmp_path / "other.bin")
+    flip(tmp_path / "other.bin")
+    os.utime(tmp_path / "other.bin", (0, 0))
+    (tmp_path / "other.bin").replace(folder / "train.bin")
+    with pytest.raises(UserError, match=r"train\.bin has been changed"):
         ensure_prepared(corpus)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "tokenizer.json"])
+def test_any_flipped_bit_of_what_describes_the_data_is_named(prepared, name):
+    data = (prepared / name).read_bytes()
+    before = Tokenizer.load(prepared / "tokenizer.json").to_plain()
+    passed = 0
+    for offset in range(0, len(data), 7):
+        changed = bytearray(data)
+        changed[offset] ^= 1 << (offset % 7)
+        (prepared / name).write_bytes(changed)
+        if found := complaint(prepared):
+            assert name in found or "format version" in found
+        else:  # base64 has bits that stand for nothing
+            assert Tokenizer.load(prepared / "tokenizer.json").to_plain() == before
+            passed += 1
+    assert passed <= (0 if name == "manifest.json" else len(data) / 7 / 10)
+
+
+@pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything"
+)
+@pytest.mark.parametrize("name", ["manifest.json", "tokenizer.json", "train.bin"])
+def test_files_that_may_not_be_read_are_named(slm, prepared, name):
+    (prepared / name).chmod(0)
+    result = slm("info", prepared)
+    assert result.status == 2
+    assert name in result.err
+    assert "Traceback" not in result.err
 
 
 def test_what_was_prepared_is_whole(prepared):

@@ -1,7 +1,9 @@
 """jsonargparse with errors that say what to do."""
 
+import contextlib
 import difflib
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import jsonargparse
@@ -65,6 +67,21 @@ class Complaints:
             for parser in (action.choices if isinstance(action.choices, dict) else {}).values():
                 names += parser.option_names()
         return names
+
+
+@contextlib.contextmanager
+def os_errors_explained() -> Iterator[None]:
+    """Turns what the operating system refuses into a UserError; a reader that left, apart."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise UserError(
+            str(error),
+            "files that can be read and written",
+            "check the path, its permissions and the free space",
+        ) from error
 
 
 class QuickParser(Complaints, jsonargparse.ArgumentParser):

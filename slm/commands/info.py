@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from slm.commands.complaints import QuickParser
+from slm.commands.complaints import QuickParser, os_errors_explained
 from slm.data.manifest import Manifest
 from slm.data.sources import in_words
 from slm.data.statistics import SplitStatistics, count_split, examples, histogram
 from slm.data.tinystories import difference_from_known
-from slm.data.verification import verify
+from slm.data.verification import check_touched, verify
 from slm.errors import UserError
 from slm.verbs import VERBS
 
@@ -18,6 +18,7 @@ _CONTEXTS = (128, 256, 512, 1024)
 _BAR = 40
 
 
+@os_errors_explained()
 def run_info(words: Sequence[str]) -> int:
     """Prints what a data folder or a checkpoint is.
 
@@ -52,6 +53,12 @@ def run_info(words: Sequence[str]) -> int:
         )
     options = parser.parse_args(list(words))
     path = Path(options.path).expanduser()
+    if path.is_file() and options.verify:
+        raise UserError(
+            f"--verify for the file {path}",
+            "a folder of prepared data; a checkpoint is checked by opening it",
+            f"slm info {path}",
+        )
     if path.is_file():
         facts, text = _describe_checkpoint(path)
     elif path.is_dir():
@@ -83,6 +90,8 @@ def _some_folder() -> str:
 
 def _describe_folder(folder: Path, verified: bool, seed: int) -> tuple[dict[str, Any], str]:
     manifest = verify(folder) if verified else Manifest.load(folder)
+    if not verified:
+        check_touched(folder, manifest)
     plain, tokenizer = manifest.to_plain(), manifest.tokenizer
     reading = ", ".join(f"{option} {value}" for option, value in manifest.reading.items() if value)
     lines = [
@@ -104,7 +113,7 @@ def _describe_folder(folder: Path, verified: bool, seed: int) -> tuple[dict[str,
     stories = examples(folder, manifest, "train", ends, seed, 3)
     plain["examples"] = stories
     for number, story in enumerate(stories, 1):
-        lines += ["", f"--- story {number} of 3, drawn with --seed {seed}", story]
+        lines += ["", f"--- story {number} of {len(stories)}, drawn with --seed {seed}", story]
     return plain, "\n".join(lines)
 
 

@@ -1,15 +1,14 @@
 """The verb `prepare`: the data options of `fit`, without a model or a Trainer."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 import jsonargparse
 import yaml
 
-from slm.commands.complaints import QuickParser
+from slm.commands.complaints import QuickParser, os_errors_explained
 from slm.data.corpus import Corpus
 from slm.data.manifest import Manifest
 from slm.data.preparation import ensure_prepared
@@ -20,6 +19,7 @@ from slm.verbs import VERBS
 _OTHER = {"batch_size", "eval_batch_size", "num_workers", "block_size", "seed"}
 
 
+@os_errors_explained()
 def run_prepare(words: Sequence[str]) -> int:
     """Prepares the data and prints what came out.
 
@@ -78,38 +78,39 @@ def describe(folder: Path, manifest: Manifest) -> str:
 
 
 def _with_config(words: Sequence[str]) -> list[str]:
-    """The command line, with the section `data` of its configs written out in front."""
-    out: list[str] = []
+    """The command line, with the sections `data` of its configs written out in front."""
+    configs: list[str] = []
+    others: list[str] = []
     rest = iter(words)
     for word in rest:
         option, equals, value = word.partition("=")
         if option in ("-c", "--config"):
-            out = [*_options(Path(value if equals else next(rest, ""))), *out]
+            configs += _options(Path(value if equals else next(rest, "")))
         else:
-            out.append(word)
-    return out
+            others.append(word)
+    return [*configs, *others]
 
 
-def _options(path: Path) -> Iterator[str]:
+def _options(path: Path) -> list[str]:
+    """The section `data` of a config file as words of a command line.
+
+    Raises:
+        UserError: The file cannot be read or understood.
+    """
+    known = {field.name for field in fields(Corpus)}
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
-        data = (config or {}).get("data") or {}
-        if not isinstance(data, dict):
-            raise TypeError(f"data is {data!r}")
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, TypeError, AttributeError) as error:
+        data = dict((config or {}).get("data") or {})
+        clean = dict(data.pop("clean", None) or {})
+        options = data | {f"clean.{name}": value for name, value in clean.items()}
+        return [
+            f"--data.{name}={value if isinstance(value, str) else json.dumps(value)}"
+            for name, value in options.items()
+            if name in known or name not in _OTHER
+        ]
+    except (OSError, ValueError, yaml.YAMLError, TypeError, AttributeError) as error:
         raise UserError(
             f"--config {path} cannot be understood: {' '.join(str(error).split())}",
             "a YAML file with a section `data`",
             "repair the file, or start from configs/small.yaml",
         ) from error
-    clean = data.pop("clean", None) or {}
-    known = {field.name for field in fields(Corpus)}
-    options = data | {f"clean.{name}": value for name, value in clean.items()}
-    for name, value in options.items():
-        if name in _OTHER and name not in known:
-            continue
-        yield f"--data.{name}={_word(value)}"
-
-
-def _word(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)

@@ -9,11 +9,13 @@ from pathlib import Path
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
+from slm.commands.complaints import os_errors_explained
 from slm.commands.trainer import StoryCLI
 from slm.errors import UserError
 from slm.training.checkpoint import Checkpoint, newest_checkpoint, open_checkpoint
 
 
+@os_errors_explained()
 def run_verb(verb: str, words: Sequence[str]) -> int:
     """Runs one of the four verbs that build a Trainer.
 
@@ -46,14 +48,6 @@ def run_verb(verb: str, words: Sequence[str]) -> int:
             "a batch that fits into the device's memory",
             "halve --data.batch_size and double --trainer.accumulate_grad_batches: the same "
             "batch in smaller portions",
-        ) from error
-    except BrokenPipeError:
-        raise  # the reader of the output went away
-    except OSError as error:
-        raise UserError(
-            str(error),
-            "files that can be read and written",
-            "check the path, its permissions and the free space",
         ) from error
     return 0
 

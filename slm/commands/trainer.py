@@ -224,7 +224,7 @@ class StoryCLI(LightningCLI):
         named = data.tokenizer in ("gpt2", "bpe")
         gone = not named and not Path(data.tokenizer).expanduser().exists()
         own = checkpoint.tokenizer_options
-        if own["tokenizer"] != "gpt2" and (data.tokenizer == "bpe" or gone):
+        if gone or (data.tokenizer == "bpe" and own["tokenizer"] != "gpt2"):
             data.tokenizer, data.vocab_size = own["tokenizer"], own["vocab_size"]
 
     def instantiate_classes(self) -> None:

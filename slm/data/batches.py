@@ -4,9 +4,11 @@ Both are functions of an index. A batch can be asked for again, by another proce
 restart, and is the same.
 """
 
+import mmap
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +34,41 @@ def random_words(seed: int, start: int, count: int) -> npt.NDArray[np.uint64]:
     return generator.random_raw(start % 4 + count)[start % 4 :]
 
 
+class TokenFile:
+    """The ids of a `.bin` file.
+
+    The file is opened once in each process, so that a run goes on with what it began with when
+    the data are prepared anew meanwhile. It is mapped anew for each batch: a map that lives long
+    grows the resident memory, and one in an attribute would be pickled, whole, into every worker.
+
+    Args:
+        path: The file.
+        dtype: Type of the ids in it.
+    """
+
+    def __init__(self, path: Path, dtype: np.dtype[Any]) -> None:
+        self.path = path
+        self.dtype = dtype
+        self._file: BinaryIO | None = None
+
+    def map(self) -> npt.NDArray[Any]:
+        """The ids, memory-mapped, (tokens,)."""
+        if self._file is None:
+            self._file = self.path.open("rb")
+        mapped = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
+        return np.frombuffer(mapped, self.dtype)
+
+    def __len__(self) -> int:
+        return len(self.map())
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_file": None}
+
+    def __del__(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
 class RandomWindows(Dataset[Batch]):
     """Training batches: windows of `block_size` tokens at random offsets of a token file.
 
@@ -40,8 +77,7 @@ class RandomWindows(Dataset[Batch]):
     samples do not depend on the batch size, on accumulation, or on the number of processes.
 
     Args:
-        path: A `.bin` file of token ids.
-        dtype: Type of the ids in it.
+        tokens: The token file.
         block_size: T, tokens per window.
         batch_size: B, windows per batch.
         seed: Key of the random sequence.
@@ -53,32 +89,27 @@ class RandomWindows(Dataset[Batch]):
 
     def __init__(
         self,
-        path: Path,
-        dtype: np.dtype[np.uint16] | np.dtype[np.uint32],
+        tokens: TokenFile,
         block_size: int,
         batch_size: int,
         seed: int,
         first_sample: int = 0,
     ) -> None:
-        self.path = path
-        self.dtype = dtype
+        self.tokens = tokens
         self.block_size = block_size
         self.batch_size = batch_size
         self.seed = seed
         self.first_sample = first_sample
-        self.offsets = path.stat().st_size // dtype.itemsize - block_size
+        self.offsets = len(tokens) - block_size
         if self.offsets < 1:
-            raise ValueError(f"{path} is shorter than a window of {block_size} + 1 tokens")
+            raise ValueError(f"{tokens.path} is shorter than a window of {block_size} + 1 tokens")
 
     def __getitem__(self, index: int) -> Batch:
         start = self.first_sample + index * self.batch_size
         words_B = random_words(self.seed, start, self.batch_size)
         offsets_B = (words_B % np.uint64(self.offsets)).astype(np.int64)
-        # Opened for each batch: a map that lives long grows the resident memory, and one that
-        # is kept in an attribute would be pickled, whole, into every worker process.
-        tokens = np.memmap(self.path, dtype=self.dtype, mode="r")
         window = np.arange(self.block_size + 1)
-        ids = torch.from_numpy(tokens[offsets_B[:, None] + window].astype(np.int64))
+        ids = torch.from_numpy(self.tokens.map()[offsets_B[:, None] + window].astype(np.int64))
         return ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
 
 
@@ -100,8 +131,7 @@ class ConsecutiveWindows(Dataset[Batch]):
     cannot fill at the end has targets `IGNORED`.
 
     Args:
-        path: A `.bin` file of token ids.
-        dtype: Type of the ids in it.
+        tokens: The token file.
         block_size: T, tokens per window.
         batch_size: B, windows per batch.
         rank: This process; it takes batches rank, rank + world_size, …
@@ -113,22 +143,20 @@ class ConsecutiveWindows(Dataset[Batch]):
 
     def __init__(
         self,
-        path: Path,
-        dtype: np.dtype[np.uint16] | np.dtype[np.uint32],
+        tokens: TokenFile,
         block_size: int,
         batch_size: int,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        self.path = path
-        self.dtype = dtype
+        self.tokens = tokens
         self.block_size = block_size
         self.batch_size = batch_size
         self.rank = rank
         self.world_size = world_size
-        self.targets = path.stat().st_size // dtype.itemsize - 1
+        self.targets = len(tokens) - 1
         if self.targets < 1:
-            raise ValueError(f"{path} holds fewer than two tokens")
+            raise ValueError(f"{tokens.path} holds fewer than two tokens")
 
     def __len__(self) -> int:
         return -(-self.targets // (self.block_size * self.batch_size * self.world_size))
@@ -138,8 +166,7 @@ class ConsecutiveWindows(Dataset[Batch]):
             raise IndexError(index)
         size = self.batch_size * self.block_size
         start = (index * self.world_size + self.rank) * size
-        tokens = np.memmap(self.path, dtype=self.dtype, mode="r")
-        ids = torch.from_numpy(tokens[start : start + size + 1].astype(np.int64))
+        ids = torch.from_numpy(self.tokens.map()[start : start + size + 1].astype(np.int64))
         inputs = torch.zeros(size, dtype=torch.int64)
         targets = torch.full((size,), IGNORED)
         length = max(0, len(ids) - 1)

@@ -19,14 +19,14 @@ class StoryText:
             line break; `{{` and `}}` are braces.
 
     Raises:
-        UserError: The template has an unclosed brace, or a field without a name.
+        UserError: The template has an unclosed brace, a field without a name, or no field.
     """
 
     spec: str
 
     def __post_init__(self) -> None:
         try:
-            complete = all(self.columns)
+            complete = bool(self.columns) and all(self.columns)
         except ValueError:
             complete = False
         if not complete:

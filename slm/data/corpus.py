@@ -8,7 +8,8 @@ from typing import Any
 
 from slm.data.cleaning import Cleaning
 from slm.data.columns import StoryText
-from slm.data.sources import Piece, Source, held_out, open_source
+from slm.data.readers import LONGEST_STORY
+from slm.data.sources import Piece, Source, held_out, in_words, open_source
 from slm.data.tokenizer import Tokenizer
 from slm.errors import UserError
 
@@ -94,9 +95,20 @@ class Corpus:
             **asdict(self.clean),
         }
 
+    def reading_of(self, pieces: list[Piece]) -> dict[str, Any]:
+        """The same; None for those that do not matter to these pieces."""
+        reading = self.reading
+        if not any(piece.has_columns for piece in pieces):
+            reading["text_column"] = None
+        if all(piece.split for piece in pieces):
+            reading["validation_share"] = None
+        return reading
+
     def to_plain(self) -> dict[str, Any]:
         """The options in plain types, paths made absolute."""
-        return asdict(self) | {
+        plain = asdict(self)
+        del plain["prepare_workers"]  # this machine's business
+        return plain | {
             "source": self.opened.spec,
             "root": str(Path(self.root).expanduser().resolve()),
             "tokenizer": self.tokenizer
@@ -120,6 +132,12 @@ class Corpus:
         """
         repair = self.clean.make_repair()
         for raw in piece.stories():
+            if len(raw) > LONGEST_STORY:
+                raise UserError(
+                    f"a story of {len(raw):,} characters in {in_words(self.opened.spec)}",
+                    f"stories of at most {LONGEST_STORY:,}",
+                    "cut it into several",
+                )
             story = repair(raw)
             repaired = story != raw
             if not story.isascii():  # which is quicker to see than to encode

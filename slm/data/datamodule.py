@@ -1,11 +1,13 @@
 """The LightningDataModule: prepares the stories and feeds batches of them."""
 
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
-from slm.data.batches import Batch, ConsecutiveWindows, EveryNth, RandomWindows
+from slm.data.batches import Batch, ConsecutiveWindows, EveryNth, RandomWindows, TokenFile
 from slm.data.cleaning import Cleaning
 from slm.data.corpus import Corpus
 from slm.data.manifest import Manifest
@@ -81,7 +83,6 @@ class StoryData(LightningDataModule):
             clean,
             prepare_workers,
         )
-        self.folder = find_folder(self.corpus)
         self.block_size = block_size
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size or batch_size
@@ -104,6 +105,11 @@ class StoryData(LightningDataModule):
         """The source, in words."""
         return in_words(self.corpus.opened.spec)
 
+    @cached_property
+    def folder(self) -> Path:
+        """Where the prepared data lie, or will lie. Not asked for where none are needed."""
+        return find_folder(self.corpus)
+
     def known_tokenizer(self) -> dict[str, Any] | None:
         """Identity of the data's tokenizer; None if it has yet to be learnt."""
         if given := self.corpus.given_tokenizer:
@@ -114,7 +120,7 @@ class StoryData(LightningDataModule):
 
     def prepare_data(self) -> None:
         """Prepares the data if they are not, in one process per machine."""
-        ensure_prepared(self.corpus)
+        ensure_prepared(self.corpus, self.folder)
 
     def setup(self, stage: str) -> None:
         """Opens the prepared data.
@@ -138,8 +144,7 @@ class StoryData(LightningDataModule):
     def train_dataloader(self) -> DataLoader[Batch]:
         """Endless random windows; each process takes every world_size-th batch."""
         windows = RandomWindows(
-            Manifest.path(self.folder, "train"),
-            self.manifest.dtype,
+            TokenFile(Manifest.path(self.folder, "train"), self.manifest.dtype),
             self.block_size,
             self.batch_size,
             self.seed,
@@ -151,8 +156,7 @@ class StoryData(LightningDataModule):
     def val_dataloader(self) -> DataLoader[Batch]:
         """The validation split, once."""
         windows = ConsecutiveWindows(
-            Manifest.path(self.folder, "validation"),
-            self.manifest.dtype,
+            TokenFile(Manifest.path(self.folder, "validation"), self.manifest.dtype),
             self.block_size,
             self.eval_batch_size,
             *self._place(),

@@ -1,5 +1,6 @@
 """What a prepared data folder says of itself."""
 
+import hashlib
 import json
 import os
 from dataclasses import asdict, dataclass
@@ -23,6 +24,11 @@ def id_dtype(n_vocab: int) -> np.dtype[Any]:
 def remedy(folder: Path) -> str:
     """What to do about a folder that is not as it should be."""
     return f"remove the folder {folder} and run the command again; it prepares the data anew"
+
+
+def checksum(plain: dict[str, Any]) -> str:
+    """SHA-256 of a manifest in plain types, whatever the order of its entries."""
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -53,7 +59,7 @@ class Manifest:
     revision: str
     """Fingerprint of the source: changes when the source does."""
     reading: dict[str, Any]
-    """The options that decided which text was taken: `Corpus.reading`."""
+    """The options that decided which text was taken; None where one did not matter."""
     tokenizer: dict[str, Any]
     """Name, n_vocab and SHA-256 of the tokenizer, which lies beside it as `tokenizer.json`."""
     splits: dict[str, SplitFacts]
@@ -72,7 +78,9 @@ class Manifest:
     def save(self, folder: Path) -> None:
         """Writes `manifest.json`, the last act of a preparation: all of it or nothing."""
         temporary = folder / f"manifest.json.tmp-{os.getpid()}"
-        temporary.write_text(json.dumps(self.to_plain(), indent=1), encoding="utf-8")
+        plain = self.to_plain()
+        plain["checksum"] = checksum(plain)
+        temporary.write_text(json.dumps(plain, indent=1), encoding="utf-8")
         temporary.replace(folder / "manifest.json")
 
     @classmethod
@@ -93,10 +101,14 @@ class Manifest:
                     f"format version {FORMAT_VERSION}",
                     remedy(folder),
                 )
+            if plain.pop("checksum", None) != checksum(plain):
+                raise UserError(
+                    f"{path} has been changed: it is not what its own checksum states",
+                    "the file that preparation wrote",
+                    remedy(folder),
+                )
             splits = {name: SplitFacts(**facts) for name, facts in plain.pop("splits").items()}
             manifest = cls(splits=splits, **plain)
-            if set(splits) != set(SPLITS) or not manifest.tokenizer["sha256"]:
-                raise ValueError("a split or the tokenizer's hash is missing")
         except FileNotFoundError as error:
             raise UserError(f"{path} does not exist", "prepared data", remedy(folder)) from error
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
@@ -142,6 +154,12 @@ class Manifest:
             last = np.fromfile(path, self.dtype, offset=max(0, size - itemsize))
         except FileNotFoundError as error:
             raise UserError(f"{path} does not exist", "prepared data", remedy(folder)) from error
+        except OSError as error:
+            raise UserError(
+                f"{path} cannot be read: {error.strerror or error}",
+                "a readable file",
+                "check its permissions",
+            ) from error
         if last.tolist() != [self.tokenizer["n_vocab"] - 1]:
             raise UserError(
                 f"{path} ends in {last.tolist()}",
@@ -173,7 +191,7 @@ class Manifest:
         except UserError as error:
             found = error.found if str(path) in error.found else f"{path} holds {error.found}"
             raise UserError(found, error.expected, remedy(folder)) from error
-        if tokenizer.sha256 != self.tokenizer["sha256"]:
+        if tokenizer.identity() != self.tokenizer:
             raise UserError(
                 f"{path} holds a {tokenizer.name} vocabulary of {tokenizer.n_vocab:,} tokens with "
                 f"SHA-256 {tokenizer.sha256[:12]}…",

@@ -29,7 +29,7 @@ class Progress:
             unit_scale=True,
             disable=None,
             leave=False,
-            bar_format="{desc} {percentage:3.0f}% |{bar}| {postfix}, {remaining} left",
+            bar_format="{desc} {percentage:3.0f}% |{bar}|{postfix}, {remaining} left",
             postfix="",
         )
 

@@ -3,7 +3,6 @@
 import contextlib
 import csv
 import gzip
-import io
 import json
 import shutil
 import sys
@@ -53,8 +52,14 @@ class FilePiece:
     @property
     def label(self) -> str:
         """Identity of the piece, while the file stays as it is."""
-        changed = self.path.stat().st_mtime_ns
-        return f"{self.path} {self.split} {self.start}-{self.stop} {changed}"
+        now = self.path.stat()
+        place = f"{self.path} {self.split} {self.start}-{self.stop}"
+        return f"{place} {now.st_size} {now.st_mtime_ns}"
+
+    @property
+    def has_columns(self) -> bool:
+        """Whether the stories are taken out of rows."""
+        return kind_of(self.path) != ".txt"
 
     def stories(self) -> Iterator[str]:
         """The texts, as they stand in the file; memory is bounded by the longest.
@@ -74,13 +79,6 @@ class FilePiece:
                     yield from readers[kind](file, self)
             else:
                 yield from _read_parquet(self)
-        except UnicodeDecodeError as error:
-            raise UserError(
-                f"{self.path} is not UTF-8 text: {error.reason} "
-                f"(byte 0x{error.object[error.start]:02x})",
-                "UTF-8",
-                f"convert it: iconv -f WINDOWS-1252 -t UTF-8 {self.path} > utf8-{self.path.name}",
-            ) from error
         except (OSError, EOFError, zlib.error) as error:
             raise UserError(
                 f"{self.path} cannot be read: {getattr(error, 'strerror', None) or error}",
@@ -93,7 +91,7 @@ def cut_file(path: Path, text: StoryText, split: str | None, piece_bytes: int) -
     """Cuts a file into pieces of about `piece_bytes` that can be read independently.
 
     A compressed file and a `.csv` (in which a line break may be part of a cell) can only be read
-    from the beginning: they are one piece.
+    from the beginning: they are one piece. A parquet file is cut between its row groups.
 
     Raises:
         UserError: The file is of an unknown kind, or cannot be read.
@@ -160,7 +158,7 @@ def _segments(file: IO[bytes], start: int, stop: int, path: Path) -> Iterator[tu
         block = file.read(_BLOCK)
         *whole, carry = (carry + block).split(_SEPARATOR)
         for segment in whole:
-            if not skipping and (begin > 0 or segment.strip()):
+            if not skipping and (begin > 0 or not _is_blank(segment)):
                 yield begin, segment
             skipping = False
             begin += len(segment) + len(_SEPARATOR)
@@ -171,9 +169,14 @@ def _segments(file: IO[bytes], start: int, stop: int, path: Path) -> Iterator[tu
             begin, carry = begin + surplus, carry[surplus:]
         _check_length(len(carry), path, END_OF_TEXT)
         if not block:
-            if not skipping and carry.strip():
+            if not skipping and not _is_blank(carry):
                 yield begin, carry
             return
+
+
+def _is_blank(data: bytes) -> bool:
+    """Whether text is white space only, apart from a byte-order mark."""
+    return not data.decode(errors="replace").removeprefix("\ufeff").strip()
 
 
 def _read_txt(file: IO[bytes], piece: FilePiece) -> Iterator[str]:
@@ -207,17 +210,27 @@ def _read_jsonl(file: IO[bytes], piece: FilePiece) -> Iterator[str]:
 
 
 def _read_csv(file: IO[bytes], piece: FilePiece) -> Iterator[str]:
-    csv.field_size_limit(2**31 - 1)  # what a C long holds on every platform
-    with io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as lines:
-        rows = csv.DictReader(lines)
+    def lines() -> Iterator[str]:
+        begin = 0
+        while line := file.readline(LONGEST_STORY + 1):
+            _check_length(len(line), piece.path, "a line break")
+            text = _decode(line, begin, piece.path)
+            yield text if begin else text.removeprefix("\ufeff")
+            begin += len(line)
+
+    csv.field_size_limit(LONGEST_STORY)
+    # strict: a quotation mark that is never closed would swallow the rest of the file.
+    rows = csv.DictReader(lines(), strict=True)
+    try:
         piece.text.check(list(rows.fieldnames or ()), str(piece.path))
-        try:
-            for row in rows:
-                yield piece.text.of(row, f"{piece.path}, line {rows.line_num}")
-        except csv.Error as error:
-            raise UserError(
-                f"{piece.path}, line {rows.line_num}: {error}", "CSV", "repair or delete that line"
-            ) from error
+        for row in rows:
+            yield piece.text.of(row, f"{piece.path}, line {rows.line_num}")
+    except csv.Error as error:
+        raise UserError(
+            f"{piece.path}, line {rows.line_num}: {error}",
+            "CSV, with quotation marks in cells doubled",
+            "repair or delete that line",
+        ) from error
 
 
 def _read_parquet(piece: FilePiece) -> Iterator[str]:
@@ -225,7 +238,7 @@ def _read_parquet(piece: FilePiece) -> Iterator[str]:
         piece.text.check(table.schema_arrow.names, str(piece.path))
         groups = range(piece.start, min(piece.stop, table.num_row_groups))
         columns = list(piece.text.columns)
-        for batch in table.iter_batches(batch_size=1024, row_groups=groups, columns=columns):
+        for batch in table.iter_batches(batch_size=128, row_groups=groups, columns=columns):
             for row in batch.to_pylist():
                 yield piece.text.of(row, str(piece.path))
 
@@ -264,7 +277,7 @@ def _parquet(path: Path) -> Iterator[Any]:
         else:
             file = stack.enter_context(path.open("rb"))
         try:
-            yield stack.enter_context(pyarrow.parquet.ParquetFile(file))
+            yield stack.enter_context(pyarrow.parquet.ParquetFile(file, buffer_size=_BLOCK))
         except pyarrow.ArrowInvalid as error:
             raise UserError(
                 f"{path}: {error}", "a parquet file", "download or write the file again"
@@ -284,7 +297,8 @@ def _decode(data: bytes, begin: int, path: Path) -> str:
             f"{_Line(path, begin + error.start)} is not UTF-8 text: {error.reason} "
             f"(byte 0x{data[error.start]:02x} at {begin + error.start:,})",
             "UTF-8",
-            f"convert the file: iconv -f WINDOWS-1252 -t UTF-8 {path.name} > utf8-{path.name}",
+            "convert the file's text, for instance from Windows' encoding: "
+            "iconv -f WINDOWS-1252 -t UTF-8 OLD > NEW",
         ) from error
 
 

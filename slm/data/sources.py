@@ -34,6 +34,10 @@ class Piece(Protocol):
     def weight(self) -> int:
         """Roughly how many bytes it holds."""
 
+    @property
+    def has_columns(self) -> bool:
+        """Whether the stories are taken out of rows."""
+
     def stories(self) -> Iterator[str]:
         """The texts; some may be empty.
 
@@ -116,6 +120,7 @@ class BuiltinPiece:
     count: int
     label: str
     split: str | None = None
+    has_columns: bool = False
 
     @property
     def weight(self) -> int:
@@ -209,19 +214,29 @@ class FileSource:
     def revision(self) -> str:
         """Hash over each file's name, size, and first and last 64 KiB."""
         digest = hashlib.sha256()
-        for split, paths in self._files.items():
-            for path in paths:
-                size = path.stat().st_size
-                digest.update(f"{split} {path.name} {size}\n".encode())
-                with path.open("rb") as file:
-                    digest.update(file.read(1 << 16))
-                    file.seek(max(0, size - (1 << 16)))
-                    digest.update(file.read())
+        try:
+            for split, paths in self._files.items():
+                for path in paths:
+                    size = path.stat().st_size
+                    digest.update(f"{split} {path.name} {size}\n".encode())
+                    with path.open("rb") as file:
+                        digest.update(file.read(1 << 16))
+                        file.seek(max(0, size - (1 << 16)))
+                        digest.update(file.read())
+        except OSError as error:
+            raise UserError(
+                f"{error.filename or self.path} cannot be read: {error.strerror or error}",
+                "readable files",
+                "check their permissions",
+            ) from error
         return digest.hexdigest()[:16]
 
     def unchanged_since(self, revision: str) -> bool:
         """Whether the files are as they were; true as well where they have been moved away."""
-        gone = not self.path.exists() if not self.is_pattern else not glob.glob(str(self.path))
+        if self.is_pattern:
+            gone = not glob.glob(str(self.path), recursive=True)
+        else:
+            gone = not self.path.exists()
         return gone or self.revision() == revision
 
     def pieces(self, piece_bytes: int) -> list[Piece]:
@@ -231,7 +246,55 @@ class FileSource:
             for path in paths:
                 known = split if self._files["validation"] else None
                 pieces += cut_file(path, self.text, known, piece_bytes)
-        return pieces
+        return _grouped(pieces, piece_bytes)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Small pieces of one split, read one after the other."""
+
+    pieces: tuple[Piece, ...]
+
+    @property
+    def split(self) -> str | None:
+        """Theirs."""
+        return self.pieces[0].split
+
+    @property
+    def label(self) -> str:
+        """All of theirs."""
+        return "\n".join(piece.label for piece in self.pieces)
+
+    @property
+    def weight(self) -> int:
+        """Their sum."""
+        return sum(piece.weight for piece in self.pieces)
+
+    @property
+    def has_columns(self) -> bool:
+        """Whether any of them has."""
+        return any(piece.has_columns for piece in self.pieces)
+
+    def stories(self) -> Iterator[str]:
+        """See `Piece`."""
+        for piece in self.pieces:
+            yield from piece.stories()
+
+
+def _grouped(pieces: list[Piece], piece_bytes: int) -> list[Piece]:
+    """Puts neighbours of one split together while they make no more than `piece_bytes`."""
+    groups: list[Piece] = []
+    members: list[Piece] = []
+    weight = 0
+    for piece in [*pieces, None]:
+        full = piece is None or weight + piece.weight > piece_bytes
+        if members and (full or piece is None or piece.split != members[0].split):
+            groups.append(members[0] if len(members) == 1 else Group(tuple(members)))
+            members, weight = [], 0
+        if piece is not None:
+            members.append(piece)
+            weight += piece.weight
+    return groups
 
 
 @dataclass(frozen=True)
@@ -246,12 +309,13 @@ class HubPiece:
     split: str | None
     weight: int
     label: str
+    has_columns: bool = True
 
     def stories(self) -> Iterator[str]:
         """See `Piece`."""
         columns = list(self.text.columns)
         rows = self.rows.select_columns(columns).select(range(self.start, self.stop))
-        for block in rows.iter(batch_size=1000):
+        for block in rows.iter(batch_size=128):
             for values in zip(*(block[column] for column in columns), strict=True):
                 yield self.text.of(dict(zip(columns, values, strict=True)), "the hub's data")
 

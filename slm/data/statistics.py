@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from slm.data.manifest import Manifest
-from slm.data.verification import blocks_of_ids
+from slm.data.verification import blocks_of_ids, check_ids
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,17 @@ class SplitStatistics:
 
 
 def count_split(folder: Path, manifest: Manifest, split: str) -> SplitStatistics:
-    """Reads a token file once."""
+    """Reads a token file once.
+
+    Raises:
+        UserError: It holds an id that is not in the vocabulary.
+    """
     n_vocab = manifest.tokenizer["n_vocab"]
     counts = np.zeros(n_vocab, dtype=np.int64)
     ends: list[npt.NDArray[np.int64]] = []
     position = 0
     for ids in blocks_of_ids(Manifest.path(folder, split), manifest.dtype):
+        check_ids(ids, folder, manifest, split)
         counts += np.bincount(ids, minlength=n_vocab)
         ends.append(np.flatnonzero(ids == n_vocab - 1) + position)
         position += len(ids)

@@ -30,6 +30,8 @@ _SPLIT_PATTERN = (
 # tiktoken itself verifies its download against these sums.
 _VOCAB_BPE_SHA256 = "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"
 _ENCODER_JSON_SHA256 = "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783"
+# What reading a file of another make may raise.
+_MALFORMED = (ValueError, LookupError, TypeError, AttributeError)
 
 
 class Tokenizer:
@@ -188,10 +190,12 @@ class Tokenizer:
             if zipfile.is_zipfile(path):  # a checkpoint
                 import torch
 
-                contents = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+                contents = torch.load(
+                    path, map_location="cpu", weights_only=True, mmap=os.name != "nt"
+                )
                 return cls.from_plain(contents[CHECKPOINT_KEY]["tokenizer"])
             return cls.from_plain(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError, UnpicklingError) as error:
+        except (OSError, RuntimeError, UnpicklingError, *_MALFORMED) as error:
             raise UserError(
                 f"{path} holds no tokenizer: {error!r}",
                 "a tokenizer.json of prepared data, or a checkpoint of this project",
@@ -209,6 +213,8 @@ class Tokenizer:
             tokenizer = cls.gpt2()
         else:
             tokens = [base64.b64decode(token) for token in plain["tokens"]]
+            if len(tokens) != plain["n_vocab"]:
+                raise ValueError(f"{len(tokens)} tokens for a vocabulary of {plain['n_vocab']}")
             ranks = {token: rank for rank, token in enumerate(tokens) if token}
             tokenizer = cls(plain["name"], ranks, plain["n_vocab"])
         if tokenizer.sha256 != plain["sha256"]:

@@ -30,12 +30,7 @@ def verify(folder: Path) -> Manifest:
         check_hash(folder, manifest, split)
         found = {"stories": 0, "tokens": 0, "bytes": 0}
         for ids in blocks_of_ids(path, manifest.dtype):
-            if ids.max() >= tokenizer.n_vocab:
-                raise UserError(
-                    f"{path} holds the id {ids.max()}",
-                    f"ids below {tokenizer.n_vocab:,}, the size of the vocabulary",
-                    remedy(folder),
-                )
+            check_ids(ids, folder, manifest, split)
             found["stories"] += int(np.count_nonzero(ids == tokenizer.end_of_text))
             found["tokens"] += len(ids)
             found["bytes"] += int(lengths[ids].sum())
@@ -50,31 +45,52 @@ def verify(folder: Path) -> Manifest:
 
 
 def check_touched(folder: Path, manifest: Manifest) -> None:
-    """Compares the checksum of each token file that was written to after its manifest.
+    """Compares the checksum of each token file that was changed after its manifest.
 
     The manifest is the youngest file of a folder that nobody has touched, so this costs nothing
     then. A file that turns out to be right (a copy, for instance) is not read again the next
-    time: the manifest is made the youngest.
+    time: the manifest is made the youngest. What the disk itself has altered is not seen here.
 
     Raises:
         UserError: A file is not what the manifest states.
     """
     stamp = folder / "manifest.json"
     try:
-        times = {s: Manifest.path(folder, s).stat().st_mtime_ns for s in SPLITS}
-        touched = [s for s, time in times.items() if time >= stamp.stat().st_mtime_ns]
+        youngest = _changed(stamp)
+        touched = [s for s in SPLITS if _changed(Manifest.path(folder, s)) >= youngest]
     except OSError as error:
         raise UserError(str(error), "readable files", remedy(folder)) from error
     for split in touched:
         path = Manifest.path(folder, split)
         if path.stat().st_size > 1 << 30:
-            print(f"Checking   {path}, written to since its manifest was", file=sys.stderr)
+            print(f"Checking   {path}, changed since its manifest was written", file=sys.stderr)
         check_hash(folder, manifest, split)
     if touched:
         try:
             os.utime(stamp)
         except OSError:
             return  # a folder that may only be read is checked each time
+
+
+def _changed(path: Path) -> int:
+    """When a file was last changed, in nanoseconds: its contents, or its place (on POSIX)."""
+    found = path.stat()
+    return max(found.st_mtime_ns, found.st_ctime_ns)
+
+
+def check_ids(ids: npt.NDArray[Any], folder: Path, manifest: Manifest, split: str) -> None:
+    """Checks that ids lie in the vocabulary.
+
+    Raises:
+        UserError: One does not.
+    """
+    n_vocab = manifest.tokenizer["n_vocab"]
+    if ids.max() >= n_vocab:
+        raise UserError(
+            f"{Manifest.path(folder, split)} holds the id {ids.max()}",
+            f"ids below {n_vocab:,}, the size of the vocabulary",
+            remedy(folder),
+        )
 
 
 def check_hash(folder: Path, manifest: Manifest, split: str) -> None:
@@ -84,8 +100,15 @@ def check_hash(folder: Path, manifest: Manifest, split: str) -> None:
         UserError: They differ, or the file cannot be read.
     """
     path = Manifest.path(folder, split)
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be read: {error.strerror or error}",
+            "a readable file",
+            "check its permissions",
+        ) from error
     if found != manifest.splits[split].sha256:
         raise UserError(
             f"{path} has been changed: its SHA-256 is {found[:12]}…",

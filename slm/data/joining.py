@@ -1,0 +1,112 @@
+"""From shards to the token file of a split: in order, without repetitions, counted and hashed."""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from slm.data.manifest import SPLITS, Manifest, SplitFacts
+from slm.data.shards import FINGERPRINT, Shard, shard_path
+
+_COPY_BLOCK = 1 << 23
+Prints = npt.NDArray[Any]
+"""Fingerprints of stories, of the type `FINGERPRINT`."""
+
+
+def join_shards(
+    shards: list[Shard], unfinished: Path, itemsize: int, *, drop_duplicates: bool
+) -> dict[str, SplitFacts]:
+    """Joins the shards of each split, in order, and counts.
+
+    Args:
+        shards: All of them, in order.
+        unfinished: The folder where they lie, and where `train.bin` and `validation.bin` go.
+        itemsize: Bytes per id.
+        drop_duplicates: Whether to leave out repetitions of a story.
+
+    Raises:
+        OSError: The disk refuses the files.
+    """
+    kept = _first_tellings(shards, unfinished) if drop_duplicates else {}
+    splits = {}
+    for split in SPLITS:
+        tallies = [shard.splits[split] for shard in shards]
+        stories, tokens, text_bytes = (
+            sum(getattr(tally, what) for tally in tallies)
+            for what in ("stories", "tokens", "bytes")
+        )
+        duplicates = 0
+        digest = hashlib.sha256()
+        with Manifest.path(unfinished, split).open("wb") as out:
+            for shard in shards:
+                path = shard_path(unfinished, shard.index, f"{split}.bin")
+                ranges = [(0, shard.splits[split].tokens * itemsize)]
+                if kept:
+                    prints, keep = kept[split][shard.index]
+                    duplicates += int((~keep).sum())
+                    tokens -= int(prints["tokens"][~keep].sum())
+                    text_bytes -= int(prints["bytes"][~keep].sum())
+                    ranges = _ranges(prints["tokens"], keep, itemsize)
+                for block in _blocks(path, ranges):
+                    out.write(block)
+                    digest.update(block)
+            out.flush()
+            os.fsync(out.fileno())
+        splits[split] = SplitFacts(
+            stories - duplicates,
+            tokens,
+            text_bytes,
+            digest.hexdigest(),
+            empty_dropped=sum(tally.empty_dropped for tally in tallies),
+            duplicates_dropped=duplicates,
+            repaired=sum(tally.repaired for tally in tallies),
+        )
+    return splits
+
+
+def _first_tellings(
+    shards: list[Shard], unfinished: Path
+) -> dict[str, list[tuple[Prints, npt.NDArray[np.bool_]]]]:
+    """For each split and shard the stories' fingerprints, and which stories to keep.
+
+    The validation split comes first, so that nothing of it remains in the training split.
+    """
+    order = [(split, shard.index) for split in reversed(SPLITS) for shard in shards]
+    prints = [
+        np.fromfile(shard_path(unfinished, index, f"{split}.fingerprints"), FINGERPRINT)
+        for split, index in order
+    ]
+    hashes = np.concatenate([p["hash"] for p in prints])
+    keep = np.zeros(len(hashes), dtype=np.bool_)
+    keep[np.unique(hashes, return_index=True)[1]] = True
+    parts = np.split(keep, np.cumsum([len(p) for p in prints])[:-1])
+    kept: dict[str, list[tuple[Prints, npt.NDArray[np.bool_]]]] = {split: [] for split in SPLITS}
+    for (split, _), shard_prints, part in zip(order, prints, parts, strict=True):
+        kept[split].append((shard_prints, part))
+    return kept
+
+
+def _ranges(
+    tokens: npt.NDArray[np.uint32], keep: npt.NDArray[np.bool_], itemsize: int
+) -> list[tuple[int, int]]:
+    """The byte ranges of a shard in which the stories to keep lie, neighbours joined."""
+    ends = np.concatenate([[0], np.cumsum(tokens, dtype=np.int64)]) * itemsize
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], keep, [False]]).astype(np.int8)))
+    return [(int(ends[first]), int(ends[last])) for first, last in edges.reshape(-1, 2)]
+
+
+def _blocks(path: Path, ranges: list[tuple[int, int]]) -> Iterator[bytes]:
+    """The bytes of some ranges of a file, a few megabytes at a time."""
+    with path.open("rb") as file:
+        for start, stop in ranges:
+            file.seek(start)
+            while start < stop:
+                block = file.read(min(_COPY_BLOCK, stop - start))
+                if not block:
+                    raise OSError(f"{path} has been cut short")
+                start += len(block)
+                yield block
