@@ -111,7 +111,13 @@ class Manifest:
             manifest = cls(splits=splits, **plain)
         except FileNotFoundError as error:
             raise UserError(f"{path} does not exist", "prepared data", remedy(folder)) from error
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        except OSError as error:
+            raise UserError(
+                f"{path} cannot be read: {error.strerror or error}",
+                "a readable file",
+                "check its permissions",
+            ) from error
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise UserError(
                 f"{path} cannot be understood: {error!r}",
                 "the file that preparation writes",
@@ -190,7 +196,9 @@ class Manifest:
             tokenizer = Tokenizer.load(path)
         except UserError as error:
             found = error.found if str(path) in error.found else f"{path} holds {error.found}"
-            raise UserError(found, error.expected, remedy(folder)) from error
+            refused = isinstance(error.__cause__, OSError)
+            advice = error.remedy if refused else remedy(folder)
+            raise UserError(found, error.expected, advice) from error
         if tokenizer.identity() != self.tokenizer:
             raise UserError(
                 f"{path} holds a {tokenizer.name} vocabulary of {tokenizer.n_vocab:,} tokens with "

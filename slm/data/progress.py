@@ -24,20 +24,19 @@ class Progress:
         self._start = self._spoke = time.monotonic()
         self._bar = tqdm(
             total=total,
-            desc="Preparing ",
+            desc="Preparing  ",
             unit="B",
             unit_scale=True,
             disable=None,
             leave=False,
-            bar_format="{desc} {percentage:3.0f}% |{bar}|{postfix}, {remaining} left",
-            postfix="",
+            bar_format="{desc} {percentage:3.0f}% |{bar}| {remaining} left",
         )
 
     def count(self, stories: int, text_bytes: int) -> None:
         """Some stories are encoded."""
         self._stories += stories
         self._bytes += text_bytes
-        self._bar.set_postfix_str(self.rates(), refresh=False)
+        self._bar.set_description_str(f"Preparing  {self.rates()}", refresh=False)
         self._bar.update(0)
         self._say()
 
