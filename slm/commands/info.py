@@ -97,7 +97,7 @@ def _describe_folder(folder: Path, verified: bool, seed: int) -> tuple[dict[str,
     lines = [
         f"{folder}" + ("  (verified: everything is as its manifest states)" if verified else ""),
         f"source       {in_words(manifest.source)}, revision {manifest.revision}",
-        f"read with    {reading!s}",
+        f"read with    {reading or 'no option that matters here'}",
         f"tokenizer    {tokenizer['name']}, {tokenizer['n_vocab']:,} tokens, "
         f"SHA-256 {tokenizer['sha256'][:16]}…",
         f"format       version {manifest.format_version}, ids of {manifest.dtype.itemsize} bytes",
