@@ -9,13 +9,16 @@ import json
 import multiprocessing
 import os
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from slm.data.corpus import Corpus
 from slm.data.manifest import SPLITS, id_dtype
@@ -85,6 +88,7 @@ def write_shard(
     corpus: Corpus,
     tokenizer: Tokenizer,
     folder: Path,
+    threads: int = 1,
     report: Callable[[int, int], None] = lambda stories, text_bytes: None,
 ) -> Shard:
     """Encodes a piece into `.bin` files, one for each split; every story ends in end-of-text.
@@ -95,6 +99,7 @@ def write_shard(
         corpus: How.
         tokenizer: Encodes it.
         folder: Where the shards lie.
+        threads: How many of them encode.
         report: Told of every batch, how many stories and bytes of text it had.
 
     Raises:
@@ -113,8 +118,7 @@ def write_shard(
         try:
             for ending, path in temporary.items():
                 files[ending] = path.open("wb")
-            for split, stories in _batches(piece, corpus, shard):
-                ids = tokenizer.encode_stories(stories).astype(id_dtype(tokenizer.n_vocab))
+            for split, stories, ids in _encoded(piece, corpus, shard, tokenizer, threads):
                 files[f"{split}.bin"].write(ids.tobytes())
                 tally = shard.splits[split]
                 tally.stories += len(stories)
@@ -147,6 +151,22 @@ def write_shard(
     return shard
 
 
+def _encoded(
+    piece: Piece, corpus: Corpus, shard: Shard, tokenizer: Tokenizer, threads: int
+) -> Iterator[tuple[str, list[str], npt.NDArray[Any]]]:
+    """The batches of a piece, in order, with their ids."""
+    dtype = id_dtype(tokenizer.n_vocab)
+    with ThreadPoolExecutor(threads) as pool:
+        waiting: deque[tuple[str, list[str], Future[npt.NDArray[np.uint32]]]] = deque()
+        for split, stories in _batches(piece, corpus, shard):
+            waiting.append((split, stories, pool.submit(tokenizer.encode_stories, stories)))
+            if len(waiting) > threads:
+                split, stories, ids = waiting.popleft()
+                yield split, stories, ids.result().astype(dtype)
+        for split, stories, ids in waiting:
+            yield split, stories, ids.result().astype(dtype)
+
+
 def _batches(piece: Piece, corpus: Corpus, shard: Shard) -> Iterator[tuple[str, list[str]]]:
     """The stories of a piece in batches of bounded size, each of one split, in order."""
     batches: dict[str, list[str]] = {split: [] for split in SPLITS}
@@ -168,10 +188,10 @@ def _batches(piece: Piece, corpus: Corpus, shard: Shard) -> Iterator[tuple[str, 
 
 # ---- in another process -------------------------------------------------------------------
 
-_work: tuple[Corpus, Tokenizer, Path] | None = None
+_work: tuple[Corpus, Tokenizer, Path, int] | None = None
 
 
-def start_worker(corpus: Corpus, tokenizer: dict[str, object], folder: Path) -> None:
+def start_worker(corpus: Corpus, tokenizer: dict[str, object], folder: Path, threads: int) -> None:
     """Makes a process ready for `work`."""
 
     def follow() -> None:
@@ -183,7 +203,7 @@ def start_worker(corpus: Corpus, tokenizer: dict[str, object], folder: Path) -> 
 
     global _work
     threading.Thread(target=follow, daemon=True).start()
-    _work = corpus, Tokenizer.from_plain(tokenizer), folder
+    _work = corpus, Tokenizer.from_plain(tokenizer), folder, threads
 
 
 def work(index: int, piece: Piece) -> Shard:

@@ -66,14 +66,16 @@ def _encode(
 ) -> Iterator[Shard]:
     """Writes shards, in this process or several; gives each when it is finished."""
     weight = sum(piece.weight for piece in todo.values())
-    useful = corpus.prepare_workers or min(_cores(), _MOST, weight // _WORTH_A_PROCESS)
-    workers = min(useful, len(todo))
-    if workers <= 1:
+    cores = corpus.prepare_workers or min(_cores(), _MOST)
+    useful = cores if corpus.prepare_workers else min(cores, weight // _WORTH_A_PROCESS)
+    workers = max(1, min(useful, len(todo)))
+    threads = cores // workers  # within a process, where pieces are fewer than cores
+    if workers == 1:
         for index, piece in todo.items():
-            yield write_shard(index, piece, corpus, tokenizer, unfinished, progress.count)
+            yield write_shard(index, piece, corpus, tokenizer, unfinished, threads, progress.count)
         return
     # replace: a copy, without what the original has opened.
-    arguments = (replace(corpus), tokenizer.to_plain(), unfinished)
+    arguments = (replace(corpus), tokenizer.to_plain(), unfinished, threads)
     spawn = multiprocessing.get_context("spawn")
     others = set(multiprocessing.active_children())
     with ProcessPoolExecutor(workers, spawn, start_worker, arguments) as pool:
