@@ -23,6 +23,15 @@ class UserError(Exception):
         return type(self), (self.found, self.expected, self.remedy)
 
     @classmethod
+    def unreadable(cls, path: object, error: Exception) -> "UserError":
+        """For a file that the operating system, or a decompressor, refuses to read."""
+        return cls(
+            f"{path} cannot be read: {getattr(error, 'strerror', None) or error}",
+            "a readable, whole file",
+            "check the path and its permissions, or fetch the file again",
+        )
+
+    @classmethod
     def from_value_error(cls, error: ValueError, remedy: str) -> "UserError":
         """The ValueErrors of the option classes read "found; expected"."""
         found, _, expected = str(error).partition("; ")

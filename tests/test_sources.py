@@ -9,7 +9,8 @@ import pytest
 from conftest import make_stories, write_stories
 
 from slm.data import hub
-from slm.data.sources import BuiltinSource, held_out, in_words, open_source
+from slm.data.source import held_out, in_words
+from slm.data.sources import BuiltinSource, open_source
 from slm.errors import UserError
 
 STORIES = [

@@ -7,7 +7,7 @@ from typing import Any
 
 from slm.commands.complaints import QuickParser, os_errors_explained
 from slm.data.manifest import Manifest
-from slm.data.sources import in_words
+from slm.data.source import in_words
 from slm.data.statistics import SplitStatistics, count_split, examples, histogram
 from slm.data.tinystories import difference_from_known
 from slm.data.verification import check_touched, verify

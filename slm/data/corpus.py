@@ -9,7 +9,8 @@ from typing import Any
 from slm.data.cleaning import Cleaning
 from slm.data.columns import StoryText
 from slm.data.readers import LONGEST_STORY
-from slm.data.sources import Piece, Source, held_out, in_words, open_source
+from slm.data.source import Piece, Source, held_out, in_words
+from slm.data.sources import open_source
 from slm.data.tokenizer import Tokenizer
 from slm.errors import UserError
 

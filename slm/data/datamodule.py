@@ -12,7 +12,7 @@ from slm.data.cleaning import Cleaning
 from slm.data.corpus import Corpus
 from slm.data.manifest import Manifest
 from slm.data.preparation import ensure_prepared, find_folder
-from slm.data.sources import in_words
+from slm.data.source import in_words
 from slm.data.tokenizer import Tokenizer
 from slm.errors import UserError
 

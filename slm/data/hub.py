@@ -1,16 +1,93 @@
-"""The Hugging Face hub, through the library `datasets`, with a bounded wait."""
+"""Stories of the Hugging Face hub, through the library `datasets`, with a bounded wait."""
 
 import contextlib
 import os
 import threading
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from slm.data.columns import StoryText
+from slm.data.source import Piece, tidy
 from slm.errors import UserError
 
 PROBE_SECONDS = 3.0
+
+
+@dataclass(frozen=True)
+class HubPiece:
+    """Some rows of a split of a hub data set."""
+
+    rows: Any
+    """A memory-mapped `datasets.Dataset`, which is sent to other processes as its file names."""
+    start: int
+    stop: int
+    text: StoryText
+    split: str | None
+    weight: int
+    label: str
+    has_columns: bool = True
+
+    def stories(self) -> Iterator[str]:
+        """See `Piece`."""
+        columns = list(self.text.columns)
+        rows = self.rows.select_columns(columns).select(range(self.start, self.stop))
+        for block in rows.iter(batch_size=128):
+            for values in zip(*(block[column] for column in columns), strict=True):
+                yield self.text.of(dict(zip(columns, values, strict=True)), "the hub's data")
+
+
+class HubSource:
+    """A data set of the Hugging Face hub, read through the library `datasets`.
+
+    A local folder in the layout of a hub repository works as well, with the same call.
+    """
+
+    def __init__(self, repository: str, text: StoryText) -> None:
+        local = Path(repository).expanduser()
+        self.repository = str(local.resolve()) if local.is_dir() else repository
+        self.text = text
+        self.spec = f"hub:{self.repository}"
+        self.name = tidy(self.repository.rstrip("/").rpartition("/")[2])
+
+    @cached_property
+    def _splits(self) -> dict[str, Any]:
+        return load(self.repository)
+
+    def revision(self) -> str:
+        """The commit that was downloaded."""
+        return revision(next(iter(self._splits.values())))
+
+    def unchanged_since(self, revision: str) -> bool:
+        """True: the hub is not asked. Prepared data must do without a network."""
+        return True
+
+    def pieces(self, piece_bytes: int) -> list[Piece]:
+        """Ranges of rows: of the training split, then of the validation split if there is one."""
+        if "train" not in self._splits:
+            raise UserError(
+                f"{self.spec} has the splits {', '.join(self._splits)}",
+                "a split named train",
+                "choose another data set",
+            )
+        splits = [split for split in ("train", "validation") if split in self._splits]
+        pieces: list[Piece] = []
+        for split in splits:
+            rows = self._splits[split]
+            self.text.check(rows.column_names, self.spec)
+            size = rows.data.nbytes
+            step = max(1, len(rows) * piece_bytes // max(1, size))
+            for start in range(0, len(rows), step):
+                stop = min(start + step, len(rows))
+                label = f"{self.spec} {split} {start}-{stop} {revision(rows)}"
+                known = split if len(splits) == 2 else None
+                weight = size * (stop - start) // len(rows)
+                pieces.append(HubPiece(rows, start, stop, self.text, known, weight, label))
+        return pieces
 
 
 def load(repository: str) -> dict[str, Any]:

@@ -112,11 +112,7 @@ class Manifest:
         except FileNotFoundError as error:
             raise UserError(f"{path} does not exist", "prepared data", remedy(folder)) from error
         except OSError as error:
-            raise UserError(
-                f"{path} cannot be read: {error.strerror or error}",
-                "a readable file",
-                "check its permissions",
-            ) from error
+            raise UserError.unreadable(path, error) from error
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise UserError(
                 f"{path} cannot be understood: {error!r}",
@@ -161,11 +157,7 @@ class Manifest:
         except FileNotFoundError as error:
             raise UserError(f"{path} does not exist", "prepared data", remedy(folder)) from error
         except OSError as error:
-            raise UserError(
-                f"{path} cannot be read: {error.strerror or error}",
-                "a readable file",
-                "check its permissions",
-            ) from error
+            raise UserError.unreadable(path, error) from error
         if last.tolist() != [self.tokenizer["n_vocab"] - 1]:
             raise UserError(
                 f"{path} ends in {last.tolist()}",

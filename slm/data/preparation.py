@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 from slm.data.corpus import Corpus
 from slm.data.joining import join_shards
 from slm.data.manifest import FORMAT_VERSION, SPLITS, Manifest, id_dtype
-from slm.data.sources import Piece, in_words
+from slm.data.source import Piece, in_words
 from slm.data.tinystories import difference_from_known
 from slm.data.tokenizer import Tokenizer
 from slm.data.verification import check_touched

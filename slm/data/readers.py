@@ -80,11 +80,7 @@ class FilePiece:
             else:
                 yield from _read_parquet(self)
         except (OSError, EOFError, zlib.error) as error:
-            raise UserError(
-                f"{self.path} cannot be read: {getattr(error, 'strerror', None) or error}",
-                "a readable, whole file",
-                "check the path and its permissions, or fetch the file again",
-            ) from error
+            raise UserError.unreadable(self.path, error) from error
 
 
 def cut_file(path: Path, text: StoryText, split: str | None, piece_bytes: int) -> list[FilePiece]:
@@ -110,11 +106,7 @@ def cut_file(path: Path, text: StoryText, split: str | None, piece_bytes: int) -
         if kind == ".parquet":
             return _cut_parquet(path, text, split, piece_bytes)
     except OSError as error:
-        raise UserError(
-            f"{path} cannot be read: {error.strerror or error}",
-            "a readable file",
-            "check the path and its permissions",
-        ) from error
+        raise UserError.unreadable(path, error) from error
     starts = range(0, max(size, 1), piece_bytes)
     stops = [*starts[1:], size]
     return [

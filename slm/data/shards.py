@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from slm.data.corpus import Corpus
 from slm.data.manifest import SPLITS, id_dtype
-from slm.data.sources import Piece
+from slm.data.source import Piece
 from slm.data.tokenizer import Tokenizer
 
 # Stories are encoded in batches of about this many characters, which bounds memory.

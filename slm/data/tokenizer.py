@@ -196,11 +196,7 @@ class Tokenizer:
                 return cls.from_plain(contents[CHECKPOINT_KEY]["tokenizer"])
             return cls.from_plain(json.loads(path.read_text(encoding="utf-8")))
         except OSError as error:
-            raise UserError(
-                f"{path} cannot be read: {error.strerror or error}",
-                "a readable file",
-                "check the path and its permissions",
-            ) from error
+            raise UserError.unreadable(path, error) from error
         except (RuntimeError, UnpicklingError, *_MALFORMED) as error:
             raise UserError(
                 f"{path} holds no tokenizer: {error!r}",

@@ -104,11 +104,7 @@ def check_hash(folder: Path, manifest: Manifest, split: str) -> None:
         with path.open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise UserError(
-            f"{path} cannot be read: {error.strerror or error}",
-            "a readable file",
-            "check its permissions",
-        ) from error
+        raise UserError.unreadable(path, error) from error
     if found != manifest.splits[split].sha256:
         raise UserError(
             f"{path} has been changed: its SHA-256 is {found[:12]}…",

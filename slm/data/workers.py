@@ -16,7 +16,7 @@ from slm.data.corpus import Corpus
 from slm.data.manifest import id_dtype
 from slm.data.progress import Progress
 from slm.data.shards import Shard, read_shard, start_worker, work, write_shard
-from slm.data.sources import Piece
+from slm.data.source import Piece
 from slm.data.tokenizer import Tokenizer
 from slm.errors import UserError
 

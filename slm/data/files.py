@@ -1,0 +1,152 @@
+"""Stories out of files: one, a folder of them, or those that match a pattern."""
+
+import glob
+import hashlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from slm.data.columns import StoryText
+from slm.data.readers import SUFFIXES, cut_file, kind_of
+from slm.data.source import Piece, tidy
+from slm.errors import UserError
+
+
+class FileSource:
+    """A file, a folder of files, or a pattern that files match.
+
+    Among several files, those with the word `validation`, `valid`, `val` or `dev` in their name,
+    or in that of a folder between, are the validation split; those with `test`, `readme` or
+    `license` are left alone; all others are training data.
+    """
+
+    def __init__(self, path: Path, text: StoryText) -> None:
+        path = path.absolute()
+        self.is_pattern = glob.has_magic(str(path)) and not path.exists()
+        self.path = path if self.is_pattern else path.resolve()
+        self.text = text
+        self.spec = str(self.path)
+        self.name = self._name()
+
+    def _name(self) -> str:
+        if not self.is_pattern:
+            suffix = next((s for s in SUFFIXES if self.path.name.lower().endswith(s)), "")
+            return tidy(self.path.name[: len(self.path.name) - len(suffix)])
+        words = [word for word in self.path.parts if not glob.has_magic(word)]
+        return tidy(words[-1])
+
+    @cached_property
+    def _files(self) -> dict[str, list[Path]]:
+        if self.path.is_file():
+            return {"train": [self.path], "validation": []}
+        if self.is_pattern:
+            matches = (Path(name) for name in glob.glob(str(self.path), recursive=True))
+            # A star does not say what the folders are called; they tell nothing of the split.
+            fixed = self.path.parts.index(next(filter(glob.has_magic, self.path.parts)))
+            base = Path(*self.path.parts[:fixed])
+        elif self.path.is_dir():
+            matches, base = iter(self.path.rglob("*")), self.path
+        else:
+            raise UserError(
+                f"--data.source {self.path} does not exist",
+                "a file, a folder, a pattern, hub:OWNER/NAME or builtin",
+                "check the path, or try --data.source builtin",
+            )
+        found = sorted(path for path in matches if path.is_file() and kind_of(path))
+        files: dict[str, list[Path]] = {"train": [], "validation": []}
+        for path in found:
+            words = set(re.split(r"[^a-z]+", str(path.relative_to(base)).lower()))
+            if words & {"validation", "valid", "val", "dev"}:
+                files["validation"].append(path)
+            elif not words & {"test", "readme", "license"}:
+                files["train"].append(path)
+        if not files["train"]:
+            raise UserError(
+                f"{self.path} gives no training file among {len(found)} readable ones",
+                f"files ending in {', '.join(SUFFIXES)}, such as train.txt and validation.txt",
+                "name the folder, or the pattern, of the files that hold the stories",
+            )
+        return files
+
+    def revision(self) -> str:
+        """Hash over each file's name, size, and first and last 64 KiB."""
+        digest = hashlib.sha256()
+        try:
+            for split, paths in self._files.items():
+                for path in paths:
+                    size = path.stat().st_size
+                    digest.update(f"{split} {path.name} {size}\n".encode())
+                    with path.open("rb") as file:
+                        digest.update(file.read(1 << 16))
+                        file.seek(max(0, size - (1 << 16)))
+                        digest.update(file.read())
+        except OSError as error:
+            raise UserError.unreadable(error.filename or self.path, error) from error
+        return digest.hexdigest()[:16]
+
+    def unchanged_since(self, revision: str) -> bool:
+        """Whether the files are as they were; true as well where they have been moved away."""
+        if self.is_pattern:
+            gone = not glob.glob(str(self.path), recursive=True)
+        else:
+            gone = not self.path.exists()
+        return gone or self.revision() == revision
+
+    def pieces(self, piece_bytes: int) -> list[Piece]:
+        """Each file's pieces: training files, then validation files."""
+        pieces: list[Piece] = []
+        for split, paths in self._files.items():
+            for path in paths:
+                known = split if self._files["validation"] else None
+                pieces += cut_file(path, self.text, known, piece_bytes)
+        return _grouped(pieces, piece_bytes)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Small pieces of one split, read one after the other."""
+
+    pieces: tuple[Piece, ...]
+
+    @property
+    def split(self) -> str | None:
+        """Theirs."""
+        return self.pieces[0].split
+
+    @property
+    def label(self) -> str:
+        """All of theirs."""
+        return "\n".join(piece.label for piece in self.pieces)
+
+    @property
+    def weight(self) -> int:
+        """Their sum."""
+        return sum(piece.weight for piece in self.pieces)
+
+    @property
+    def has_columns(self) -> bool:
+        """Whether any of them has."""
+        return any(piece.has_columns for piece in self.pieces)
+
+    def stories(self) -> Iterator[str]:
+        """See `Piece`."""
+        for piece in self.pieces:
+            yield from piece.stories()
+
+
+def _grouped(pieces: list[Piece], piece_bytes: int) -> list[Piece]:
+    """Puts neighbours of one split together while they make no more than `piece_bytes`."""
+    groups: list[Piece] = []
+    members: list[Piece] = []
+    weight = 0
+    for piece in [*pieces, None]:
+        full = piece is None or weight + piece.weight > piece_bytes
+        if members and (full or piece is None or piece.split != members[0].split):
+            groups.append(members[0] if len(members) == 1 else Group(tuple(members)))
+            members, weight = [], 0
+        if piece is not None:
+            members.append(piece)
+            weight += piece.weight
+    return groups

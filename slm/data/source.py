@@ -1,0 +1,77 @@
+"""What a source of stories is: something that can be read in pieces."""
+
+import re
+import zlib
+from collections.abc import Iterator
+from typing import Protocol
+
+
+class Piece(Protocol):
+    """A part of a source that is read on its own, perhaps by another process."""
+
+    @property
+    def split(self) -> str | None:
+        """`train` or `validation`; None where each story's own text decides."""
+
+    @property
+    def label(self) -> str:
+        """Identity of the piece: another one when its contents may have changed."""
+
+    @property
+    def weight(self) -> int:
+        """Roughly how many bytes it holds."""
+
+    @property
+    def has_columns(self) -> bool:
+        """Whether the stories are taken out of rows."""
+
+    def stories(self) -> Iterator[str]:
+        """The texts; some may be empty.
+
+        Raises:
+            UserError: They cannot be read.
+        """
+
+
+class Source(Protocol):
+    """A set of stories."""
+
+    @property
+    def spec(self) -> str | list[str]:
+        """What names the source unmistakably, stored in manifests."""
+
+    @property
+    def name(self) -> str:
+        """A short name, used for the folder of the prepared data."""
+
+    def revision(self) -> str:
+        """Fingerprint of the present contents, without spaces.
+
+        Raises:
+            UserError: The source does not exist.
+        """
+
+    def unchanged_since(self, revision: str) -> bool:
+        """Whether data prepared from `revision` still stand for this source, as far as known."""
+
+    def pieces(self, piece_bytes: int) -> list[Piece]:
+        """The whole source in pieces of about that size, in a fixed order.
+
+        Raises:
+            UserError: The source cannot be read.
+        """
+
+
+def in_words(spec: str | list[str]) -> str:
+    """A source's spec in a line."""
+    return spec if isinstance(spec, str) else " + ".join(spec)
+
+
+def held_out(story: str, share: float) -> bool:
+    """Whether a story belongs to the validation split: decided by its stripped text alone."""
+    return zlib.crc32(story.strip().encode("utf-8", "surrogatepass")) < share * 2**32
+
+
+def tidy(name: str) -> str:
+    """A name that is fit for a folder."""
+    return re.sub(r"[^\w.+-]+", "-", name).strip("-.") or "stories"
