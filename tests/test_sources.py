@@ -59,6 +59,15 @@ def test_without_a_validation_file_a_share_is_held_out_by_the_text_alone(tmp_pat
     assert set(backwards["validation"]) == set(halves["validation"])
 
 
+def test_the_share_is_met_by_stories_that_hardly_differ():
+    for text in ("Story number {} about a cat called Tom{}.", "{}", "a{}" * 40):
+        stories = [text.format(n, n, *[n] * 40) for n in range(10_000)]
+        held = sum(held_out(story, 0.02) for story in stories)
+        assert 200 - 5 * 14 < held < 200 + 5 * 14, "mean 200, deviation 14"
+    assert not held_out("", 0.99)
+    assert not held_out(" \n", 0.99)
+
+
 def test_missing_and_empty_places_are_explained(tmp_path):
     with pytest.raises(UserError, match="does not exist"):
         open_source(str(tmp_path / "nowhere")).revision()
