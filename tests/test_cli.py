@@ -111,7 +111,9 @@ def test_several_prompts_a_file_and_samples_go_to_json_lines(slm, trained, workp
     (workplace / "prompts.txt").write_text("A dog\n\nA fox: red\n")
     words = ("--prompt", "A cat", "--prompt_file", "prompts.txt", "--num_samples", "2")
     tell(slm, trained, *words, "--out", "stories.jsonl")
-    records = [json.loads(line) for line in Path("stories.jsonl").read_text().splitlines()]
+    records = [
+        json.loads(line) for line in Path("stories.jsonl").read_text().rstrip("\n").split("\n")
+    ]
     assert [r["prompt"] for r in records] == ["A cat"] * 2 + ["A dog"] * 2 + ["A fox: red"] * 2
     assert [r["options"]["seed"] for r in records] == [1337, 1338] * 3
     assert all(r["story"].startswith(r["prompt"]) for r in records)
@@ -383,6 +385,61 @@ def test_info_shows_what_a_folder_holds(slm, workplace):
     assert "verified: everything is as its manifest states" in verified.out
 
 
+def test_info_says_what_else_a_folder_is(slm, workplace):
+    """And never advises to remove it."""
+    assert slm("prepare", "--config", "tiny.yaml").status == 0
+    result = slm("info", "data")
+    refuse(result, "no folder of prepared data", "slm info data/stories-bpe300")
+    assert "remove" not in result.err
+    refuse(slm("info", "data/stories-bpe300/train.bin"), "slm info data/stories-bpe300")
+    unfinished = workplace / "half" / "unfinished"
+    unfinished.mkdir(parents=True)
+    (unfinished / "plan.json").write_text(json.dumps({"pieces": ["a", "b", "c"]}))
+    (unfinished / "00001.json").write_text("{}")
+    result = slm("info", "half")
+    refuse(result, "1 of 3 shards are finished", "goes on from there")
+    assert "remove" not in result.err
+
+
+def test_a_vocabulary_larger_than_the_text_gives_is_said(slm):
+    result = slm("prepare", "--config", "tiny.yaml", "--data.vocab_size", "5000")
+    assert result.status == 0, result.err
+    assert re.search(r"gives only \d+ tokens; [\d,]+ of 5,000 stay unused", result.err)
+    assert "stay unused" not in slm("prepare", "--config", "tiny.yaml").err
+
+
+def test_vocabularies_that_differ_are_noticed_before_anything_is_prepared(slm):
+    refuse(slm(*fit("--data.vocab_size", "301")), "--model.gpt.vocab_size 301")
+    assert not Path("data").exists()
+    assert not Path("lightning_logs").exists()
+
+
+def test_a_bpe_model_is_not_measured_in_gpt2s_vocabulary(slm, trained):
+    words = ("validate", "--ckpt_path", checkpoint("best", root=trained), "--data.root", "new")
+    refuse(slm(*words, "--data.tokenizer", "gpt2", "--data.vocab_size", "50257"), "is not the one")
+    assert not Path("new").exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="POSIX")
+def test_a_disk_that_is_full_when_a_checkpoint_is_written_is_explained(workplace):
+    """A limit on the size of files stands for it."""
+    (workplace / "data").mkdir()
+    code = (
+        "import resource, sys; from slm.cli import main; "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, resource.RLIM_INFINITY)); "
+        "sys.exit(main(['fit', '--config', 'tiny.yaml']))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=workplace, capture_output=True, text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "cannot be written" in done.stderr
+    assert "MB are free" in done.stderr
+    assert not checkpoint("best", root=workplace).exists()
+
+
 def test_info_describes_a_checkpoint(slm, trained):
     result = slm("info", checkpoint("best", root=trained), "--json", "ckpt.json")
     assert result.status == 0, result.err
@@ -400,7 +457,7 @@ def test_info_describes_a_checkpoint(slm, trained):
         ((), "slm info without a folder"),
         (("nowhere",), "nowhere does not exist"),
         (("stories.txt",), "is not a checkpoint"),
-        ((".",), "manifest.json does not exist"),
+        ((".",), "holds no manifest.json"),
         ((".", "--very"), "--very"),
         (("stories.txt", "--verify"), "--verify for the file"),
     ],

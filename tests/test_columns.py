@@ -34,11 +34,31 @@ def test_a_malformed_template_is_explained(spec):
         StoryText(spec)
 
 
+def test_a_template_is_filled_as_far_as_a_row_goes():
+    assert StoryText("{Context} {Answer}").of(ROW, "here") == "I am sad. "
+    with pytest.raises(UserError, match="no column 'Question'"):
+        StoryText("{Question} {Answer}").of(ROW, "here")
+
+
+@pytest.mark.parametrize(
+    ("spec", "present", "remedy"),
+    [
+        ("txt", ["id", "text"], "--data.text_column 'text'"),
+        (r"{Context}\n{Respones}", ["Context", "Response"], r"'{Context}\n{Response}'"),
+        ("text", ["id;text"], "with commas in between"),
+    ],
+)
+def test_the_remedy_names_the_column_that_was_meant(spec, present, remedy):
+    with pytest.raises(UserError) as error:
+        StoryText(spec).check(present, "here")
+    assert remedy in error.value.remedy
+
+
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
         ("text", "here: there is no column 'text' among Context, Response, n, none, list"),
-        ("{Context} {text}", "no column 'text'"),
+        ("{story} {text}", "no column 'story'"),
         ("n", "column 'n' holds int"),
         ("{list}", "column 'list' holds list"),
     ],

@@ -104,6 +104,11 @@ def test_what_cannot_be_cut_is_one_piece(tmp_path):
         assert len(in_pieces(path, 10)[0]) == 1
 
 
+def test_what_ends_in_json_is_read_as_json_lines(tmp_path):
+    (tmp_path / "s.json").write_text('{"text": "a"}\n{"text": "b"}\n')
+    assert list(read_stories(tmp_path / "s.json", "text")) == ["a", "b"]
+
+
 def test_a_byte_order_mark_is_dropped(tmp_path):
     mark = b"\xef\xbb\xbf"
     (tmp_path / "s.txt").write_bytes(mark + b"Once.")
@@ -162,7 +167,10 @@ def test_a_story_beyond_all_measure_is_refused_before_it_fills_the_memory(
         ("quote.csv", b'text\none\n"two\nthree\n', "unexpected end of data"),
         ("latin2.csv", b"text\nfine\ncaf\xe9", "line 3 is not UTF-8"),
         ("broken.jsonl", b'{"text": "a"}\n{"text": \n', "line 2"),
-        ("list.jsonl", b"[1, 2]\n", "no column"),
+        ("list.jsonl", b"[1, 2]\n", "line 1 holds a JSON list"),
+        ("array.json", b'[\n{"text": "a"}\n]', "array.json, line 1"),
+        ("cells.csv", b"text\nOnce, there was\n", "line 2 has 2 cells"),
+        ("few.csv", b"id,text\n1,a\n2\n", "line 3 has 1 cells"),
         ("number.jsonl", b'{"text": 5}\n', "line 1: column 'text' holds int"),
         ("fake.parquet", b"not a parquet file", "parquet"),
         ("stories.docx", b"PK", "ends in .docx"),

@@ -1,6 +1,8 @@
 """Where stories come from: files of every kind, folders, the hub's layout, built-in."""
 
+import os
 import pickle
+import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -109,7 +111,7 @@ def test_a_pattern_takes_what_it_matches(tmp_path):
     assert source.name == "books"
     deep = open_source(str(tmp_path / "**" / "[ab].txt"))
     assert sorted(split(deep, 0.0)["train"]) == ["books/a.txt", "books/b.txt"]
-    with pytest.raises(UserError, match="gives no training file among 0"):
+    with pytest.raises(UserError, match="gives no training file; 0 for validation"):
         open_source(str(tmp_path / "*.jsonl")).revision()
 
 
@@ -140,6 +142,33 @@ def test_a_deep_pattern_notices_a_change(tmp_path, depth):
     assert open_source(str(tmp_path / "**" / "*.txt")).unchanged_since(revision)
     write_stories(path, ["b"])
     assert not open_source(str(tmp_path / "**" / "*.txt")).unchanged_since(revision)
+
+
+def test_hidden_files_are_passed_over_and_what_is_left_out_is_said(tmp_path):
+    for name in ("a.txt", ".b.txt", ".venv/c.txt", "valid.txt", "sub/d.jsonl", "test.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write_stories(tmp_path / name, [name])
+    (tmp_path / "config.json").write_text("{}")
+    source = open_source(str(tmp_path))
+    assert split(source) == {"train": ["a.txt", "sub/d.jsonl"], "validation": ["valid.txt"]}
+    assert source.describe() == (
+        "2 for training, 1 for validation, left out: config.json, test.txt"
+    )
+    joined = open_source([str(tmp_path), str(tmp_path / "a.txt"), "builtin"])
+    assert joined.describe() == source.describe()
+
+
+@pytest.mark.parametrize("spec", ["", "  ", "hub:", ["builtin", ""]])
+def test_a_source_without_a_name_is_explained(spec):
+    with pytest.raises(UserError, match="names nothing"):
+        open_source(spec)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
+def test_a_link_that_leads_to_itself_is_explained(tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(UserError, match="loop"):
+        open_source(str(tmp_path / "loop")).revision()
 
 
 def test_a_file_whose_name_looks_like_a_pattern_is_that_file(tmp_path):
@@ -257,7 +286,7 @@ def online_settings(monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
     yield monkeypatch
     for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"):
-        monkeypatch.delenv(name, raising=False)
+        os.environ.pop(name, None)  # monkeypatch would put back what `hub.load` has set
 
 
 def refused_within(seconds):

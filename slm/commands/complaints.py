@@ -33,7 +33,8 @@ class Complaints:
                     f"options of `slm {verb}`, each with its value",
                     f'--prompt "{word}"' if verb == "predict" else f"slm {verb} --help lists them",
                 )
-            close = difflib.get_close_matches(word, self.option_names(), n=1, cutoff=0.5)
+            known = [name for name in self.option_names() if not name.startswith("--print_")]
+            close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
             raise UserError(
                 f"there is no option {word}",
                 f"an option of `slm {verb}`",

@@ -59,9 +59,14 @@ def run_info(words: Sequence[str]) -> int:
             "a folder of prepared data; a checkpoint is checked by opening it",
             f"slm info {path}",
         )
+    if path.is_file() and (path.parent / "manifest.json").exists():
+        raise UserError(
+            f"{path} is one file of prepared data", "their folder", f"slm info {path.parent}"
+        )
     if path.is_file():
         facts, text = _describe_checkpoint(path)
     elif path.is_dir():
+        _check_is_prepared(path)
         facts, text = _describe_folder(path, options.verify, options.seed)
     else:
         raise UserError(
@@ -78,6 +83,32 @@ def run_info(words: Sequence[str]) -> int:
             ) from error
     print(text)
     return 0
+
+
+def _check_is_prepared(folder: Path) -> None:
+    """Says what a folder without a manifest is.
+
+    Raises:
+        UserError: It has none.
+    """
+    if (folder / "manifest.json").exists():
+        return
+    plan = folder / "unfinished" / "plan.json"
+    if plan.exists():
+        total = len(json.loads(plan.read_text(encoding="utf-8"))["pieces"])
+        finished = len(list(plan.parent.glob("?????.json")))
+        raise UserError(
+            f"{folder} holds an unfinished preparation: {finished} of {total} shards are finished",
+            "prepared data",
+            "run the command again that prepared it; it goes on from there",
+        )
+    inside = sorted(str(found.parent) for found in folder.glob("**/manifest.json"))
+    raise UserError(
+        f"{folder} is no folder of prepared data: it holds no manifest.json",
+        "a folder of prepared data, or a checkpoint",
+        f"slm info {inside[0] if inside else _some_folder()}"
+        + (f" (there is also {', '.join(inside[1:5])})" if inside[1:] else ""),
+    )
 
 
 def _some_folder() -> str:

@@ -5,6 +5,7 @@ from typing import Any
 from slm.data.datamodule import StoryData
 from slm.errors import UserError
 from slm.training.checkpoint import Checkpoint
+from slm.training.module import check_sizes
 
 
 def check_against_checkpoint(options: Any, checkpoint: Checkpoint, *, resuming: bool) -> None:
@@ -37,6 +38,20 @@ def check_vocabulary(data: StoryData, checkpoint: Checkpoint) -> None:
     checkpoint.check_tokenizer(
         known or {"name": "own", "n_vocab": data.corpus.vocab_size, "sha256": "to be learnt"}
     )
+
+
+def check_vocabulary_size(data: StoryData, n_vocab: int) -> None:
+    """Checks that the data will have the model's vocabulary, before they are prepared.
+
+    Args:
+        data: The data, prepared or not.
+        n_vocab: Size of the model's vocabulary.
+
+    Raises:
+        UserError: They will not.
+    """
+    known = data.known_tokenizer()
+    check_sizes(known["n_vocab"] if known else data.corpus.vocab_size, n_vocab)
 
 
 def check_plan(options: Any) -> None:

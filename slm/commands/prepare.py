@@ -16,6 +16,9 @@ from slm.errors import UserError
 from slm.verbs import VERBS
 
 # Options of the section `data` in a config that decide nothing here.
+_SECTIONS = {
+    "data", "model", "trainer", "seed_everything", "val_interval", "save_interval", "ckpt_path",
+}  # fmt: skip
 _OTHER = {"batch_size", "eval_batch_size", "num_workers", "block_size", "seed"}
 
 
@@ -100,6 +103,8 @@ def _options(path: Path) -> list[str]:
     known = {field.name for field in fields(Corpus)}
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if unknown := set(config or {}) - _SECTIONS:
+            raise ValueError(f"there is no section {', '.join(map(str, unknown))}")
         data = dict((config or {}).get("data") or {})
         clean = dict(data.pop("clean", None) or {})
         options = data | {f"clean.{name}": value for name, value in clean.items()}

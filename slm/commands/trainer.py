@@ -22,7 +22,12 @@ from torch.utils.data import DataLoader
 
 from slm.commands.conclusion import conclude_fit, describe_run
 from slm.commands.parser import HELP_SHOWS, StoryParser, tidy_help
-from slm.commands.plan import check_against_checkpoint, check_plan, check_vocabulary
+from slm.commands.plan import (
+    check_against_checkpoint,
+    check_plan,
+    check_vocabulary,
+    check_vocabulary_size,
+)
 from slm.commands.stories import StoryWriter, add_story_arguments, story_requests
 from slm.data.datamodule import StoryData
 from slm.errors import UserError
@@ -226,6 +231,8 @@ class StoryCLI(LightningCLI):
         own = checkpoint.tokenizer_options
         if gone or (data.tokenizer == "bpe" and own["tokenizer"] != "gpt2"):
             data.tokenizer, data.vocab_size = own["tokenizer"], own["vocab_size"]
+        elif data.tokenizer == "gpt2" != own["tokenizer"]:
+            checkpoint.check_tokenizer({"name": "gpt2", "n_vocab": 50257, "sha256": "another"})
 
     def instantiate_classes(self) -> None:
         """Builds model, data and Trainer.
@@ -309,6 +316,7 @@ class StoryCLI(LightningCLI):
             initial = self.initial or open_checkpoint(Path(model.init_from).expanduser())
             check_vocabulary(datamodule, initial)
             initial.check_shape(asdict(model.gpt))
+        check_vocabulary_size(datamodule, model.gpt.vocab_size)
         # When the data are prepared and everything fits, not before.
         self.trainer.callbacks.insert(0, LambdaCallback(on_train_start=say))  # type: ignore[attr-defined]
         with self._interruptible(), Interruption() as interruption:
@@ -362,6 +370,8 @@ class StoryCLI(LightningCLI):
         facts = self.datamodule.manifest.splits["validation"]
         limit = self.config[self.verb].trainer[f"limit_{prefix}_batches"]
         part = "validation split" if limit in (None, 1.0) else f"part ({limit}) of validation split"
+        if share := self.datamodule.manifest.reading["validation_share"]:
+            part += f" ({share:.0%} held out)"
         print(
             f"checkpoint     {ckpt_path}\n"
             f"data           {part} of {self.datamodule.source}: "

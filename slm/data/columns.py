@@ -1,5 +1,7 @@
 """Which part of a row is the story: one column, or a template over several."""
 
+import difflib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -71,15 +73,25 @@ class StoryText:
             UserError: One is missing.
         """
         for column in self.columns:
-            if column not in present:
+            if column in present:
+                continue
+            found = f"{place}: there is no column {column!r} among {', '.join(present) or 'none'}"
+            if len(present) == 1 and re.search("[;\t|]", present[0]):
                 raise UserError(
-                    f"{place}: there is no column {column!r} among {', '.join(present) or 'none'}",
-                    "a column that holds the stories",
-                    f"name it: --data.text_column {present[0] if present else 'NAME'}",
+                    found, "columns separated by commas", "write the file with commas in between"
                 )
+            close = difflib.get_close_matches(column, present, n=1) or present or ["NAME"]
+            spec = self.meant.replace(f"{{{column}}}", f"{{{close[0]}}}").replace("\n", "\\n")
+            raise UserError(
+                found,
+                "a column that holds the stories",
+                f"name it: --data.text_column '{spec if self.is_template else close[0]}'",
+            )
 
     def of(self, row: Mapping[str, Any], place: object) -> str:
         """The story of a row; an absent value (null) is an empty text.
+
+        In a template, a column that this row lacks is empty too, if it has another one.
 
         Args:
             row: Values by column.
@@ -88,13 +100,12 @@ class StoryText:
         Raises:
             UserError: A column is missing or holds something else than text.
         """
-        for column in self.columns:
-            if column not in row:
-                self.check(list(row), place)
+        if not any(column in row for column in self.columns):
+            self.check(list(row), place)
         if not self.is_template:
             return self._cell(row[self.spec], self.spec, place)
         return "".join(
-            literal + ("" if column is None else self._cell(row[column], column, place))
+            literal + ("" if column is None else self._cell(row.get(column), column, place))
             for literal, column in self._parts
         )
 

@@ -25,7 +25,8 @@ class Corpus:
 
     source: str | list[str] = "hub:roneneldan/TinyStories"
     """Where the stories come from: `hub:OWNER/NAME`, a file, a folder, a pattern such as
-    `books/*.jsonl`, `builtin`, or a list of these."""
+    "books/*.jsonl" (in quotes), `builtin`, or a list of these. Files are .txt (with <|endoftext|>
+    between stories), .jsonl, .csv, .parquet, or one of these as .gz."""
     root: str = "data"
     """Folder for prepared data; each source and tokenizer gets a folder in it."""
     tokenizer: str = "gpt2"

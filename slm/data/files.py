@@ -24,9 +24,13 @@ class FileSource:
 
     def __init__(self, path: Path, text: StoryText) -> None:
         path = path.absolute()
-        self.is_pattern = glob.has_magic(str(path)) and not path.exists()
-        self.path = path if self.is_pattern else path.resolve()
+        try:
+            self.is_pattern = glob.has_magic(str(path)) and not path.exists()
+            self.path = path if self.is_pattern else path.resolve()
+        except (OSError, RuntimeError) as error:  # a link that leads to itself
+            raise UserError.unreadable(path, error) from error
         self.text = text
+        self.left_out: list[str] = []
         self.spec = str(self.path)
         self.name = self._name()
 
@@ -54,21 +58,40 @@ class FileSource:
                 "a file, a folder, a pattern, hub:OWNER/NAME or builtin",
                 "check the path, or try --data.source builtin",
             )
-        found = sorted(path for path in matches if path.is_file() and kind_of(path))
         files: dict[str, list[Path]] = {"train": [], "validation": []}
-        for path in found:
-            words = set(re.split(r"[^a-z]+", str(path.relative_to(base)).lower()))
-            if words & {"validation", "valid", "val", "dev"}:
+        for path in sorted(path for path in matches if path.is_file()):
+            name = path.relative_to(base)
+            if any(part.startswith(".") for part in name.parts):
+                continue  # hidden: copies, caches and environments
+            words = set(re.split(r"[^a-z]+", str(name).lower()))
+            # What else ends in .json in a folder is rarely a story.
+            known = path.name.lower().endswith(SUFFIXES) or (self.is_pattern and kind_of(path))
+            if not known or words & {"test", "readme", "license"}:
+                self.left_out.append(str(name))
+            elif words & {"validation", "valid", "val", "dev"}:
                 files["validation"].append(path)
-            elif not words & {"test", "readme", "license"}:
+            else:
                 files["train"].append(path)
         if not files["train"]:
+            held = len(files["validation"])
             raise UserError(
-                f"{self.path} gives no training file among {len(found)} readable ones",
+                f"{self.path} gives no training file; {held} for validation, left out: "
+                f"{_some(self.left_out)}",
                 f"files ending in {', '.join(SUFFIXES)}, such as train.txt and validation.txt",
-                "name the folder, or the pattern, of the files that hold the stories",
+                "name the folder, the pattern or the file that holds the stories",
             )
         return files
+
+    def describe(self) -> str:
+        """How many files go into which split, and what is left out."""
+        train, validation = (len(self._files[split]) for split in ("train", "validation"))
+        if self.path.is_file():
+            return ""
+        return (
+            f"{train} for training, {validation} for validation"
+            f"{'' if validation else ' (a share of the stories is held out)'}, "
+            f"left out: {_some(self.left_out)}"
+        )
 
     def revision(self) -> str:
         """Hash over each file's name, size, and first and last 64 KiB."""
@@ -102,6 +125,12 @@ class FileSource:
                 known = split if self._files["validation"] else None
                 pieces += cut_file(path, self.text, known, piece_bytes)
         return _grouped(pieces, piece_bytes)
+
+
+def _some(names: list[str]) -> str:
+    """The first few names of a list."""
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return (", ".join(names[:5]) or "nothing") + more
 
 
 @dataclass(frozen=True)

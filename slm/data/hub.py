@@ -66,6 +66,10 @@ class HubSource:
         """True: the hub is not asked. Prepared data must do without a network."""
         return True
 
+    def describe(self) -> str:
+        """The sizes of its splits."""
+        return ", ".join(f"{name}: {len(rows):,} rows" for name, rows in self._splits.items())
+
     def pieces(self, piece_bytes: int) -> list[Piece]:
         """Ranges of rows: of the training split, then of the validation split if there is one."""
         if "train" not in self._splits:

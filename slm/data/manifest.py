@@ -110,7 +110,11 @@ class Manifest:
             splits = {name: SplitFacts(**facts) for name, facts in plain.pop("splits").items()}
             manifest = cls(splits=splits, **plain)
         except FileNotFoundError as error:
-            raise UserError(f"{path} does not exist", "prepared data", remedy(folder)) from error
+            raise UserError(
+                f"{path} does not exist",
+                "a folder of prepared data",
+                "prepare some: slm prepare --data.source PATH",
+            ) from error
         except OSError as error:
             raise UserError.unreadable(path, error) from error
         except (ValueError, TypeError, KeyError, AttributeError) as error:

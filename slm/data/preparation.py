@@ -71,7 +71,7 @@ def ensure_prepared(corpus: Corpus, folder: Path | None = None) -> Path:
     except UserError:
         if not under_way:  # else another process may be moving its files into place
             raise
-    corpus.opened.revision()  # before anything is written: is the source there?
+    corpus.opened.pieces(PIECE_BYTES)  # before anything is written: can the source be read?
     with _lock(folder):
         if _is_prepared(corpus, folder):  # by one that we have waited for, or killed at its end
             shutil.rmtree(unfinished, ignore_errors=True)
@@ -84,6 +84,8 @@ def ensure_prepared(corpus: Corpus, folder: Path | None = None) -> Path:
                 said += " The vocabulary stays; remove the folder to have another one learnt."
             print(said, file=sys.stderr)
         print(f"Preparing  {in_words(corpus.opened.spec)} into {folder}", file=sys.stderr)
+        if said := corpus.opened.describe():
+            print(f"Reading    {said}", file=sys.stderr)
         prepare(corpus, folder, tokenizer)
     return folder
 
@@ -168,6 +170,14 @@ def prepare(
             Manifest.path(unfinished, split).replace(Manifest.path(folder, split))
         tokenizer.save(Manifest.tokenizer_path(folder))
         manifest.save(folder)
+    except KeyboardInterrupt:
+        finished = len(list(unfinished.glob("?????.json")))
+        print(
+            f"\nInterrupted with {finished} of {len(pieces)} shards finished. "
+            "The same command goes on from there.",
+            file=sys.stderr,
+        )
+        raise
     except OSError as error:
         raise UserError(
             f"the prepared data cannot be written: {error}",
@@ -183,15 +193,26 @@ def prepare(
 
 def _check_splits(manifest: Manifest, unfinished: Path) -> None:
     for split, facts in manifest.splits.items():
-        if not facts.stories:
-            shutil.rmtree(unfinished, ignore_errors=True)  # another run would end here too
+        if facts.stories:
+            continue
+        shutil.rmtree(unfinished, ignore_errors=True)  # another run would end here too
+        if not any(other.stories for other in manifest.splits.values()):
             raise UserError(
-                f"the {split} split of {in_words(manifest.source)} holds no story",
-                "at least one story",
-                "hold out a larger part, --data.validation_share 0.2; or give more stories (in a "
-                ".txt file, <|endoftext|> stands between two), or a folder of train.txt and "
-                "validation.txt",
+                f"{in_words(manifest.source)} holds no story",
+                "at least one for training and one for validation",
+                "give a file with stories in it; in a .txt file, <|endoftext|> stands between two",
             )
+        part = (
+            "smaller part, --data.validation_share 0.02"
+            if split == "train"
+            else ("larger part, --data.validation_share 0.2")
+        )
+        raise UserError(
+            f"the {split} split of {in_words(manifest.source)} holds no story",
+            "at least one story",
+            f"hold out a {part}; or give more stories (in a .txt file, <|endoftext|> stands "
+            "between two), or a folder of train.txt and validation.txt",
+        )
 
 
 # ---- what is unfinished -------------------------------------------------------------------
@@ -282,9 +303,16 @@ def _vocabulary(corpus: Corpus, pieces: list[Piece], unfinished: Path) -> Tokeni
                     break
 
     print(f"Learning   a vocabulary of {corpus.vocab_size:,} tokens", file=sys.stderr)
-    return Tokenizer.train(sample(), corpus.vocab_size)
+    tokenizer = Tokenizer.train(sample(), corpus.vocab_size)
+    if tokenizer.n_unused:
+        print(
+            f"Note       the text gives only {tokenizer.n_vocab - tokenizer.n_unused:,} tokens; "
+            f"{tokenizer.n_unused:,} of {tokenizer.n_vocab:,} stay unused",
+            file=sys.stderr,
+        )
+    return tokenizer
 
 
 def _free(folder: Path) -> str:
     existing = next(path for path in (folder, *folder.parents) if path.exists())
-    return f"{shutil.disk_usage(existing).free / 1e9:.1f} GB"
+    return f"{shutil.disk_usage(existing).free / 1e6:,.1f} MB"

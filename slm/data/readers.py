@@ -27,8 +27,13 @@ _BLOCK = 1 << 20
 
 
 def kind_of(path: Path) -> str | None:
-    """`.txt`, `.jsonl`, `.csv` or `.parquet`, whether compressed or not; None for other files."""
+    """`.txt`, `.jsonl`, `.csv` or `.parquet`, whether compressed or not; None for other files.
+
+    What ends in `.json` is tried as JSON lines.
+    """
     name = path.name.lower().removesuffix(".gz")
+    if name.endswith(".json"):
+        return ".jsonl"
     return next((kind for kind in KINDS if name.endswith(kind)), None)
 
 
@@ -196,9 +201,16 @@ def _read_jsonl(file: IO[bytes], piece: FilePiece) -> Iterator[str]:
             raise UserError(
                 f"{_Line(piece.path, begin)}: {error}",
                 "one JSON object per line",
-                "repair or delete that line",
+                "repair or delete that line; for one large JSON array, put each of its objects "
+                "on a line",
             ) from error
-        yield piece.text.of(row if isinstance(row, dict) else {}, _Line(piece.path, begin))
+        if not isinstance(row, dict):
+            raise UserError(
+                f"{_Line(piece.path, begin)} holds a JSON {type(row).__name__}",
+                'one JSON object per line, such as {"text": "Once upon a time"}',
+                "write each story as such a line",
+            )
+        yield piece.text.of(row, _Line(piece.path, begin))
 
 
 def _read_csv(file: IO[bytes], piece: FilePiece) -> Iterator[str]:
@@ -212,11 +224,20 @@ def _read_csv(file: IO[bytes], piece: FilePiece) -> Iterator[str]:
 
     csv.field_size_limit(LONGEST_STORY)
     # strict: a quotation mark that is never closed would swallow the rest of the file.
-    rows = csv.DictReader(lines(), strict=True)
+    rows = csv.reader(lines(), strict=True)
     try:
-        piece.text.check(list(rows.fieldnames or ()), str(piece.path))
+        header = next(rows, [])
+        piece.text.check(header, str(piece.path))
         for row in rows:
-            yield piece.text.of(row, f"{piece.path}, line {rows.line_num}")
+            place = f"{piece.path}, line {rows.line_num}"
+            if row and len(row) != len(header):
+                raise UserError(
+                    f"{place} has {len(row)} cells",
+                    f"{len(header)}, as the first line has: {', '.join(header)}",
+                    "put text that holds commas in quotation marks",
+                )
+            if row:
+                yield piece.text.of(dict(zip(header, row, strict=True)), place)
     except csv.Error as error:
         raise UserError(
             f"{piece.path}, line {rows.line_num}: {error}",

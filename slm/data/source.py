@@ -54,6 +54,13 @@ class Source(Protocol):
     def unchanged_since(self, revision: str) -> bool:
         """Whether data prepared from `revision` still stand for this source, as far as known."""
 
+    def describe(self) -> str:
+        """What is read, where that is not plain from the spec; else "".
+
+        Raises:
+            UserError: The source cannot be read.
+        """
+
     def pieces(self, piece_bytes: int) -> list[Piece]:
         """The whole source in pieces of about that size, in a fixed order.
 

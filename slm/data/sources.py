@@ -32,6 +32,12 @@ def open_source(spec: str | list[str], text_column: str = "text") -> Source:
             raise UserError("--data.source []", "at least one source", "--data.source builtin")
         sources = [open_source(one, text_column) for one in spec]
         return sources[0] if len(sources) == 1 else JoinedSource(sources)
+    if not spec.strip() or spec == "hub:":
+        raise UserError(
+            f"--data.source '{spec}' names nothing",
+            "hub:OWNER/NAME, a file, a folder, a pattern or builtin",
+            "--data.source builtin",
+        )
     if spec == "builtin":
         return BuiltinSource()
     if spec.startswith("hub:"):
@@ -76,6 +82,10 @@ class BuiltinSource:
         """Whether the generator still tells the same stories."""
         return self.revision() == revision
 
+    def describe(self) -> str:
+        """Nothing more."""
+        return ""
+
     def pieces(self, piece_bytes: int) -> list[Piece]:
         """One, whatever the size."""
         return [BuiltinPiece(self.count, self.revision())]
@@ -100,6 +110,10 @@ class JoinedSource:
         return len(parts) == len(self.sources) and all(
             source.unchanged_since(part) for source, part in zip(self.sources, parts, strict=True)
         )
+
+    def describe(self) -> str:
+        """What they say."""
+        return "; ".join(filter(None, (source.describe() for source in self.sources)))
 
     def pieces(self, piece_bytes: int) -> list[Piece]:
         """Theirs."""

@@ -61,6 +61,11 @@ class Tokenizer:
             special_tokens={END_OF_TEXT: self.end_of_text},
         )
 
+    @property
+    def n_unused(self) -> int:
+        """Ids that stand for nothing: more were asked for than the text could give."""
+        return self.token_bytes[:-1].count(b"")
+
     @classmethod
     def gpt2(cls) -> "Tokenizer":
         """GPT-2's encoding: 50,256 byte-pair tokens and end-of-text.
@@ -181,11 +186,12 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: Path) -> "Tokenizer":
-        """Reads a `tokenizer.json`, or takes the tokenizer out of a checkpoint.
+        """Reads a `tokenizer.json`, itself or in a folder, or takes it out of a checkpoint.
 
         Raises:
             UserError: The file is missing, or neither of the two, or damaged.
         """
+        path = path / "tokenizer.json" if path.is_dir() else path
         try:
             if zipfile.is_zipfile(path):  # a checkpoint
                 import torch

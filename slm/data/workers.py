@@ -44,13 +44,6 @@ def write_shards(
         for shard in _encode(corpus, todo, tokenizer, unfinished, progress):
             finished[shard.index] = shard
             progress.finish(pieces[shard.index].weight)
-    except KeyboardInterrupt:
-        print(
-            f"\nInterrupted with {len(finished)} of {len(pieces)} shards finished. "
-            "The same command goes on from there.",
-            file=sys.stderr,
-        )
-        raise
     finally:
         done = progress.close()
     print(f"Encoded    {len(todo)} of {len(pieces)} shards: {done}", file=sys.stderr)

@@ -1,12 +1,15 @@
 """When and how checkpoints are written: the best by validation loss, the last by steps."""
 
 import os
+import shutil
 from typing import Any
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+
+from slm.errors import UserError
 
 
 def best_checkpoint() -> ModelCheckpoint:
@@ -59,12 +62,24 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
     ) -> None:
-        """Writes a checkpoint to `path`: all of it or nothing."""
+        """Writes a checkpoint to `path`: all of it or nothing.
+
+        Raises:
+            UserError: The disk refuses it.
+        """
         os.makedirs(os.path.dirname(path), exist_ok=True)
         temporary = f"{os.fspath(path)}.tmp-{os.getpid()}"
         try:
             torch.save(checkpoint, temporary)
             os.replace(temporary, path)
+        except (OSError, RuntimeError) as error:  # torch's writer raises the latter
+            free = shutil.disk_usage(os.path.dirname(path)).free / 1e6
+            raise UserError(
+                f"the checkpoint {os.fspath(path)} cannot be written: "
+                f"{str(error).splitlines()[0]}; {free:,.1f} MB are free",
+                "a writable folder with enough free space; an earlier checkpoint is kept",
+                "make room, or train elsewhere: --trainer.default_root_dir FOLDER",
+            ) from error
         finally:
             if os.path.exists(temporary):
                 os.remove(temporary)

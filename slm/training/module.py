@@ -46,6 +46,20 @@ class StoryRequest:
         self.options = options
 
 
+def check_sizes(data: int, model: int) -> None:
+    """Compares the sizes of the data's and the model's vocabulary.
+
+    Raises:
+        UserError: They differ.
+    """
+    if data != model:
+        raise UserError(
+            f"the data's vocabulary has {data:,} tokens, the model's {model:,}",
+            "the same vocabulary on both sides",
+            f"--model.gpt.vocab_size {data}",
+        )
+
+
 class StoryModel(LightningModule):
     """A GPT, with how it is trained.
 
@@ -99,13 +113,7 @@ class StoryModel(LightningModule):
             checkpoint.check_tokenizer(self.tokenizer.identity())
             checkpoint.check_shape(asdict(self.gpt))
             self.model.load_state_dict(checkpoint.make_model().state_dict())
-        if self.tokenizer.n_vocab != self.gpt.vocab_size:
-            raise UserError(
-                f"the data's vocabulary has {self.tokenizer.n_vocab:,} tokens, "
-                f"the model's {self.gpt.vocab_size:,}",
-                "the same vocabulary on both sides",
-                f"--model.gpt.vocab_size {self.tokenizer.n_vocab}",
-            )
+        check_sizes(self.tokenizer.n_vocab, self.gpt.vocab_size)
         self.metrics = LanguageModelMetrics(self.tokenizer.byte_lengths())
         if self.compile_model and stage == "fit":
             # In place: assigning torch.compile's result would put `_orig_mod.` into every key.
