@@ -444,16 +444,20 @@ def test_workers_end_with_a_killed_parent(many):
 
 
 def test_interrupting_keeps_what_is_finished_and_says_so(many):
-    process = start(many, "ctrl-c", 2)
-    while not list((many / "ctrl-c" / NAME).glob("unfinished/0*.json")):
-        time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does it: to all of them
-    _, err = process.communicate(timeout=30)
-    assert process.returncode != 0
+    for attempt in range(5):
+        root = f"ctrl-c-{attempt}"
+        process = start(many, root, 2)
+        while process.poll() is None and not finished_shards(many / root / NAME):
+            time.sleep(0.005)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does it: to all of them
+        _, err = process.communicate(timeout=30)
+        if process.returncode:
+            break  # else it was done before the signal came, on a machine that had stalled
+    assert process.returncode, err
     assert re.search(r"Interrupted with [1-9]\d* of \d+ shards finished", err)
     assert err.count("Traceback") == 1, "the script's own, none of a worker's"
-    assert "Resuming" in run(many, "ctrl-c", 2)
-    assert contents(many / "ctrl-c" / NAME) == contents(many / "whole" / NAME)
+    assert "Resuming" in run(many, root, 2)
+    assert contents(many / root / NAME) == contents(many / "whole" / NAME)
 
 
 def test_another_plan_begins_anew(stories_txt, tmp_path, monkeypatch, capsys):
