@@ -7,9 +7,9 @@ import difflib
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from slm import __version__
+from slm.commands.configs import find_configs
 from slm.errors import UserError
 from slm.verbs import VERBS
 
@@ -82,44 +82,6 @@ def _dispatch(words: list[str]) -> int:
     from slm.commands.run import run_verb
 
     return run_verb(verb, find_configs(rest))
-
-
-def find_configs(words: Sequence[str]) -> list[str]:
-    """Replaces the names of configs that come with the package by their paths.
-
-    `--config configs/small.yaml` means the file of that name if it exists, else the packaged
-    one; so does `--config small`.
-
-    Raises:
-        UserError: There is no such file and no such config.
-    """
-    found = list(words)
-    for index, word in enumerate(words):
-        option, equals, value = word.partition("=")
-        if option not in ("-c", "--config"):
-            continue
-        if equals:
-            found[index] = f"{option}={_find_config(value)}"
-        elif index + 1 < len(words):
-            found[index + 1] = _find_config(words[index + 1])
-    return found
-
-
-def _find_config(name: str) -> str:
-    if Path(name).is_file():
-        return name
-    package = Path(__file__).parent
-    # In a wheel the configs lie inside the package, in a checkout beside it.
-    folders = (package / "configs", package.parent / "configs")
-    packaged = {path.stem: path for folder in folders for path in folder.glob("*.yaml")}
-    stem = Path(name).stem
-    if stem in packaged and Path(name).parent in (Path(), Path("configs")):
-        return str(packaged[stem])
-    raise UserError(
-        f"--config {name} {'is a folder' if Path(name).is_dir() else 'does not exist'}",
-        f"a YAML file, or one of {', '.join(sorted(packaged))}",
-        f"--config configs/{(difflib.get_close_matches(stem, packaged, n=1) or ['small'])[0]}.yaml",
-    )
 
 
 def run() -> None:

@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 from slm.data.batches import (
     IGNORED,
     ConsecutiveWindows,
+    EpochWindows,
     EveryNth,
     RandomWindows,
     TokenFile,
@@ -155,3 +156,51 @@ def test_evaluation_predicts_every_token_but_the_first_once(
     assert sorted(predicted) == list(range(1, 1000))
     assert len(lengths) == 1, "unequal shares would hang the processes"
     assert shapes == {((batch_size, block_size), (batch_size, block_size))}
+
+
+def epochs(path, batch_size=4, seed=1, first_sample=0, block_size=8):
+    return EpochWindows(TokenFile(path, DTYPE), block_size, batch_size, seed, first_sample)
+
+
+def starts(batches, count):
+    return [int(row[0]) for k in range(count) for row in batches[k][0]]
+
+
+def test_an_epoch_holds_every_window_once(tokens):
+    batches = epochs(tokens)
+    assert batches.windows == 124
+    first, second = (starts(batches, 62)[k * 124 :][:124] for k in range(2))
+    for epoch in (first, second):
+        shift = min(epoch)
+        assert shift < 8
+        assert sorted(epoch) == [shift + 8 * k for k in range(124)]
+        assert epoch != sorted(epoch)
+    assert first != second
+
+
+def test_targets_follow_inputs_in_an_epoch(tokens):
+    for inputs, targets in (epochs(tokens)[k] for k in range(40)):
+        assert inputs.shape == (4, 8)
+        assert torch.equal(targets, inputs + 1)
+
+
+def test_a_sample_of_an_epoch_is_a_function_of_its_index(tokens):
+    """Whatever the batch size, and wherever a run goes on."""
+    whole = starts(epochs(tokens, batch_size=1), 300)
+    assert starts(epochs(tokens, batch_size=6), 50) == whole
+    assert starts(epochs(tokens, batch_size=4, first_sample=123), 44) == whole[123:299]
+    backwards = epochs(tokens, batch_size=1)
+    assert [int(backwards[k][0][0, 0]) for k in reversed(range(300))] == whole[::-1]
+    assert starts(epochs(tokens, seed=2), 10) != whole[:40]
+    assert starts(pickle.loads(pickle.dumps(epochs(tokens))), 10) == whole[:40]
+
+
+@pytest.mark.parametrize("length", [9, 10, 15, 16, 17, 23, 24, 25])
+def test_short_files_have_epochs_too(tmp_path, length):
+    path = tmp_path / "short.bin"
+    np.arange(length, dtype=DTYPE).tofile(path)
+    seen = starts(epochs(path, batch_size=1), 200)
+    assert max(seen) + 8 <= length - 1
+    assert min(seen) == 0
+    with pytest.raises(ValueError, match="shorter than a window"):
+        epochs(path, block_size=length)

@@ -615,6 +615,50 @@ def test_help_explains_the_options(slm, verb, option, words):
     assert words in " ".join(result.out.split())
 
 
+# ---- budgets ---------------------------------------------------------------------------
+
+
+def test_a_budget_is_planned_kept_and_resumed(slm, workplace):
+    """The clock is tested in test_budget; here that it reaches the run, and a resumed one."""
+    words = ("--data.source", "stories.txt", "--data.validation_share", "0.2")
+    result = slm("fit", "--config", "tiny.yaml", "--budget", "2s", *words)
+    assert result.status == 0, result.err
+    for part in ("Planning   2 s", "Budget     2 s", "steps    about", "tokens/s"):
+        assert part in result.err
+    assert "Trained    " in result.out
+    config = yaml.safe_load(Path("lightning_logs/version_0/config.yaml").read_text())
+    assert config["budget"] == "2s"
+    assert config["model"]["gpt"]["n_embd"] == 16, "the config says the model"
+    steps = open_checkpoint(checkpoint("last")).step
+    assert steps > 12, "max_steps of the config does not end it"
+
+    refuse(slm("fit", "--ckpt_path", "last"), "has already been trained for 2 s", "--budget 4s")
+    more = slm("fit", "--ckpt_path", "last", "--budget", "3s")
+    assert more.status == 0, more.err
+    assert "Planning" not in more.err
+    assert open_checkpoint(checkpoint("last")).step > steps
+
+
+def test_without_a_config_a_budget_chooses_the_model(slm, workplace, monkeypatch):
+    from slm.commands import budget
+
+    monkeypatch.setattr(budget, "SIZES", ((1, 64), (2, 64)))
+    words = ("--data.source", "stories.txt", "--data.validation_share", "0.2")
+    small = ("--data.vocab_size", "300", "--model.gpt.vocab_size", "300")
+    small += ("--model.gpt.block_size", "32", "--trainer.accelerator", "cpu")
+    result = slm("fit", "--budget", "1s", *words, *small)
+    assert result.status == 0, result.err
+    config = yaml.safe_load(Path("lightning_logs/version_0/config.yaml").read_text())
+    assert config["model"]["gpt"]["n_embd"] == 64
+    assert config["model"]["gpt"]["n_layer"] in (1, 2)
+    assert config["model"]["optimizer"]["name"] == "muon"
+    size = ("--model.gpt.n_layer", "1", "--model.gpt.n_embd", "32", "--model.gpt.n_head", "2")
+    assert slm("fit", "--budget", "1s", *words, *small, *size).status == 0
+    config = yaml.safe_load(Path("lightning_logs/version_1/config.yaml").read_text())
+    assert config["model"]["gpt"]["n_embd"] == 32, "a size that is given is kept"
+    assert config["model"]["optimizer"]["name"] == "muon"
+
+
 # ---- mistakes --------------------------------------------------------------------------
 
 
@@ -660,6 +704,13 @@ MISTAKES = {
     "no such accelerator": (fit("--trainer.accelerator", "tpu"), "torch_xla", "Trainer options"),
     "no GPU": (fit("--trainer.accelerator", "cuda"), "Trainer options"),
     "no learning rate": (fit("--model.optimizer.lr", "0"), "lr is 0"),
+    "no time": (fit("--budget", "0s"), "--budget 0s", "--budget 20m"),
+    "a time without a unit": (fit("--budget", "20"), "--budget 20", "90s, 20m or 1h30m"),
+    "a time on two devices": (fit("--budget", "3s", "--trainer.devices", "2"), "one device"),
+    "a time for a wrong shape": (fit("--budget", "3s", "--model.gpt.n_embd", "17"), "n_embd 17"),
+    "no such optimizer": (fit("--model.optimizer.name", "sgd"), "optimizer.name is sgd", "muon"),
+    "no such positions": (fit("--model.gpt.position", "none"), "position is none", "rotary"),
+    "a cap of none": (fit("--model.gpt.softcap", "0"), "softcap is 0"),
     "a batch of none": (fit("--data.batch_size", "0"), "--data.batch_size 0"),
 }
 

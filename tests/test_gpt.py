@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from slm.model.gpt import GPT, CausalSelfAttention, GPTConfig, attention_weights
+from slm.model import GPTConfig
+from slm.model.gpt import GPT, CausalSelfAttention, attention_weights
 
 CONFIG = GPTConfig(block_size=12, vocab_size=50, n_layer=2, n_head=2, n_embd=16, dropout=0.0)
 
@@ -14,21 +15,6 @@ CONFIG = GPTConfig(block_size=12, vocab_size=50, n_layer=2, n_head=2, n_embd=16,
 def make_model(config=CONFIG, seed=0):
     torch.manual_seed(seed)
     return GPT(config).eval()
-
-
-def test_causality_by_gradients():
-    """The logits at position t have no gradient with respect to any later embedding."""
-    model = make_model()
-    seen = {}
-    model.token_embedding.register_forward_hook(
-        lambda module, inputs, output: seen.update(x=output.detach().requires_grad_()) or seen["x"]
-    )
-    logits = model(torch.randint(50, (1, 12)))
-    for t in range(12):
-        (gradient,) = torch.autograd.grad(logits[0, t].sum(), seen["x"], retain_graph=True)
-        influence = gradient[0].abs().sum(dim=1)
-        assert torch.all(influence[t + 1 :] == 0), f"position {t} sees the future"
-        assert torch.all(influence[: t + 1] > 0), f"position {t} does not see all of its past"
 
 
 def test_changing_a_token_changes_nothing_before_it():

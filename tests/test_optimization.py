@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from slm.model import GPT, GPTConfig
-from slm.training.optimization import OptimizerOptions, make_adamw, warmup_cosine
+from slm.training.optimization import OptimizerOptions, learning_rate_curve, make_optimizer
 
 
 def test_matrices_decay_and_vectors_do_not():
     model = GPT(GPTConfig(8, 30, 1, 2, 16, 0.0, bias=True))
-    adamw = make_adamw(model, OptimizerOptions(weight_decay=0.3), fused=False)
+    adamw = make_optimizer(model, OptimizerOptions(weight_decay=0.3), fused=False)
     decay = {id(p): group["weight_decay"] for group in adamw.param_groups for p in group["params"]}
     assert len(decay) == len(list(model.parameters())), "each parameter once"
     for name, parameter in model.named_parameters():
@@ -21,7 +21,7 @@ def test_matrices_decay_and_vectors_do_not():
 
 
 def test_the_curve_rises_to_one_falls_to_the_floor_and_stays():
-    curve = warmup_cosine(warmup=10, total=100, floor=0.1)
+    curve = learning_rate_curve(OptimizerOptions(warmup_steps=10, min_lr_ratio=0.1), 100)
     rates = [curve(step) for step in range(150)]
     assert rates[:10] == pytest.approx([(s + 1) / 10 for s in range(10)])
     assert rates[10] == 1.0
@@ -31,9 +31,21 @@ def test_the_curve_rises_to_one_falls_to_the_floor_and_stays():
     assert rates[32] == pytest.approx(0.1 + 0.9 * (1 + math.cos(math.pi * 22 / 90)) / 2)
 
 
+def test_the_trapezoid_stays_up_and_falls_in_a_straight_line():
+    options = OptimizerOptions(
+        warmup_steps=10, min_lr_ratio=0.1, schedule="trapezoid", cooldown_share=0.4
+    )
+    curve = learning_rate_curve(options, 100)
+    rates = [curve(step) for step in range(120)]
+    assert rates[:10] == pytest.approx([(s + 1) / 10 for s in range(10)])
+    assert rates[10:61] == [1.0] * 51
+    assert rates[60:101] == pytest.approx([1.0 - 0.9 * k / 40 for k in range(41)])
+    assert rates[100:] == [0.1] * 20
+
+
 @pytest.mark.parametrize(("warmup", "total"), [(0, 5), (5, 5), (0, 1)])
 def test_degenerate_curves_are_finite(warmup, total):
-    curve = warmup_cosine(warmup, total, 0.0)
+    curve = learning_rate_curve(OptimizerOptions(warmup_steps=warmup, min_lr_ratio=0.0), total)
     assert all(0 <= curve(step) <= 1 for step in range(10))
 
 
@@ -41,7 +53,7 @@ def test_fused_and_plain_kernels_agree():
     def train(fused):
         torch.manual_seed(0)
         model = GPT(GPTConfig(8, 30, 1, 2, 16, 0.0))
-        adamw = make_adamw(model, OptimizerOptions(lr=0.01), fused=fused)
+        adamw = make_optimizer(model, OptimizerOptions(lr=0.01), fused=fused)
         for step in range(5):
             adamw.zero_grad()
             model(torch.full((1, 8), step)).logsumexp(-1).mean().backward()
@@ -54,7 +66,8 @@ def test_fused_and_plain_kernels_agree():
 @pytest.mark.parametrize(
     ("field", "value"),
     [("lr", 0.0), ("min_lr_ratio", 1.5), ("warmup_steps", -1), ("decay_steps", 0),
-     ("weight_decay", -0.1), ("beta1", 1.0), ("beta2", -0.5)],
+     ("weight_decay", -0.1), ("beta1", 1.0), ("beta2", -0.5), ("name", "sgd"), ("muon_lr", 0.0),
+     ("muon_momentum", 1.0), ("schedule", "step"), ("cooldown_share", 0.0)],
 )  # fmt: skip
 def test_options_out_of_range_are_refused(field, value):
     with pytest.raises(ValueError, match=r"has to be|have to be"):

@@ -7,7 +7,8 @@ from lightning.pytorch import Trainer
 from slm.data.datamodule import StoryData
 from slm.model import SamplingOptions
 from slm.reports.loss import draw_loss
-from slm.training.callbacks import describe_device, tokens_per_step
+from slm.training.budget import in_words, time_budget
+from slm.training.callbacks import TrainingCurves, describe_device, tokens_per_step
 from slm.training.checkpoint import open_checkpoint
 from slm.training.module import StoryModel, StoryRequest
 
@@ -17,11 +18,17 @@ PROMPT = "Once upon a time"
 def describe_run(trainer: Trainer, model: StoryModel, data: StoryData) -> str:
     """What is going to be trained, on what, how, and where it will lie."""
     tokens = tokens_per_step(trainer, data)
+    budget = time_budget(trainer)
+    steps = (
+        f"{in_words(budget.seconds)}, about {budget.steps:,} steps"
+        if budget
+        else f"{trainer.max_steps:,} steps"
+    )
     compiled = ", compiled" if model.compile_model else ""
     return (
         f"Model      {model.model.parameter_counts()}\n"
         f"Data       {data.source}, in {data.folder}\n"
-        f"Training   {trainer.max_steps:,} steps of {tokens:,} tokens, {trainer.precision}, "
+        f"Training   {steps} of {tokens:,} tokens, {trainer.precision}, "
         f"{describe_device(trainer)}{compiled}\n"
         f"Run        {_short(_folder(trainer))}"
     )
@@ -31,6 +38,11 @@ def conclude_fit(trainer: Trainer) -> None:
     """Draws the loss, says where everything lies, and tells a story by the best checkpoint."""
     run = _folder(trainer)
     print(f"\nRun        {_short(run)}")
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, TrainingCurves):
+            tokens = callback.latest.get("tokens_seen", 0.0) / 1e6
+            time = in_words(callback.seconds)
+            print(f"Trained    {time} from the first step to the last, {tokens:,.2f} M tokens seen")
     if trainer.loggers and (picture := draw_loss(run)):
         print(f"Loss       {_short(picture)}")
         print(f"Curves     tensorboard --logdir {_short(run.parent)}")

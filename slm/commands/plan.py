@@ -20,7 +20,15 @@ def check_against_checkpoint(options: Any, checkpoint: Checkpoint, *, resuming: 
         UserError: It does not fit.
     """
     checkpoint.check_shape(options.model.gpt.as_dict())
-    if resuming and checkpoint.step >= options.trainer.max_steps:
+    before = checkpoint.entry["training"].get("name", "adamw")
+    if resuming and options.model.optimizer.name != before:
+        raise UserError(
+            f"--model.optimizer.name {options.model.optimizer.name} for a run begun with {before}",
+            "the same optimizer: what one has gathered means nothing to the other",
+            f"--model.optimizer.name {before}, or begin anew from these weights: "
+            f"--model.init_from {checkpoint.path}",
+        )
+    if resuming and options.budget is None and checkpoint.step >= options.trainer.max_steps:
         raise UserError(
             f"{checkpoint.path} has already been trained for {checkpoint.step} steps",
             f"more steps to train than that, not --trainer.max_steps {options.trainer.max_steps}",
@@ -63,11 +71,11 @@ def check_plan(options: Any) -> None:
     Raises:
         UserError: One is out of range, or means something else than a user would think.
     """
-    if options.trainer.max_steps < 1:
+    if options.budget is None and options.trainer.max_steps < 1:
         raise UserError(
             f"--trainer.max_steps {options.trainer.max_steps}",
             "the number of optimizer steps to train; the learning rate is planned by it",
-            "--trainer.max_steps 1000, or a config: --config configs/quickstart.yaml",
+            "--trainer.max_steps 1000, --budget 20m, or a config: --config configs/quickstart.yaml",
         )
     for name, value in (
         ("val_interval", options.val_interval),

@@ -9,7 +9,9 @@ from pathlib import Path
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
+from slm.commands.budget import BASE_CONFIG
 from slm.commands.complaints import os_errors_explained
+from slm.commands.configs import find_configs
 from slm.commands.trainer import StoryCLI
 from slm.errors import UserError
 from slm.training.checkpoint import Checkpoint, newest_checkpoint, open_checkpoint
@@ -32,7 +34,12 @@ def run_verb(verb: str, words: Sequence[str]) -> int:
     _hush()
     try:
         words, checkpoint, resume_run = resolve_checkpoint(verb, list(words))
-        StoryCLI(verb, words, checkpoint, resume_run, initial=_initial(verb, words, checkpoint))
+        initial = _initial(verb, words, checkpoint)
+        choose_size = False
+        if _option(words, "--budget") and not (checkpoint or initial or _names(words, "--config")):
+            choose_size = not any(_names(words, f"--model.gpt.{part}") for part in _SIZE)
+            words = [*find_configs(["--config", BASE_CONFIG]), *words]
+        StoryCLI(verb, words, checkpoint, resume_run, initial, choose_size)
     except (MisconfigurationException, ModuleNotFoundError) as error:
         raise UserError(
             " ".join(str(error).split()),
@@ -87,12 +94,21 @@ def resolve_checkpoint(
         path = Path(wish).expanduser()
     checkpoint = open_checkpoint(path)
     run = path.resolve().parent.parent
-    if verb == "fit" and not any(word.partition("=")[0] in ("-c", "--config") for word in words):
+    if verb == "fit" and not _names(words, "--config"):
         saved = sorted(run.glob("config*.yaml"), key=lambda file: file.stat().st_mtime)
         if saved:
             words = ["--config", str(saved[-1]), *words]
     resumed = run if verb == "fit" and wish == "last" else None
     return [*words, f"--ckpt_path={path.resolve()}"], checkpoint, resumed
+
+
+_SIZE = ("n_layer", "n_head", "n_embd")
+
+
+def _names(words: Sequence[str], name: str) -> bool:
+    """Whether a command line gives an option; `-c` is `--config`."""
+    given = {word.partition("=")[0] for word in words}
+    return name in given or (name == "--config" and "-c" in given)
 
 
 def _initial(verb: str, words: Sequence[str], resumed: Checkpoint | None) -> Checkpoint | None:

@@ -20,6 +20,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerStatus
 from torch.utils.data import DataLoader
 
+from slm.commands.budget import apply_plan, check_budget, make_plan
 from slm.commands.conclusion import conclude_fit, describe_run
 from slm.commands.parser import HELP_SHOWS, StoryParser, tidy_help
 from slm.commands.plan import (
@@ -31,6 +32,7 @@ from slm.commands.plan import (
 from slm.commands.stories import StoryWriter, add_story_arguments, story_requests
 from slm.data.datamodule import StoryData
 from slm.errors import UserError
+from slm.training.budget import TimeBudget, in_words
 from slm.training.callbacks import LastStep, ProgressLine, SampledStories, TrainingCurves
 from slm.training.checkpoint import Checkpoint, open_checkpoint
 from slm.training.checkpointing import AtomicCheckpointIO, LastCheckpoint, best_checkpoint
@@ -71,6 +73,7 @@ class StoryCLI(LightningCLI):
         resume_run: Folder of the run to go on in, if any.
         initial: The opened checkpoint that `--model.init_from` names, if any; its shape and
             vocabulary stand in for those defaults.
+        choose_size: Whether `--budget` may choose the model's size.
     """
 
     def __init__(
@@ -80,7 +83,10 @@ class StoryCLI(LightningCLI):
         checkpoint: Checkpoint | None = None,
         resume_run: Path | None = None,
         initial: Checkpoint | None = None,
+        choose_size: bool = False,
     ) -> None:
+        self.choose_size = choose_size
+        self.budget: TimeBudget | None = None
         self.initial = initial
         self.verb = verb
         self.checkpoint = checkpoint
@@ -175,6 +181,14 @@ class StoryCLI(LightningCLI):
             default=500,
             help="Optimizer steps between two writings of last.ckpt.",
         )
+        parser.add_argument(
+            "--budget",
+            type=str | None,
+            default=None,
+            help="Time to train for, such as 20m or 1h30m, in place of trainer.max_steps: a short "
+            "measurement plans micro-batch, accumulation, precision and compile, and, where no "
+            "config is named, the model's size; the learning rate ends when the time does.",
+        )
         parser.link_arguments("model.gpt.block_size", "data.block_size")
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
         if self.verb in ("validate", "test"):
@@ -221,7 +235,37 @@ class StoryCLI(LightningCLI):
                 f"take it out of the file and add --ckpt_path {self.config[self.verb].ckpt_path}",
             )
         if self.verb == "fit":
+            seconds = check_budget(self.config.fit)
+            if seconds is not None:
+                self._plan_for(seconds)
             check_plan(self.config.fit)
+
+    def _plan_for(self, seconds: float) -> None:
+        """Fits the options to a time, unless a run is resumed, which keeps its own.
+
+        Raises:
+            UserError: The run that is resumed has used up its time.
+        """
+        options, checkpoint = self.config.fit, self.checkpoint
+        states = checkpoint.contents["callbacks"] if checkpoint else {}
+        if checkpoint and (saved := states.get(TimeBudget.__qualname__)):
+            steps = round(saved["steps"] * seconds / saved["seconds"])
+            self.budget = TimeBudget(seconds, max(1, steps))
+            if saved["spent"] >= seconds:
+                raise UserError(
+                    f"{checkpoint.path} has already been trained for {in_words(saved['spent'])}",
+                    f"more time than that, not --budget {options.budget}",
+                    f"--budget {2 * saved['spent']:.0f}s",
+                )
+        else:
+            try:
+                plan = make_plan(options, seconds, choose_size=self.choose_size)
+            except ValueError as error:
+                raise UserError.from_value_error(error, "slm fit --help explains it") from error
+            apply_plan(options, plan)
+            print(plan.in_words(), file=sys.stderr)
+            self.budget = TimeBudget(seconds, plan.steps)
+        options.trainer.max_steps = -1
 
     def _take_tokenizer(self, checkpoint: Checkpoint) -> None:
         """Puts a checkpoint's own vocabulary in place of one to be learnt, or since moved away."""
@@ -262,7 +306,9 @@ class StoryCLI(LightningCLI):
                 kwargs["logger"] = self._make_logger(root)
             if options.plugins is None:
                 kwargs["plugins"] = [AtomicCheckpointIO()]
-            # LastStep first: the others ask it whether this step is the last.
+            # The last step first: the others ask it whether this step is the last.
+            if self.budget:
+                kwargs["callbacks"].append(self.budget)
             kwargs["callbacks"] += [LastStep(), self.curves, SampledStories()]
             if options.enable_checkpointing is not False:
                 kwargs["callbacks"] += [

@@ -69,6 +69,19 @@ class TokenFile:
             self._file.close()
 
 
+def gather_windows(tokens: TokenFile, starts: npt.NDArray[np.int64], block_size: int) -> Batch:
+    """The windows that begin at given tokens, and their targets.
+
+    Args:
+        tokens: The token file.
+        starts: First token of each window, (B,).
+        block_size: T, tokens per window.
+    """
+    window = np.arange(block_size + 1)
+    ids = torch.from_numpy(tokens.map()[starts[:, None] + window].astype(np.int64))
+    return ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
+
+
 class RandomWindows(Dataset[Batch]):
     """Training batches: windows of `block_size` tokens at random offsets of a token file.
 
@@ -108,9 +121,64 @@ class RandomWindows(Dataset[Batch]):
         start = self.first_sample + index * self.batch_size
         words_B = random_words(self.seed, start, self.batch_size)
         offsets_B = (words_B % np.uint64(self.offsets)).astype(np.int64)
-        window = np.arange(self.block_size + 1)
-        ids = torch.from_numpy(self.tokens.map()[offsets_B[:, None] + window].astype(np.int64))
-        return ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
+        return gather_windows(self.tokens, offsets_B, self.block_size)
+
+
+class EpochWindows(Dataset[Batch]):
+    """Training batches that see every window once before any comes again.
+
+    Each epoch cuts the token file into windows, one behind the other from a random first token on,
+    and shuffles them. Sample i is window i mod n of epoch i // n, where n is the number of windows
+    in an epoch; an epoch's order follows from the seed and its number, so nothing has to be saved.
+
+    Args:
+        tokens: The token file.
+        block_size: T, tokens per window.
+        batch_size: B, windows per batch.
+        seed: Key of the random orders.
+        first_sample: Index of the first sample; the number already trained on, in a resumed run.
+
+    Raises:
+        ValueError: The file is shorter than one window and its targets.
+    """
+
+    def __init__(
+        self,
+        tokens: TokenFile,
+        block_size: int,
+        batch_size: int,
+        seed: int,
+        first_sample: int = 0,
+    ) -> None:
+        self.tokens = tokens
+        self.block_size = block_size
+        self.batch_size = batch_size
+        self.seed = seed
+        self.first_sample = first_sample
+        length = len(tokens)
+        if length <= block_size:
+            raise ValueError(f"{tokens.path} is shorter than a window of {block_size} + 1 tokens")
+        self.windows = max(1, length // block_size - 1)
+        self.shifts = min(block_size, length - self.windows * block_size)
+        self._epoch = -1
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_epoch": -1, "_starts": None}
+
+    def _start(self, sample: int) -> int:
+        """The first token of a sample."""
+        epoch, position = divmod(sample, self.windows)
+        if epoch != self._epoch:
+            random = np.random.Generator(np.random.Philox(key=[self.seed, epoch]))
+            shift = random.integers(self.shifts)
+            self._epoch = epoch
+            self._starts = shift + random.permutation(self.windows) * self.block_size
+        return int(self._starts[position])
+
+    def __getitem__(self, index: int) -> Batch:
+        first = self.first_sample + index * self.batch_size
+        starts_B = np.array([self._start(first + k) for k in range(self.batch_size)])
+        return gather_windows(self.tokens, starts_B, self.block_size)
 
 
 class EveryNth(Sampler[int]):

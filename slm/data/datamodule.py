@@ -2,12 +2,19 @@
 
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
-from slm.data.batches import Batch, ConsecutiveWindows, EveryNth, RandomWindows, TokenFile
+from slm.data.batches import (
+    Batch,
+    ConsecutiveWindows,
+    EpochWindows,
+    EveryNth,
+    RandomWindows,
+    TokenFile,
+)
 from slm.data.cleaning import Cleaning
 from slm.data.corpus import Corpus
 from slm.data.manifest import Manifest
@@ -42,6 +49,8 @@ class StoryData(LightningDataModule):
         prepare_workers: Processes that prepare data; null takes one for each core.
         block_size: Tokens per window; follows the model's.
         seed: Key of the random offsets; follows seed_everything.
+        order: `random` takes windows at random offsets; `epochs` cuts all there is into windows and
+            takes each once, in random order, before any comes again.
 
     Raises:
         UserError: An option is out of range.
@@ -62,6 +71,7 @@ class StoryData(LightningDataModule):
         prepare_workers: int | None = None,
         block_size: int = 128,
         seed: int = 1337,
+        order: Literal["random", "epochs"] = "random",
     ) -> None:
         super().__init__()
         for name, value, least in (
@@ -88,6 +98,7 @@ class StoryData(LightningDataModule):
         self.eval_batch_size = eval_batch_size or batch_size
         self.num_workers = num_workers
         self.seed = seed
+        self.order = order
         self.first_sample = 0
         self.first_step = 0
         self.save_hyperparameters(
@@ -96,6 +107,7 @@ class StoryData(LightningDataModule):
                 "batch_size": batch_size,
                 "eval_batch_size": eval_batch_size,
                 "num_workers": num_workers,
+                "order": order,
             },
             logger=False,
         )
@@ -142,14 +154,10 @@ class StoryData(LightningDataModule):
                 )
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """Endless random windows; each process takes every world_size-th batch."""
-        windows = RandomWindows(
-            TokenFile(Manifest.path(self.folder, "train"), self.manifest.dtype),
-            self.block_size,
-            self.batch_size,
-            self.seed,
-            self.first_sample,
-        )
+        """Endless shuffled windows; each process takes every world_size-th batch."""
+        tokens = TokenFile(Manifest.path(self.folder, "train"), self.manifest.dtype)
+        kind = EpochWindows if self.order == "epochs" else RandomWindows
+        windows = kind(tokens, self.block_size, self.batch_size, self.seed, self.first_sample)
         rank, world_size = self._place()
         return self._loader(windows, EveryNth(rank, world_size))
 

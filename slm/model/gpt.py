@@ -6,6 +6,7 @@ those of Vaswani et al. 2017 (arXiv 1706.03762) with the norm moved in front of 
 Shape suffixes of local tensors:
     B batch    T query positions    S key positions    V vocabulary (vocab_size)
     C width (n_embd)    H heads (n_head)    D head size (C / H)    F hidden width of the MLP (4 C)
+    R pairs of channels in a head (D / 2)
 """
 
 import math
@@ -15,42 +16,42 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from slm.model.config import GPTConfig
 
-@dataclass(frozen=True)
-class GPTConfig:
-    """The shape of a GPT. The defaults are the classic TinyStories configuration.
 
-    Raises:
-        ValueError: A field is out of range, or `n_embd` is not a multiple of `n_head`.
+def make_norm(config: GPTConfig) -> nn.Module:
+    """LayerNorm (Ba et al. 2016, 1607.06450) or RMSNorm (Zhang & Sennrich 2019, 1910.07467)."""
+    if config.norm == "rms":
+        return nn.RMSNorm(config.n_embd, eps=1e-5)
+    return nn.LayerNorm(config.n_embd, bias=config.bias)
+
+
+def rotary_angles(positions: int, head_size: int) -> Tensor:
+    """Cosine and sine of position times frequency 10000^(-2 r / D), for r = 0 … D / 2 - 1.
+
+    Returns:
+        (2, positions, D / 2).
     """
+    frequencies_R = 10_000.0 ** (-torch.arange(0, head_size, 2) / head_size)
+    angles_TR = torch.outer(torch.arange(positions), frequencies_R)
+    return torch.stack((angles_TR.cos(), angles_TR.sin()))
 
-    block_size: int = 128
-    """Context length in tokens: how far the model looks back."""
-    vocab_size: int = 50257
-    """Number of token ids; must be the tokenizer's (GPT-2: 50257)."""
-    n_layer: int = 6
-    """Number of transformer blocks."""
-    n_head: int = 6
-    """Attention heads per block; must divide n_embd."""
-    n_embd: int = 384
-    """Width of the residual stream."""
-    dropout: float = 0.1
-    """Probability of dropping an activation while training; 0 turns dropout off."""
-    bias: bool = False
-    """Whether linear layers and layer norms have a bias, as GPT-2's do."""
 
-    def __post_init__(self) -> None:
-        for name in ("block_size", "vocab_size", "n_layer", "n_head", "n_embd"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it has to be 1 or more")
-        if self.n_embd % self.n_head:
-            raise ValueError(
-                f"n_embd {self.n_embd} is not divisible by n_head {self.n_head}; every head needs "
-                f"the same whole number of channels, such as n_embd "
-                f"{self.n_head * max(1, round(self.n_embd / self.n_head))}"
-            )
-        if not 0.0 <= self.dropout < 1.0:
-            raise ValueError(f"dropout is {self.dropout}; it has to be at least 0 and below 1")
+def rotate(x: Tensor, angles: Tensor) -> Tensor:
+    """Rotary position embedding (Su et al. 2021, arXiv 2104.09864).
+
+    Channels r and r + D / 2 are a point in a plane that is turned by the angle of its position,
+    so that the product of a query and a key depends on how far apart they are, not on where.
+
+    Args:
+        x: Queries or keys, (B, H, T, D).
+        angles: Cosine and sine for each position, (2, T, D / 2).
+    """
+    cosine_TR, sine_TR = angles
+    a_BHTR, b_BHTR = x.chunk(2, dim=-1)
+    return torch.cat(
+        (a_BHTR * cosine_TR - b_BHTR * sine_TR, a_BHTR * sine_TR + b_BHTR * cosine_TR), dim=-1
+    ).type_as(x)
 
 
 def attention_weights(queries: Tensor, keys: Tensor) -> Tensor:
@@ -81,17 +82,27 @@ class CausalSelfAttention(nn.Module):
         super().__init__()
         self.n_head = config.n_head
         self.dropout = config.dropout
+        self.qk_norm = config.qk_norm
         self.manual = False
         self.qkv = nn.Linear(config.n_embd, 3 * config.n_embd, bias=config.bias)
         self.proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
         self.residual_dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Mixes each position with those before it: (B, T, C) to (B, T, C)."""
+    def forward(self, x: Tensor, angles: Tensor | None = None) -> Tensor:
+        """Mixes each position with those before it: (B, T, C) to (B, T, C).
+
+        Args:
+            x: The input, (B, T, C).
+            angles: `rotary_angles` of the T positions; None where positions are learned.
+        """
         q_BHTD, k_BHSD, v_BHSD = (
             part_BTC.unflatten(2, (self.n_head, -1)).transpose(1, 2)
             for part_BTC in self.qkv(x).chunk(3, dim=2)
         )
+        if self.qk_norm:  # Henry et al. 2020, arXiv 2010.04245, with RMSNorm
+            q_BHTD, k_BHSD = (F.rms_norm(x, x.shape[-1:]) for x in (q_BHTD, k_BHSD))
+        if angles is not None:
+            q_BHTD, k_BHSD = rotate(q_BHTD, angles), rotate(k_BHSD, angles)
         dropout = self.dropout if self.training else 0.0
         if self.manual:
             weights_BHTS = F.dropout(attention_weights(q_BHTD, k_BHSD), dropout)
@@ -106,17 +117,32 @@ class CausalSelfAttention(nn.Module):
 
 
 class MLP(nn.Module):
-    """Two linear layers with GELU (Hendrycks & Gimpel 2016) between, at each position alone."""
+    """Two linear layers with a nonlinearity between, at each position alone.
+
+    GELU (Hendrycks & Gimpel 2016, arXiv 1606.08415), the square of ReLU (So et al. 2021,
+    arXiv 2109.08668), or SwiGLU (Shazeer 2020, arXiv 2002.05202): silu(gate) * up.
+    """
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
-        self.up = nn.Linear(config.n_embd, 4 * config.n_embd, bias=config.bias)
-        self.down = nn.Linear(4 * config.n_embd, config.n_embd, bias=config.bias)
+        self.kind = config.mlp
+        self.gated = config.mlp == "swiglu"
+        # Three matrices of 8/3 C, to a multiple of 8, have as many elements as two of 4 C.
+        width = 8 * round(config.n_embd / 3) if self.gated else 4 * config.n_embd
+        self.up = nn.Linear(config.n_embd, (1 + self.gated) * width, bias=config.bias)
+        self.down = nn.Linear(width, config.n_embd, bias=config.bias)
         self.residual_dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """Transforms each position: (B, T, C) to (B, T, C)."""
-        hidden_BTF = F.gelu(self.up(x))
+        hidden_BTF = self.up(x)
+        if self.kind == "gelu":
+            hidden_BTF = F.gelu(hidden_BTF)
+        elif self.kind == "relu2":
+            hidden_BTF = F.relu(hidden_BTF).square()
+        else:
+            gate_BTF, hidden_BTF = hidden_BTF.chunk(2, dim=-1)
+            hidden_BTF = F.silu(gate_BTF) * hidden_BTF
         out_BTC: Tensor = self.residual_dropout(self.down(hidden_BTF))
         return out_BTC
 
@@ -126,14 +152,14 @@ class Block(nn.Module):
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
-        self.attention_norm = nn.LayerNorm(config.n_embd, bias=config.bias)
+        self.attention_norm = make_norm(config)
         self.attention = CausalSelfAttention(config)
-        self.mlp_norm = nn.LayerNorm(config.n_embd, bias=config.bias)
+        self.mlp_norm = make_norm(config)
         self.mlp = MLP(config)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, angles: Tensor | None = None) -> Tensor:
         """One step along the residual stream: (B, T, C) to (B, T, C)."""
-        x_BTC = x + self.attention(self.attention_norm(x))
+        x_BTC = x + self.attention(self.attention_norm(x), angles)
         out_BTC: Tensor = x_BTC + self.mlp(self.mlp_norm(x_BTC))
         return out_BTC
 
@@ -143,39 +169,50 @@ class ParameterCounts:
     """One model's size under the three conventions in use."""
 
     without_embeddings: int
-    """Blocks and norms only: neither token nor position embeddings."""
+    """Blocks and norms only: no token or position embeddings, no head."""
     tied: int
-    """Every parameter there is; the output head shares the token embedding's matrix."""
+    """Everything, if the output head shares the token embedding's matrix."""
     untied: int
-    """What the same model would have if the head owned a matrix of its own."""
+    """Everything, if the head has a matrix of its own."""
+    is_tied: bool = True
+    """Which of the two this model is."""
 
     def __str__(self) -> str:
-        return (
-            f"{self.without_embeddings / 1e6:.2f} M without embeddings, "
-            f"{self.tied / 1e6:.2f} M in all (head tied to the embedding), "
-            f"{self.untied / 1e6:.2f} M if it were untied"
+        tied, untied = f"{self.tied / 1e6:.2f} M", f"{self.untied / 1e6:.2f} M"
+        return f"{self.without_embeddings / 1e6:.2f} M without embeddings, " + (
+            f"{tied} in all (head tied to the embedding), {untied} if it were untied"
+            if self.is_tied
+            else f"{untied} in all (head of its own), {tied} if it were tied to the embedding"
         )
 
 
 class GPT(nn.Module):
-    """Token and position embeddings, a stack of blocks, and a head tied to the embedding.
+    """Embeddings, a stack of blocks, and a head from the last hidden state to logits.
 
     Tying (Press & Wolf 2017, arXiv 1608.05859): the logit of a token is the dot product of the
     last hidden state with that token's embedding, so one V x C matrix serves both ends.
     """
 
+    angles: Tensor
+
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.config = config
         self.token_embedding = nn.Embedding(config.vocab_size, config.n_embd)
-        self.position_embedding = nn.Embedding(config.block_size, config.n_embd)
+        if config.position == "learned":
+            self.position_embedding = nn.Embedding(config.block_size, config.n_embd)
+        else:
+            angles = rotary_angles(config.block_size, config.n_embd // config.n_head)
+            self.register_buffer("angles", angles, persistent=False)
         self.embedding_dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
-        self.norm = nn.LayerNorm(config.n_embd, bias=config.bias)
+        self.norm = make_norm(config)
+        if not config.tied:
+            self.head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         self.apply(self._initialise)
 
     def _initialise(self, module: nn.Module) -> None:
-        """GPT-2's initialisation: N(0, 0.02), and 0.02 / √(2 n_layer) where a sublayer ends.
+        """GPT-2's initialisation: N(0, 0.02), and 0.02 / √(2 n_layer), or 0, where a sublayer ends.
 
         The 2 n_layer sublayers add up along the residual stream; the smaller deviation of their
         last matrices keeps the variance of that sum independent of depth.
@@ -185,8 +222,10 @@ class GPT(nn.Module):
         if isinstance(module, nn.Linear) and module.bias is not None:
             nn.init.zeros_(module.bias)
         if isinstance(module, Block):
+            zero = self.config.init == "zero"
+            std = 0.0 if zero else 0.02 / math.sqrt(2 * self.config.n_layer)
             for last in (module.attention.proj, module.mlp.down):
-                nn.init.normal_(last.weight, std=0.02 / math.sqrt(2 * self.config.n_layer))
+                nn.init.normal_(last.weight, std=std)
 
     def hidden(self, tokens: Tensor) -> Tensor:
         """The final hidden states of a sequence, before the head.
@@ -207,17 +246,24 @@ class GPT(nn.Module):
                 f"a sequence of {T} tokens does not fit into a context of {limit}; "
                 f"crop it to its last {limit} tokens"
             )
-        positions_T = torch.arange(T, device=tokens.device)
-        x_BTC = self.token_embedding(tokens) + self.position_embedding(positions_T)
+        x_BTC, angles = self.token_embedding(tokens), None
+        if self.config.position == "learned":
+            x_BTC = x_BTC + self.position_embedding(torch.arange(T, device=tokens.device))
+        else:
+            angles = self.angles[:, :T]
         x_BTC = self.embedding_dropout(x_BTC)
         for block in self.blocks:
-            x_BTC = block(x_BTC)
+            x_BTC = block(x_BTC, angles)
         hidden_BTC: Tensor = self.norm(x_BTC)
         return hidden_BTC
 
     def unembed(self, hidden: Tensor) -> Tensor:
         """Logits over the vocabulary: (..., C) to (..., V)."""
-        return F.linear(hidden, self.token_embedding.weight)
+        matrix = self.token_embedding if self.config.tied else self.head
+        logits = F.linear(hidden, matrix.weight)
+        if cap := self.config.softcap:  # Gemma 2, arXiv 2408.00118
+            logits = cap * torch.tanh(logits / cap)
+        return logits
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Logits of the next token at every position: ids (B, T) to logits (B, T, V)."""
@@ -226,6 +272,9 @@ class GPT(nn.Module):
     def parameter_counts(self) -> ParameterCounts:
         """Counts the parameters under the three usual conventions."""
         total = sum(parameter.numel() for parameter in self.parameters())
-        head = self.token_embedding.weight.numel()
-        embeddings = head + self.position_embedding.weight.numel()
-        return ParameterCounts(total - embeddings, total, total + head)
+        matrix = self.token_embedding.weight.numel()
+        tied = total if self.config.tied else total - matrix
+        embeddings = matrix
+        if self.config.position == "learned":
+            embeddings += self.position_embedding.weight.numel()
+        return ParameterCounts(tied - embeddings, tied, tied + matrix, self.config.tied)

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from slm.data.datamodule import StoryData
 from slm.errors import UserError
 from slm.model import SamplingOptions
+from slm.training.budget import time_budget
 from slm.training.module import StoryModel, StoryRequest
 
 
@@ -28,6 +29,12 @@ def tokens_per_step(trainer: Trainer, data: StoryData) -> int:
 def log_interval(trainer: Trainer) -> int:
     """Optimizer steps between two log points, `--trainer.log_every_n_steps`."""
     return int(trainer.log_every_n_steps)  # type: ignore[attr-defined]
+
+
+def expected_steps(trainer: Trainer) -> int:
+    """Optimizer steps that a run will have: stated, or estimated where its time is."""
+    budget = time_budget(trainer)
+    return budget.steps if budget else trainer.max_steps
 
 
 TENSORBOARD_LAYOUT = {
@@ -53,10 +60,13 @@ class TrainingCurves(Callback):
 
     Attributes:
         latest: The values logged last.
+        seconds: From the first step's begin to the last one's end, validations between included.
     """
 
     def __init__(self) -> None:
         self.latest: dict[str, float] = {}
+        self.seconds = 0.0
+        self._first_batch: float | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the clock, and lays out TensorBoard's tab of custom scalars."""
@@ -74,6 +84,8 @@ class TrainingCurves(Callback):
 
     def on_train_batch_start(self, *_: Any) -> None:
         """Lets the clock go on after a validation and all that came with it."""
+        if self._first_batch is None:
+            self._first_batch = self._since = time.perf_counter()
         if self._paused is not None:
             self._since += time.perf_counter() - self._paused
             self._paused = None
@@ -82,7 +94,7 @@ class TrainingCurves(Callback):
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
     ) -> None:
         """Notes the rate of this step: afterwards the schedule has moved on."""
-        self._lr = optimizer.param_groups[0]["lr"]
+        self._lr = optimizer.param_groups[-1]["lr"]  # AdamW's; Muon's keeps its ratio to it
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -95,6 +107,8 @@ class TrainingCurves(Callback):
         loss = outputs["loss"].detach()
         self._loss = loss if self._loss is None else self._loss + loss
         self._batches += 1
+        assert self._first_batch is not None
+        self.seconds = time.perf_counter() - self._first_batch
         step = trainer.global_step
         if step == self._step or (step % log_interval(trainer) and not trainer.should_stop):
             return
@@ -187,7 +201,7 @@ class ProgressLine(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Opens the bar."""
         self._bar = tqdm(
-            total=trainer.max_steps,
+            total=expected_steps(trainer),
             initial=trainer.global_step,
             desc="training",
             unit="step",

@@ -2,7 +2,7 @@
 
 import os
 import pickle
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 
 from slm.data.tokenizer import CHECKPOINT_KEY, Tokenizer
 from slm.errors import UserError
-from slm.model.gpt import GPT, GPTConfig
+from slm.model import GPT, GPTConfig
 
 FORMAT_VERSION = 1
 
@@ -93,7 +93,7 @@ class Checkpoint:
         Raises:
             UserError: They differ.
         """
-        saved = self.model_options["gpt"]
+        saved = asdict(self.gpt)  # an option that is younger than the checkpoint has its default
         for name, value in gpt.items():
             if name != "dropout" and value != saved[name]:
                 raise UserError(

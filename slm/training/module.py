@@ -1,19 +1,20 @@
 """The LightningModule: how a GPT is trained and measured."""
 
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torch._dynamo.exc import TorchDynamoException
-from torch.nn import functional as F
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
-from torch.optim import AdamW
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from slm.data.batches import Batch
@@ -21,14 +22,16 @@ from slm.data.datamodule import StoryData
 from slm.data.tokenizer import CHECKPOINT_KEY, StreamDecoder, Tokenizer
 from slm.errors import UserError
 from slm.model import GPT, GPTConfig, SamplingOptions, stream
+from slm.training.budget import time_budget
 from slm.training.checkpoint import (
     FORMAT_VERSION,
     Checkpoint,
     align_progress,
     open_checkpoint,
 )
+from slm.training.loss import Loss, next_token_loss
 from slm.training.metrics import LanguageModelMetrics
-from slm.training.optimization import OptimizerOptions, make_adamw, warmup_cosine
+from slm.training.optimization import OptimizerOptions, learning_rate_curve, make_optimizer
 
 
 class StoryRequest:
@@ -92,6 +95,7 @@ class StoryModel(LightningModule):
             }
         )
         self.model = GPT(self.gpt)
+        self._loss: Loss = next_token_loss
         self.metrics: LanguageModelMetrics | None = None
         self.tokenizer: Tokenizer | None = None
         self.grad_norm: Tensor | None = None
@@ -116,51 +120,53 @@ class StoryModel(LightningModule):
         check_sizes(self.tokenizer.n_vocab, self.gpt.vocab_size)
         self.metrics = LanguageModelMetrics(self.tokenizer.byte_lengths())
         if self.compile_model and stage == "fit":
-            # In place: assigning torch.compile's result would put `_orig_mod.` into every key.
-            self.model.compile(dynamic=False)
+            # The function, not the module: weights keep their names in checkpoints, and whatever
+            # else calls the model, as measuring and telling do, needs no compiling.
+            self._loss = torch.compile(next_token_loss, dynamic=False)
 
     def _data(self) -> StoryData | None:
         data = getattr(self._trainer, "datamodule", None)
         return data if isinstance(data, StoryData) else None
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """AdamW with decay groups, and a LambdaLR: linear warm-up, then cosine to a floor."""
+        """AdamW, or Muon beside it, with a LambdaLR: linear warm-up, then down to a floor."""
         # The fused kernel cannot clip what a GradScaler has scaled (fp16).
         fused = self.trainer.precision != "16-mixed" and self.device.type in ("cpu", "cuda")
-        optimizer = make_adamw(self.model, self.optimizer_options, fused=fused)
+        optimizer = make_optimizer(self.model, self.optimizer_options, fused=fused)
+        # What the options say, for when a checkpoint has restored what it was trained with.
+        self._group_options = [
+            {name: value for name, value in group.items() if name != "params"}
+            for group in optimizer.param_groups
+        ]
         scheduler = LambdaLR(optimizer, self._schedule())
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "lr"},
         }
 
-    def _schedule(self) -> Callable[[int], float]:
-        options, total = self.optimizer_options, self._decay_steps()
-        return warmup_cosine(min(options.warmup_steps, total), total, options.min_lr_ratio)
+    def _schedule(self) -> Callable[[float], float]:
+        curve = learning_rate_curve(self.optimizer_options, self._decay_steps())
+        budget = time_budget(self.trainer)
+        return curve if budget is None else lambda step: curve(budget.position())
 
     def _decay_steps(self) -> int:
+        if budget := time_budget(self.trainer):
+            return budget.steps
         return self.optimizer_options.decay_steps or self.trainer.max_steps
 
     # ---- training -----------------------------------------------------------------------
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Mean cross-entropy of a batch, in nats per token."""
-        inputs_BT, targets_BT = batch
-        logits_BTV = self._logits(inputs_BT)
-        return F.cross_entropy(logits_BTV.flatten(0, 1).float(), targets_BT.flatten())
-
-    def _logits(self, inputs_BT: Tensor) -> Tensor:
-        logits_BTV: Tensor
         try:
-            logits_BTV = self.model(inputs_BT)
+            return self._loss(self.model, *batch)
         except TorchDynamoException as error:
             rank_zero_warn(
                 "torch.compile does not work on this machine; training goes on without it "
                 f"({type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]})"
             )
-            self.model._compiled_call_impl = None
-            logits_BTV = self.model(inputs_BT)
-        return logits_BTV
+            self._loss = next_token_loss
+            return self._loss(self.model, *batch)
 
     def configure_gradient_clipping(
         self,
@@ -184,7 +190,7 @@ class StoryModel(LightningModule):
         """Adds a batch to the sums."""
         inputs_BT, targets_BT = batch
         assert self.metrics is not None
-        self.metrics.update(self._logits(inputs_BT), targets_BT)
+        self.metrics.update(self.model(inputs_BT), targets_BT)
 
     def on_validation_epoch_end(self) -> None:
         """Reports `val_loss`, `val_perplexity` and `val_bits_per_byte`."""
@@ -304,19 +310,35 @@ class StoryModel(LightningModule):
         print(message, file=sys.stderr)
 
     def on_train_start(self) -> None:
-        """On resuming, lets the options given now win over those in the checkpoint.
+        """Compiles; and on resuming, lets the options given now win over those in the checkpoint.
 
-        AdamW and LambdaLR restore their old settings; left at that, a new learning rate on the
+        Optimizer and LambdaLR restore their old settings; left at that, a new learning rate on the
         command line would be ignored without a word.
         """
         optimizer, scheduler = self.optimizers(use_pl_optimizer=False), self.lr_schedulers()
-        assert isinstance(optimizer, AdamW)
+        assert isinstance(optimizer, Optimizer)
         assert isinstance(scheduler, LambdaLR)
-        options, step = self.optimizer_options, self.trainer.global_step
-        scheduler.base_lrs = [options.lr for _ in optimizer.param_groups]
+        step = self.trainer.global_step
+        scheduler.base_lrs = [options["lr"] for options in self._group_options]
         scheduler.last_epoch = step
-        for group, decay in zip(optimizer.param_groups, (options.weight_decay, 0.0), strict=True):
-            group["initial_lr"] = options.lr
-            group["lr"] = options.lr * scheduler.lr_lambdas[0](step)
-            group["betas"] = (options.beta1, options.beta2)
-            group["weight_decay"] = decay
+        curve = scheduler.lr_lambdas[0]
+        for group, options in zip(optimizer.param_groups, self._group_options, strict=True):
+            group |= options | {"initial_lr": options["lr"], "lr": options["lr"] * curve(step)}
+        if self.compile_model:
+            self._warm_up()
+
+    def _warm_up(self) -> None:
+        """Compiles forward and backward on a batch of zeros, so that no step has to wait for it."""
+        data = self._data()
+        if data is None:
+            return
+        started = time.perf_counter()
+        zeros_BT = torch.zeros(
+            data.batch_size, data.block_size, dtype=torch.int64, device=self.device
+        )
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices), self.trainer.precision_plugin.forward_context():
+            loss = self.training_step((zeros_BT, zeros_BT), 0)
+        torch.autograd.backward(loss)
+        self.zero_grad(set_to_none=True)
+        self._say(f"Compiled   in {time.perf_counter() - started:.0f} s")

@@ -1,16 +1,19 @@
-"""AdamW with decay groups, and the learning rate's warm-up and cosine."""
+"""Optimizers with decay groups, and the learning rate's course: warm-up, then down."""
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, Literal
 
-from torch import nn
-from torch.optim import AdamW
+from torch.optim import AdamW, Optimizer
+
+from slm.model import GPT
+from slm.training.muon import MuonAdamW, hidden_matrices
 
 
 @dataclass(frozen=True)
 class OptimizerOptions:
-    """AdamW and its schedule; all counts are optimizer steps.
+    """The optimizer and its schedule; all counts are optimizer steps.
 
     Raises:
         ValueError: A field is out of range.
@@ -30,6 +33,17 @@ class OptimizerOptions:
     """AdamW's decay rate of the gradient's running mean."""
     beta2: float = 0.95
     """AdamW's decay rate of the squared gradient's running mean."""
+    name: Literal["adamw", "muon"] = "adamw"
+    """AdamW for every parameter, or Muon for the matrices of the blocks and AdamW for the rest."""
+    muon_lr: float = 0.02
+    """Muon's peak learning rate; lr is AdamW's."""
+    muon_momentum: float = 0.95
+    """Muon's decay rate of the gradient's running sum."""
+    schedule: Literal["cosine", "trapezoid"] = "cosine"
+    """How the learning rate falls behind the warm-up: along a half cosine, or not at all until it
+    falls in a straight line over the last part, `cooldown_share`."""
+    cooldown_share: float = 0.5
+    """Part of the steps over which a trapezoid falls; 1 makes it a straight line."""
 
     def __post_init__(self) -> None:
         checks = {
@@ -42,6 +56,17 @@ class OptimizerOptions:
                 self.decay_steps is None or self.decay_steps >= 1
             ),
             f"weight_decay is {self.weight_decay}; it has to be 0 or more": self.weight_decay >= 0,
+            f"name is {self.name}; it has to be adamw or muon": self.name in ("adamw", "muon"),
+            f"muon_lr is {self.muon_lr}; it has to be above 0": self.muon_lr > 0,
+            f"muon_momentum is {self.muon_momentum}; it has to be at least 0, below 1": (
+                0 <= self.muon_momentum < 1
+            ),
+            f"schedule is {self.schedule}; it has to be cosine or trapezoid": (
+                self.schedule in ("cosine", "trapezoid")
+            ),
+            f"cooldown_share is {self.cooldown_share}; it has to be above 0, at most 1": (
+                0 < self.cooldown_share <= 1
+            ),
             f"betas are {self.beta1} and {self.beta2}; they have to be at least 0, below 1": (
                 0 <= self.beta1 < 1 and 0 <= self.beta2 < 1
             ),
@@ -51,50 +76,57 @@ class OptimizerOptions:
                 raise ValueError(message)
 
 
-def make_adamw(module: nn.Module, options: OptimizerOptions, *, fused: bool) -> AdamW:
-    """AdamW (Loshchilov & Hutter 2019, arXiv 1711.05101) over a module's parameters.
+def make_optimizer(model: GPT, options: OptimizerOptions, *, fused: bool) -> Optimizer:
+    """AdamW (Loshchilov & Hutter 2019, arXiv 1711.05101), or Muon beside it, over a model.
 
     Parameters of two and more dimensions (matrices, embeddings) decay; vectors (biases, norm
     weights) do not.
 
     Args:
-        module: Whose parameters to train.
-        options: Learning rate, betas and weight decay.
-        fused: Whether to use torch's fused kernel.
+        model: Whose parameters to train.
+        options: Which optimizer, learning rates and weight decay.
+        fused: Whether AdamW uses torch's fused kernel.
     """
-    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    hidden = list(hidden_matrices(model.blocks)) if options.name == "muon" else []
+    taken = {id(parameter) for parameter in hidden}
+    rest = [p for p in model.parameters() if p.requires_grad and id(p) not in taken]
+    adamw: dict[str, Any] = {"lr": options.lr, "betas": (options.beta1, options.beta2)}
+    decay = options.weight_decay
     groups = [
-        {
-            "params": [parameter for parameter in parameters if parameter.dim() >= 2],
-            "weight_decay": options.weight_decay,
-        },
-        {
-            "params": [parameter for parameter in parameters if parameter.dim() < 2],
-            "weight_decay": 0.0,
-        },
+        {"params": [p for p in rest if p.dim() >= 2], "weight_decay": decay} | adamw,
+        {"params": [p for p in rest if p.dim() < 2], "weight_decay": 0.0} | adamw,
     ]
-    return AdamW(groups, lr=options.lr, betas=(options.beta1, options.beta2), fused=fused)
+    if options.name == "adamw":
+        return AdamW(groups, fused=fused)
+    muon = {"lr": options.muon_lr, "momentum": options.muon_momentum, "weight_decay": decay}
+    return MuonAdamW([{"params": hidden} | muon], groups, fused=fused)
 
 
-def warmup_cosine(warmup: int, total: int, floor: float) -> Callable[[int], float]:
-    """The multiplier of the learning rate as a function of the optimizer step.
+def learning_rate_curve(options: OptimizerOptions, total: int) -> Callable[[float], float]:
+    """The multiplier of the learning rates as a function of the optimizer step.
 
-        s < warmup:   (s + 1) / warmup
-        s < total:    floor + (1 - floor) (1 + cos(pi (s - warmup) / (total - warmup))) / 2
-        afterwards:   floor
+    With w warm-up steps, floor m and progress p = (s - w) / (total - w):
+
+        s < w:       (s + 1) / w
+        cosine:      m + (1 - m) (1 + cos(pi p)) / 2     (Loshchilov & Hutter 2017, 1608.03983)
+        trapezoid:   m + (1 - m) min(1, (1 - s / total) / c), with cooldown_share c
+        s >= total:  m
 
     Args:
-        warmup: Steps of linear growth.
-        total: Step at which the cosine (Loshchilov & Hutter 2017, arXiv 1608.03983) ends.
-        floor: Multiplier at and after the end.
+        options: Kind of curve, `warmup_steps`, `min_lr_ratio`, `cooldown_share`.
+        total: Step at which the curve reaches its floor.
     """
+    warmup, floor = min(options.warmup_steps, total), options.min_lr_ratio
 
-    def multiplier(step: int) -> float:
+    def multiplier(step: float) -> float:
         if step < warmup:
             return (step + 1) / warmup
         if step >= total:
             return floor
-        progress = (step - warmup) / (total - warmup)
-        return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress))
+        if options.schedule == "cosine":
+            fall = 0.5 * (1 + math.cos(math.pi * (step - warmup) / (total - warmup)))
+        else:
+            fall = min(1.0, (1 - step / total) / options.cooldown_share)
+        return floor + (1 - floor) * fall
 
     return multiplier

@@ -1,0 +1,230 @@
+"""What each switch of the recipe is worth: added to the classic model, removed from ours.
+
+Usage:
+
+    python benchmarks/ablation.py FOLDER --steps 256 --seeds 1 2 --out ablation
+
+FOLDER holds `train.txt` and `validation.txt`. Each arm is a whole `slm fit` of `ablation.yaml` with
+some options changed, on one core; as many run at once as there are cores. First all arms train for
+the same number of tokens. Then those whose steps take another time than their base's, by more than
+3 %, train again for the number of steps that takes as long as the base did, so that there is a
+comparison at equal time too.
+
+Written are `OUT.json` with every run, `OUT.md` with the table and `OUT.png` with the curves. Runs
+that OUT.json already holds are not done again, so the command can be interrupted and repeated, and
+`--only NAME` limits it to some arms.
+"""
+
+import argparse
+import json
+import os
+import queue
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+from typing import Any
+
+CONFIG = Path(__file__).with_name("ablation.yaml")
+
+SWITCHES = {
+    "Muon": ("optimizer.name muon", "optimizer.name adamw"),
+    "rotary positions": ("gpt.position rotary", "gpt.position learned"),
+    "RMSNorm": ("gpt.norm rms", "gpt.norm layer"),
+    "QK-norm": ("gpt.qk_norm true", "gpt.qk_norm false"),
+    "ReLU²": ("gpt.mlp relu2", "gpt.mlp gelu"),
+    "zero init": ("gpt.init zero", "gpt.init gpt2"),
+}
+"""Of the recipe: how each is added to the classic model, and how it is removed from ours."""
+
+EXTRAS = {
+    "SwiGLU": "gpt.mlp swiglu",
+    "untied head": "gpt.tied false",
+    "soft cap 15": "gpt.softcap 15",
+    "trapezoid": "optimizer.schedule trapezoid",
+    "straight line": "optimizer.schedule trapezoid --model.optimizer.cooldown_share 1.0",
+    "weight decay 0.1": "optimizer.weight_decay 0.1",
+}
+"""Not of the recipe: added to both."""
+
+
+def arms() -> dict[str, list[str]]:
+    """The options of every arm; those of `classic` and `ours` are the two bases."""
+    ours = [f"--model.{added}" for added, _ in SWITCHES.values()]
+    found = {"classic": [], "ours": ours}
+    for name, (added, removed) in SWITCHES.items():
+        found[f"classic + {name}"] = [f"--model.{added}"]
+        found[f"ours - {name}"] = [*ours, f"--model.{removed}"]
+    for name, option in EXTRAS.items():
+        found[f"classic + {name}"] = [f"--model.{option}"]
+        found[f"ours + {name}"] = [*ours, f"--model.{option}"]
+    for base in ("classic", "ours"):
+        found[f"{base} + epochs"] = [*found[base], "--data.order epochs"]
+    return {name: " ".join(options).split() for name, options in found.items()}
+
+
+def base_of(arm: str) -> str:
+    """`classic` or `ours`."""
+    return arm.split()[0]
+
+
+def run(arm: str, options: list[str], seed: int, steps: int, core: int, folder: Path) -> Any:
+    """One training on one core, and what came out."""
+    from slm.reports.loss import read_curves
+
+    def pin() -> None:
+        os.sched_setaffinity(0, {core})
+
+    with tempfile.TemporaryDirectory() as root:
+        result = subprocess.run(
+            [
+                sys.executable, "-m", "slm.cli", "fit", "--config", str(CONFIG),
+                "--data.source", str(folder), "--seed_everything", str(seed),
+                "--trainer.max_steps", str(steps), "--trainer.default_root_dir", root, *options,
+            ],
+            env=os.environ | {"OMP_NUM_THREADS": "1"}, preexec_fn=pin, text=True,
+            capture_output=True, check=False,
+        )  # fmt: skip
+        if result.returncode:
+            sys.exit(f"{arm}: {result.stderr}")
+        version = Path(root) / "lightning_logs" / "version_0"
+        curves = read_curves(version, ("train_loss", "tokens_seen", "tokens_per_second"))
+    speeds = curves["tokens_per_second"][1]
+    return {
+        "arm": arm,
+        "seed": seed,
+        "steps": steps,
+        "bits_per_byte": float(re.findall(r"bits_per_byte ([\d.]+)", result.stderr)[-1]),
+        "tokens_per_second": statistics.median(speeds),
+        "tokens": curves["tokens_seen"][1],
+        "train_loss": curves["train_loss"][1],
+    }
+
+
+def run_all(jobs: list[tuple[str, int, int]], folder: Path, out: Path) -> list[Any]:
+    """Runs what OUT.json does not hold yet, one job a core, and returns everything it holds."""
+    path = out.with_suffix(".json")
+    done = json.loads(path.read_text()) if path.exists() else []
+    known = {(r["arm"], r["seed"], r["steps"]) for r in done}
+    waiting: queue.Queue[tuple[str, int, int]] = queue.Queue()
+    for job in jobs:
+        if job not in known:
+            waiting.put(job)
+    lock = threading.Lock()
+
+    def work(core: int) -> None:
+        while True:
+            try:
+                arm, seed, steps = waiting.get_nowait()
+            except queue.Empty:
+                return
+            result = run(arm, arms()[arm], seed, steps, core, folder)
+            with lock:
+                done.append(result)
+                path.write_text(json.dumps(done) + "\n")
+                print(f"{arm:<28} seed {seed}  {steps:>5} steps  {result['bits_per_byte']:.4f}  "
+                      f"{result['tokens_per_second']:>7,.0f} tokens/s", flush=True)  # fmt: skip
+
+    threads = [threading.Thread(target=work, args=(c,)) for c in sorted(os.sched_getaffinity(0))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return done
+
+
+def table(done: list[Any], steps: int, timed: dict[str, int]) -> str:
+    """The comparison as Markdown: bits per byte of each seed, and the gain over the base."""
+
+    def scores(arm: str, count: int) -> list[float]:
+        runs = sorted((r["seed"], r["bits_per_byte"]) for r in done
+                      if r["arm"] == arm and r["steps"] == count)  # fmt: skip
+        return [bits for _, bits in runs]
+
+    lines = [
+        "| arm | bits per byte, each seed | gain at equal tokens | steps in equal time | "
+        "gain at equal time |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for arm in arms():
+        mine, base = scores(arm, steps), scores(base_of(arm), steps)
+        if not mine:
+            continue
+        in_time = timed.get(arm, steps)
+        later = scores(arm, in_time)
+        gains = [b - a for a, b in zip(mine, base, strict=False)]
+        timely = [b - a for a, b in zip(later, base, strict=False)]
+        lines.append(
+            f"| {arm} | {', '.join(f'{b:.4f}' for b in mine)} | {statistics.mean(gains):+.4f} | "
+            f"{in_time} | {statistics.mean(timely):+.4f} |"
+            if arm not in ("classic", "ours")
+            else f"| **{arm}** | {', '.join(f'{b:.4f}' for b in mine)} | | {in_time} | |"
+        )
+    spread = [max(s) - min(s) for arm in arms() if len(s := scores(arm, steps)) > 1]
+    if spread:
+        lines.append(f"\nSpread of the seeds: median {statistics.median(spread):.4f}, "
+                     f"largest {max(spread):.4f} bits per byte.")  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
+def draw(done: list[Any], steps: int, path: Path) -> None:
+    """Training loss against tokens, smoothed, first seed: each base with its arms."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 5), layout="constrained")
+    for axes, base in zip(figure.subplots(1, 2, sharey=True), ("classic", "ours"), strict=True):
+        chosen = [r for r in done if base_of(r["arm"]) == base and r["steps"] == steps]
+        first = min((r["seed"] for r in chosen), default=0)
+        chosen = sorted((r for r in chosen if r["seed"] == first), key=lambda r: r["bits_per_byte"])
+        for index, result in enumerate(chosen):
+            smooth, value = [], None
+            for loss in result["train_loss"]:
+                value = loss if value is None else 0.9 * value + 0.1 * loss
+                smooth.append(value)
+            plain = result["arm"] == base
+            axes.plot(
+                [t / 1e6 for t in result["tokens"]], smooth,
+                label=f"{result['bits_per_byte']:.3f}  {result['arm']}",
+                color="black" if plain else f"C{index % 10}",
+                linestyle=("-", "--", ":")[index // 10 % 3], linewidth=2.2 if plain else 1.0,
+            )  # fmt: skip
+        axes.set(xlabel="million tokens", title=base, ylim=(2.0, 5.0))
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=7, title="bits per byte at the end", title_fontsize=7)
+    figure.axes[0].set_ylabel("training loss (nats per token), smoothed")
+    figure.savefig(path, dpi=130)
+
+
+def main() -> None:
+    """Runs, compares, writes."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--steps", type=int, default=256)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--out", type=Path, default=Path("ablation"))
+    parser.add_argument("--only", nargs="+", help="some arms; the bases are always run")
+    options = parser.parse_args()
+    wanted = [a for a in arms() if not options.only or a in (*options.only, "classic", "ours")]
+    folder = options.folder.resolve()
+    jobs = [(arm, seed, options.steps) for seed in options.seeds for arm in wanted]
+    done = run_all(jobs, folder, options.out)
+
+    def speed(arm: str) -> float:
+        return statistics.median(
+            r["tokens_per_second"] for r in done if (r["arm"], r["steps"]) == (arm, options.steps)
+        )
+
+    timed = {arm: round(options.steps * speed(arm) / speed(base_of(arm))) for arm in wanted}
+    timed = {a: steps for a, steps in timed.items() if abs(steps / options.steps - 1) > 0.03}
+    jobs = [(arm, seed, steps) for seed in options.seeds for arm, steps in timed.items()]
+    done = run_all(jobs, folder, options.out)
+    options.out.with_suffix(".md").write_text(table(done, options.steps, timed))
+    draw(done, options.steps, options.out.with_suffix(".png"))
+    print(table(done, options.steps, timed))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,231 @@
+"""`fit --budget 20m`: what to train, and how, so that it is done in that time."""
+
+import math
+import sys
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from slm.errors import UserError
+from slm.model import GPT, GPTConfig
+from slm.training.budget import in_words, parse_duration
+from slm.training.optimization import OptimizerOptions
+from slm.training.precision import resolve_precision
+from slm.training.probe import Measurement, measure
+from slm.training.scaling import expected_bits_per_byte
+
+BASE_CONFIG = "modern-20min"
+"""The config that a budget starts from where none is named."""
+
+SIZES = ((2, 128), (3, 192), (4, 256), (5, 320), (6, 384), (8, 512))
+"""Layers and width of the models to choose from; heads have 64 channels."""
+
+_COMPILE_GAIN = 1.4  # what compiling usually brings; measured anew once the size is chosen
+_WORTH_COMPILING = 60.0  # seconds; below, compiling takes longer than training
+_PROBED_TOKENS = 2048  # in the steps that compare sizes
+_VALIDATION_SHARE = 0.02  # of the time, for validations before the last one
+_VALIDATION_TOKENS = 5e6  # at most, in TinyStories
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a time is going to be used."""
+
+    seconds: float
+    gpt: GPTConfig
+    precision: str
+    compile: bool
+    batch_size: int
+    """Windows per micro-batch."""
+    accumulate: int
+    """Micro-batches per optimizer step."""
+    measured: Measurement
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens that an optimizer step trains on."""
+        return self.batch_size * self.accumulate * self.gpt.block_size
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps expected to fit into the time."""
+        return max(1, round(self.seconds / self.measured.step_seconds(self.accumulate)))
+
+    @property
+    def tokens(self) -> int:
+        """Tokens expected to be trained on."""
+        return self.steps * self.tokens_per_step
+
+    @property
+    def val_interval(self) -> int:
+        """Steps between validations: nine at most, fewer where they would take too long."""
+        seconds = _VALIDATION_TOKENS / (3 * self.tokens / self.seconds)  # forward is a third
+        count = min(9, int(_VALIDATION_SHARE * self.seconds / seconds))
+        return self.steps // (count + 1) + 1 if count else 10 * self.steps
+
+    def in_words(self) -> str:
+        """The plan, as printed before training."""
+        gpt, tokens = self.gpt, self.tokens
+        compiled = f"compiled in {self.measured.first_seconds:.0f} s" if self.compile else "eager"
+        counts = GPT(gpt).parameter_counts()
+        lines = [
+            f"Budget     {in_words(self.seconds)}, from the first step to the last",
+            f"  model    {gpt.n_layer} layers, {gpt.n_head} heads, width {gpt.n_embd}, "
+            f"context {gpt.block_size}: {counts}",
+            f"  steps    about {self.steps:,} of {self.tokens_per_step:,} tokens: "
+            f"{self.accumulate} x {self.batch_size} x {gpt.block_size}, {self.precision}, "
+            f"{compiled}",
+            f"  expected {tokens / 1e6:.2f} M tokens, {tokens / self.seconds:,.0f} tokens/s, "
+            f"{self.measured.peak_bytes / 1e9:.1f} GB",
+        ]
+        if gpt.vocab_size == 4096:
+            bits = expected_bits_per_byte(counts.tied, tokens)
+            lines.append(
+                f"           {bits:.2f} bits per byte, if these were TinyStories "
+                "and none came twice"
+            )
+        return "\n".join(lines)
+
+
+def check_budget(options: Any) -> float | None:
+    """The seconds that `--budget` gives, if it is given.
+
+    Raises:
+        UserError: It is no time, or there are several devices.
+    """
+    if options.budget is None:
+        return None
+    seconds = parse_duration(options.budget)
+    if options.trainer.devices not in ("auto", 1, "1") or options.trainer.num_nodes != 1:
+        raise UserError(
+            f"--budget with --trainer.devices {options.trainer.devices}",
+            "one device: the plan is made from what one measures",
+            "--trainer.devices 1, or plan by --trainer.max_steps",
+        )
+    return seconds
+
+
+def make_plan(options: Any, seconds: float, *, choose_size: bool) -> Plan:
+    """Measures what fits into a time.
+
+    Args:
+        options: The parsed options of `fit`.
+        seconds: The time.
+        choose_size: Whether layers and width, and with them the tokens per step, are to be chosen;
+            otherwise the options say them.
+
+    Raises:
+        UserError: Not even one window fits into the memory.
+        ValueError: The model's options are out of range.
+    """
+    gpt = GPTConfig(**options.model.gpt.as_dict())
+    optimizer = OptimizerOptions(**options.model.optimizer.as_dict())
+    device = _device(options.trainer.accelerator)
+    precision = resolve_precision(options.trainer.precision, options.trainer.accelerator)
+    print(
+        f"Planning   {in_words(seconds)} on {device.type}: measuring a few steps", file=sys.stderr
+    )
+
+    def probe(gpt: GPTConfig, windows: int, compile: bool = False) -> Measurement | None:
+        return measure(
+            gpt,
+            optimizer,
+            device,
+            batch_size=windows,
+            precision=precision,
+            compile=compile,
+        )
+
+    windows = options.data.batch_size * options.trainer.accumulate_grad_batches
+    if choose_size:
+        gpt, rate = _best_size(gpt, probe, seconds)
+        windows = max(1, _good_batch(rate * seconds) // gpt.block_size)
+    batch_size, measured = _largest_that_fits(gpt, probe, windows)
+    compile = False
+    if seconds >= _WORTH_COMPILING and options.model.compile is not False:
+        compiled = _try_compiled(gpt, probe, batch_size)
+        if compiled and compiled.micro_batch_seconds < 0.97 * measured.micro_batch_seconds:
+            compile, measured = True, compiled
+    return Plan(
+        seconds, gpt, precision, compile, batch_size, max(1, windows // batch_size), measured
+    )
+
+
+def _device(accelerator: str) -> torch.device:
+    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())
+    if accelerator in ("auto", "gpu", "mps") and torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")
+
+
+def _best_size(gpt: GPTConfig, probe: Any, seconds: float) -> tuple[GPTConfig, float]:
+    """The size that is expected to predict best after the time, and its tokens per second."""
+    best: tuple[float, GPTConfig, float] | None = None
+    for n_layer, n_embd in SIZES:
+        sized = replace(gpt, n_layer=n_layer, n_embd=n_embd, n_head=n_embd // 64)
+        windows = max(1, _PROBED_TOKENS // gpt.block_size)
+        measured = probe(sized, windows)
+        if measured is None:
+            break
+        rate = _COMPILE_GAIN * windows * gpt.block_size / measured.micro_batch_seconds
+        parameters = GPT(sized).parameter_counts().tied
+        bits = expected_bits_per_byte(parameters, rate * seconds)
+        if best and bits > best[0]:
+            break  # the curve has one valley
+        best = (bits, sized, rate)
+    if best is None:
+        raise _too_little_memory()
+    return best[1], best[2]
+
+
+def _good_batch(tokens: float) -> int:
+    """Tokens per optimizer step for a run of so many tokens: more for longer runs.
+
+    The batch beyond which larger ones no longer save steps grows as training goes on (McCandlish
+    et al. 2018, arXiv 1812.06162).
+    """
+    return 1 << round(min(17.0, max(11.0, math.log2(4096 * math.sqrt(tokens / 4e6)))))
+
+
+def _largest_that_fits(gpt: GPTConfig, probe: Any, windows: int) -> tuple[int, Measurement]:
+    """The micro-batch: all windows of a step, or the largest of its halves that fits."""
+    batch_size = windows
+    while (measured := probe(gpt, batch_size)) is None:
+        if batch_size == 1:
+            raise _too_little_memory()
+        batch_size = max(1, batch_size // 2)
+    return batch_size, measured
+
+
+def _try_compiled(gpt: GPTConfig, probe: Any, batch_size: int) -> Measurement | None:
+    """The same, compiled; None where that does not work."""
+    try:
+        measured: Measurement | None = probe(gpt, batch_size, True)
+    except Exception as error:  # the compiler has many ways to fail, and eager always works
+        print(f"  torch.compile does not work here: {str(error).splitlines()[0]}", file=sys.stderr)
+        return None
+    return measured
+
+
+def _too_little_memory() -> UserError:
+    return UserError(
+        "a model of which not one window fits into the memory",
+        "a device with more memory, or a smaller model",
+        "--model.gpt.n_embd 128 --model.gpt.n_layer 2 --model.gpt.n_head 2",
+    )
+
+
+def apply_plan(options: Any, plan: Plan) -> None:
+    """Puts a plan into the options of `fit`, as if they had been given."""
+    options.model.gpt.n_layer = plan.gpt.n_layer
+    options.model.gpt.n_head = plan.gpt.n_head
+    options.model.gpt.n_embd = plan.gpt.n_embd
+    options.model.compile = plan.compile
+    options.data.batch_size = plan.batch_size
+    options.trainer.accumulate_grad_batches = plan.accumulate
+    options.trainer.precision = plan.precision
+    options.trainer.devices = 1
+    options.val_interval = plan.val_interval
+    options.save_interval = max(1, plan.steps // 10)

@@ -1,0 +1,78 @@
+"""The shape of a GPT, and its switches."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class GPTConfig:
+    """The shape of a GPT. The defaults are the classic TinyStories configuration, as GPT-2.
+
+    Raises:
+        ValueError: A field is out of range, or two do not fit together.
+    """
+
+    block_size: int = 128
+    """Context length in tokens: how far the model looks back."""
+    vocab_size: int = 50257
+    """Number of token ids; must be the tokenizer's (GPT-2: 50257)."""
+    n_layer: int = 6
+    """Number of transformer blocks."""
+    n_head: int = 6
+    """Attention heads per block; must divide n_embd."""
+    n_embd: int = 384
+    """Width of the residual stream."""
+    dropout: float = 0.1
+    """Probability of dropping an activation while training; 0 turns dropout off."""
+    bias: bool = False
+    """Whether linear layers and layer norms have a bias, as GPT-2's do."""
+    position: Literal["learned", "rotary"] = "learned"
+    """How a token knows its place: an embedding of each position is added (`learned`), or queries
+    and keys are turned by an angle that grows with the position (`rotary`)."""
+    norm: Literal["layer", "rms"] = "layer"
+    """LayerNorm, or RMSNorm: the same without subtracting the mean."""
+    qk_norm: bool = False
+    """Whether each head's queries and keys are scaled to unit root mean square."""
+    mlp: Literal["gelu", "relu2", "swiglu"] = "gelu"
+    """What lies between the MLP's matrices: GELU, the square of ReLU, or a gate (SwiGLU; its
+    hidden width is smaller so that the number of parameters stays the same)."""
+    init: Literal["gpt2", "zero"] = "gpt2"
+    """Where a sublayer's last matrix begins: at small random numbers as in GPT-2, or at zero, so
+    that every block passes its input on unchanged at first."""
+    tied: bool = True
+    """Whether the output head is the token embedding's matrix, or has its own."""
+    softcap: float | None = None
+    """Logits are bent to stay between -softcap and softcap; null leaves them as they are."""
+
+    def __post_init__(self) -> None:
+        for name in ("block_size", "vocab_size", "n_layer", "n_head", "n_embd"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it has to be 1 or more")
+        if self.n_embd % self.n_head:
+            raise ValueError(
+                f"n_embd {self.n_embd} is not divisible by n_head {self.n_head}; every head needs "
+                f"the same whole number of channels, such as n_embd "
+                f"{self.n_head * max(1, round(self.n_embd / self.n_head))}"
+            )
+        if self.position == "rotary" and self.n_embd // self.n_head % 2:
+            raise ValueError(
+                f"a head has {self.n_embd // self.n_head} channels, with position rotary; an even "
+                f"number, which can be turned in pairs, such as n_embd {2 * self.n_embd}"
+            )
+        if not 0.0 <= self.dropout < 1.0:
+            raise ValueError(f"dropout is {self.dropout}; it has to be at least 0 and below 1")
+        if self.softcap is not None and not self.softcap > 0:
+            raise ValueError(f"softcap is {self.softcap}; it has to be above 0, or null for none")
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)}; it has to be {' or '.join(choices)}"
+                )
+
+
+_CHOICES = {
+    "position": ("learned", "rotary"),
+    "norm": ("layer", "rms"),
+    "mlp": ("gelu", "relu2", "swiglu"),
+    "init": ("gpt2", "zero"),
+}

@@ -1,0 +1,109 @@
+"""A few training steps on random tokens, to see how long they take and how much memory."""
+
+import contextlib
+import sys
+import time
+from dataclasses import dataclass
+
+import torch
+
+from slm.model import GPT, GPTConfig
+from slm.training.loss import Loss, next_token_loss
+from slm.training.optimization import OptimizerOptions, make_optimizer
+
+_FORMATS = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What one configuration costs on this machine."""
+
+    micro_batch_seconds: float
+    """Forward and backward of one micro-batch, median."""
+    update_seconds: float
+    """One step of the optimizer, median."""
+    peak_bytes: int
+    """Memory at its highest: of the device on CUDA, elsewhere of this process so far."""
+    first_seconds: float
+    """The first forward and backward, compilation included."""
+
+    def step_seconds(self, micro_batches: int) -> float:
+        """Seconds of an optimizer step over so many micro-batches."""
+        return micro_batches * self.micro_batch_seconds + self.update_seconds
+
+
+def measure(
+    gpt: GPTConfig,
+    optimizer: OptimizerOptions,
+    device: torch.device,
+    *,
+    batch_size: int,
+    precision: str,
+    compile: bool = False,
+    steps: int = 3,
+) -> Measurement | None:
+    """Trains a fresh model for some steps and forgets it. No random state outside is touched.
+
+    Args:
+        gpt: Shape of the network.
+        optimizer: Which optimizer.
+        device: Where to train.
+        batch_size: Windows per micro-batch.
+        precision: As the Trainer's.
+        compile: Whether to train through torch.compile.
+        steps: How many to measure, after one that is not.
+
+    Returns:
+        What was measured, or None if the memory does not suffice.
+    """
+    cuda = device.type == "cuda"
+    number_format = _FORMATS.get(precision)
+    autocast = (
+        torch.autocast(device.type, number_format) if number_format else contextlib.nullcontext()
+    )
+
+    def clock() -> float:
+        if cuda:
+            torch.cuda.synchronize(device)
+        return time.perf_counter()
+
+    try:
+        with torch.random.fork_rng([device] if cuda else []), torch.device(device):
+            if cuda:
+                torch.cuda.reset_peak_memory_stats(device)
+            model = GPT(gpt)
+            update = make_optimizer(model, optimizer, fused=device.type in ("cpu", "cuda"))
+            loss_of: Loss = next_token_loss
+            if compile:
+                loss_of = torch.compile(next_token_loss, dynamic=False)
+            tokens_BT = torch.randint(gpt.vocab_size, (batch_size, gpt.block_size))
+            times = []
+            for _ in range(1 + steps):
+                start = clock()
+                with autocast:
+                    loss = loss_of(model, tokens_BT, tokens_BT)
+                torch.autograd.backward(loss)
+                middle = clock()
+                update.step()
+                update.zero_grad()
+                times.append((middle - start, clock() - middle))
+    except (torch.OutOfMemoryError, RuntimeError) as error:
+        if "memory" not in str(error):
+            raise
+        return None
+    later = times[1:]
+    return Measurement(
+        sorted(forward for forward, _ in later)[steps // 2],
+        sorted(update for _, update in later)[steps // 2],
+        torch.cuda.max_memory_allocated(device) if cuda else _peak_of_process(),
+        times[0][0],
+    )
+
+
+def _peak_of_process() -> int:
+    try:
+        import resource
+    except ImportError:  # Windows has none
+        return 0
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes on macOS, kilobytes elsewhere
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
