@@ -5,14 +5,17 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test slow lint format clean
+.PHONY: quickstart test regression slow lint format clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/python -m slm.cli fit --config configs/quickstart.yaml
 	@echo; echo "To use the commands above, first: . $(BIN)/activate"
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow and not regression"
+
+regression: $(VENV)/installed
+	$(BIN)/python -m pytest -m regression
 
 slow: $(VENV)/installed
 	$(BIN)/python -m pytest -m slow

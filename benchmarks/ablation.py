@@ -2,7 +2,7 @@
 
 Usage:
 
-    python benchmarks/ablation.py FOLDER --steps 256 --seeds 1 2 --out ablation
+    python benchmarks/ablation.py FOLDER --steps 300 --seeds 1 2 --out ablation
 
 FOLDER holds `train.txt` and `validation.txt`. Each arm is a whole `slm fit` of `ablation.yaml` with
 some options changed, on one core; as many run at once as there are cores. First all arms train for
@@ -31,39 +31,43 @@ from typing import Any
 CONFIG = Path(__file__).with_name("ablation.yaml")
 
 SWITCHES = {
-    "Muon": ("optimizer.name muon", "optimizer.name adamw"),
-    "rotary positions": ("gpt.position rotary", "gpt.position learned"),
-    "RMSNorm": ("gpt.norm rms", "gpt.norm layer"),
-    "QK-norm": ("gpt.qk_norm true", "gpt.qk_norm false"),
-    "ReLU²": ("gpt.mlp relu2", "gpt.mlp gelu"),
-    "zero init": ("gpt.init zero", "gpt.init gpt2"),
+    "Muon": (
+        "--model.optimizer.name muon --model.optimizer.lr 0.02",
+        "--model.optimizer.name adamw --model.optimizer.lr 0.003",
+    ),
+    "rotary positions": ("--model.gpt.position rotary", "--model.gpt.position learned"),
+    "RMSNorm": ("--model.gpt.norm rms", "--model.gpt.norm layer"),
+    "QK-norm": ("--model.gpt.qk_norm true", "--model.gpt.qk_norm false"),
+    "ReLU²": ("--model.gpt.mlp relu2", "--model.gpt.mlp gelu"),
+    "zero init": ("--model.gpt.init zero", "--model.gpt.init gpt2"),
+    "straight line": (
+        "--model.optimizer.schedule trapezoid --model.optimizer.cooldown_share 1.0",
+        "--model.optimizer.schedule cosine",
+    ),
+    "epochs": ("--data.order epochs", "--data.order random"),
 }
 """Of the recipe: how each is added to the classic model, and how it is removed from ours."""
 
 EXTRAS = {
-    "SwiGLU": "gpt.mlp swiglu",
-    "untied head": "gpt.tied false",
-    "soft cap 15": "gpt.softcap 15",
-    "trapezoid": "optimizer.schedule trapezoid",
-    "straight line": "optimizer.schedule trapezoid --model.optimizer.cooldown_share 1.0",
-    "weight decay 0.1": "optimizer.weight_decay 0.1",
+    "classic + lr 0.0015": "--model.optimizer.lr 0.0015",
+    "classic + lr 0.006": "--model.optimizer.lr 0.006",
+    "ours + SwiGLU": "--model.gpt.mlp swiglu",
+    "ours + untied head": "--model.gpt.tied false",
+    "ours + soft cap 15": "--model.gpt.softcap 15",
+    "ours + weight decay 0.1": "--model.optimizer.weight_decay 0.1",
 }
-"""Not of the recipe: added to both."""
+"""Not of the recipe; the first two show that the classic base has a good learning rate."""
 
 
 def arms() -> dict[str, list[str]]:
     """The options of every arm; those of `classic` and `ours` are the two bases."""
-    ours = [f"--model.{added}" for added, _ in SWITCHES.values()]
-    found = {"classic": [], "ours": ours}
-    for name, (added, removed) in SWITCHES.items():
-        found[f"classic + {name}"] = [f"--model.{added}"]
-        found[f"ours - {name}"] = [*ours, f"--model.{removed}"]
+    ours = " ".join(added for added, _ in SWITCHES.values())
+    found = {"classic": "", "ours": ours}
+    found |= {f"classic + {name}": added for name, (added, _) in SWITCHES.items()}
+    found |= {f"ours - {name}": f"{ours} {removed}" for name, (_, removed) in SWITCHES.items()}
     for name, option in EXTRAS.items():
-        found[f"classic + {name}"] = [f"--model.{option}"]
-        found[f"ours + {name}"] = [*ours, f"--model.{option}"]
-    for base in ("classic", "ours"):
-        found[f"{base} + epochs"] = [*found[base], "--data.order epochs"]
-    return {name: " ".join(options).split() for name, options in found.items()}
+        found[name] = f"{ours} {option}" if name.startswith("ours") else option
+    return {name: options.split() for name, options in found.items()}
 
 
 def base_of(arm: str) -> str:
@@ -89,7 +93,7 @@ def run(arm: str, options: list[str], seed: int, steps: int, core: int, folder: 
             capture_output=True, check=False,
         )  # fmt: skip
         if result.returncode:
-            sys.exit(f"{arm}: {result.stderr}")
+            raise RuntimeError(f"{arm}: {result.stderr}")
         version = Path(root) / "lightning_logs" / "version_0"
         curves = read_curves(version, ("train_loss", "tokens_seen", "tokens_per_second"))
     speeds = curves["tokens_per_second"][1]
@@ -113,7 +117,7 @@ def run_all(jobs: list[tuple[str, int, int]], folder: Path, out: Path) -> list[A
     for job in jobs:
         if job not in known:
             waiting.put(job)
-    lock = threading.Lock()
+    lock, failures = threading.Lock(), []
 
     def work(core: int) -> None:
         while True:
@@ -121,7 +125,11 @@ def run_all(jobs: list[tuple[str, int, int]], folder: Path, out: Path) -> list[A
                 arm, seed, steps = waiting.get_nowait()
             except queue.Empty:
                 return
-            result = run(arm, arms()[arm], seed, steps, core, folder)
+            try:
+                result = run(arm, arms()[arm], seed, steps, core, folder)
+            except RuntimeError as error:
+                failures.append(str(error))
+                return
             with lock:
                 done.append(result)
                 path.write_text(json.dumps(done) + "\n")
@@ -133,16 +141,21 @@ def run_all(jobs: list[tuple[str, int, int]], folder: Path, out: Path) -> list[A
         thread.start()
     for thread in threads:
         thread.join()
+    if failures:
+        sys.exit("\n".join(failures))
     return done
 
 
 def table(done: list[Any], steps: int, timed: dict[str, int]) -> str:
     """The comparison as Markdown: bits per byte of each seed, and the gain over the base."""
 
-    def scores(arm: str, count: int) -> list[float]:
-        runs = sorted((r["seed"], r["bits_per_byte"]) for r in done
-                      if r["arm"] == arm and r["steps"] == count)  # fmt: skip
-        return [bits for _, bits in runs]
+    def scores(arm: str, count: int) -> dict[int, float]:
+        runs = [r for r in done if r["arm"] == arm and r["steps"] == count]
+        return {r["seed"]: r["bits_per_byte"] for r in sorted(runs, key=lambda r: r["seed"])}
+
+    def gain(mine: dict[int, float], base: dict[int, float]) -> str:
+        gains = [base[seed] - bits for seed, bits in mine.items() if seed in base]
+        return f"{statistics.mean(gains):+.4f}" if gains else ""
 
     lines = [
         "| arm | bits per byte, each seed | gain at equal tokens | steps in equal time | "
@@ -153,17 +166,16 @@ def table(done: list[Any], steps: int, timed: dict[str, int]) -> str:
         mine, base = scores(arm, steps), scores(base_of(arm), steps)
         if not mine:
             continue
-        in_time = timed.get(arm, steps)
-        later = scores(arm, in_time)
-        gains = [b - a for a, b in zip(mine, base, strict=False)]
-        timely = [b - a for a, b in zip(later, base, strict=False)]
+        in_time, bits = timed.get(arm, steps), ", ".join(f"{b:.4f}" for b in mine.values())
+        plain = arm in ("classic", "ours")
         lines.append(
-            f"| {arm} | {', '.join(f'{b:.4f}' for b in mine)} | {statistics.mean(gains):+.4f} | "
-            f"{in_time} | {statistics.mean(timely):+.4f} |"
-            if arm not in ("classic", "ours")
-            else f"| **{arm}** | {', '.join(f'{b:.4f}' for b in mine)} | | {in_time} | |"
+            f"| **{arm}** | {bits} | | | |"
+            if plain
+            else f"| {arm} | {bits} | {gain(mine, base)} | {in_time} | "
+            f"{gain(scores(arm, in_time), base)} |"
         )
-    spread = [max(s) - min(s) for arm in arms() if len(s := scores(arm, steps)) > 1]
+    all_scores = [scores(arm, steps).values() for arm in arms()]
+    spread = [max(bits) - min(bits) for bits in all_scores if len(bits) > 1]
     if spread:
         lines.append(f"\nSpread of the seeds: median {statistics.median(spread):.4f}, "
                      f"largest {max(spread):.4f} bits per byte.")  # fmt: skip
@@ -202,7 +214,7 @@ def main() -> None:
     """Runs, compares, writes."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--steps", type=int, default=256)
+    parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--out", type=Path, default=Path("ablation"))
     parser.add_argument("--only", nargs="+", help="some arms; the bases are always run")

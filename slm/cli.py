@@ -22,6 +22,7 @@ usage: slm VERB [--option value ...]      (or: python -m slm.cli VERB ...)
   slm fit --config configs/quickstart.yaml            a first model, in minutes on a CPU
   slm fit --config configs/small.yaml                 the 30 M model on TinyStories
   slm fit --config configs/small.yaml --data.source stories.txt --trainer.max_steps 2000
+  slm fit --budget 20m --data.source stories.txt      what fits into a time, planned by itself
   slm fit --ckpt_path last                            go on with an interrupted run
   slm validate                                        the best checkpoint of the newest run
   slm predict --prompt "Once upon a time"             a story from it

@@ -66,9 +66,12 @@ def clock(monkeypatch):
 
 @pytest.mark.parametrize(("seconds", "steps"), [(1.0, 20), (3.0, 7), (2.1, 10), (50.0, 1)])
 def test_it_ends_at_the_step_nearest_to_the_end(tmp_path, make_data, clock, seconds, steps):  # noqa: F811
-    tick = clock.ticking(seconds)
-    train(tmp_path, make_data(), -1, [tick, TimeBudget(20.0, 10), LastStep()])
+    tick, budget = clock.ticking(seconds), TimeBudget(20.0, 10)
+    train(tmp_path, make_data(), -1, [tick, budget, LastStep()])
     assert len(tick.rates) == steps
+    assert budget.spent >= 20.0, "it is used up, also where the last step ended a little early"
+    clock.now += 100.0
+    assert budget.spent < 60.0, "what comes afterwards is not counted"
 
 
 def test_the_learning_rate_ends_when_the_time_does(tmp_path, make_data, clock):  # noqa: F811
@@ -81,6 +84,7 @@ def test_the_learning_rate_ends_when_the_time_does(tmp_path, make_data, clock): 
     )  # fmt: skip
     assert len(tick.rates) == 40
     assert tick.rates[8] == pytest.approx(0.01), "two of ten steps of warm-up are eight of forty"
+    assert max(tick.rates) <= 0.01, "the clock's fractions of a step do not lift the peak"
     assert tick.rates[-1] == pytest.approx(0.0, abs=5e-5)
     assert tick.rates[24] == pytest.approx(0.005, rel=0.05), "half-way down behind the warm-up"
 
@@ -139,7 +143,7 @@ def test_a_batch_that_does_not_fit_is_reported_as_none(monkeypatch):
     def refuse(*_):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
-    monkeypatch.setattr(torch.Tensor, "backward", refuse)
+    monkeypatch.setattr(torch.autograd, "backward", refuse)
     assert measure(
         GPT, OptimizerOptions(), torch.device("cpu"), batch_size=2, precision="32-true"
     ) is None  # fmt: skip

@@ -177,20 +177,6 @@ def test_the_fused_optimizer_is_clipped_in_mixed_precision(tmp_path, make_data, 
     assert model.grad_norm.item() > 0
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_fp16_trains_with_clipping(tmp_path, make_data):
-    model = make_model()
-    trainer = Trainer(
-        accelerator="gpu", devices=1, precision="16-mixed", max_steps=5, gradient_clip_val=1.0,
-        logger=False, enable_checkpointing=False, enable_progress_bar=False, max_epochs=-1,
-        check_val_every_n_epoch=None, val_check_interval=5, use_distributed_sampler=False,
-    )  # fmt: skip
-    trainer.fit(model, datamodule=make_data())
-    assert model.optimizers(use_pl_optimizer=False).defaults["fused"] is False
-    assert all(p.isfinite().all() for p in model.parameters())
-
-
 class StopAt(Callback):
     """Interrupts a run as an error would, before or after a given micro-batch's step."""
 
@@ -209,11 +195,105 @@ def checkpointers():
     return [LastStep(), best_checkpoint(), LastCheckpoint(5)]
 
 
-def run_in(folder, data, steps, ckpt_path=None, callbacks=(), **options):
+def run_in(folder, data, steps, ckpt_path=None, callbacks=(), recipe=(GPT, RESUMABLE), **options):
     return train(
         folder, data, steps, [*callbacks, *checkpointers()], ckpt_path,
-        make_model(optimizer=RESUMABLE), **options,
+        make_model(*recipe), **options,
     )  # fmt: skip
+
+
+MODERN = (
+    GPTConfig(
+        16, 300, 2, 2, 16, 0.0,
+        position="rotary", norm="rms", qk_norm=True, mlp="relu2", init="zero",
+    ),
+    OptimizerOptions(
+        name="muon", lr=0.02, muon_lr=0.012, schedule="trapezoid", cooldown_share=1.0,
+        min_lr_ratio=0.0, warmup_steps=3, decay_steps=20,
+    ),
+)  # fmt: skip
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("recipe", [(GPT, OPTIMIZER), MODERN], ids=["classic", "modern"])
+def test_fp16_trains_with_clipping(tmp_path, make_data, recipe):
+    model = make_model(*recipe)
+    trainer = Trainer(
+        accelerator="gpu", devices=1, precision="16-mixed", max_steps=5, gradient_clip_val=1.0,
+        logger=False, enable_checkpointing=False, enable_progress_bar=False, max_epochs=-1,
+        check_val_every_n_epoch=None, val_check_interval=5, use_distributed_sampler=False,
+    )  # fmt: skip
+    trainer.fit(model, datamodule=make_data())
+    assert not any(g.get("fused") for g in model.optimizers(use_pl_optimizer=False).param_groups)
+    assert all(p.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_the_modern_recipe_resumed_equals_uninterrupted(tmp_path, make_data, accumulate):
+    """With epochs of 75 windows, so that the second begins after the interruption at step 10."""
+    options = {"accumulate_grad_batches": accumulate, "recipe": MODERN}
+
+    def data():
+        return make_data(order="epochs")
+
+    whole = weights(run_in(tmp_path / "whole", data(), 20, **options))
+    stop = StopAt(10 * accumulate)
+    with pytest.raises(RuntimeError, match="interrupted"):
+        run_in(tmp_path / "parts", data(), 20, callbacks=[stop], **options)
+    last = tmp_path / "parts" / "checkpoints" / "last.ckpt"
+    assert open_checkpoint(last).step == 10
+    resumed = weights(run_in(tmp_path / "parts", data(), 20, last, **options))
+    for name, value in whole.items():
+        assert torch.equal(value, resumed[name]), name
+    other = weights(run_in(tmp_path / "other", make_data(order="random"), 20, **options))
+    assert not torch.equal(other["blocks.0.mlp.up.weight"], whole["blocks.0.mlp.up.weight"])
+
+
+@pytest.mark.parametrize(("batch", "accumulate"), [(4, 2), (2, 4)])
+def test_the_modern_recipe_accumulated_equals_one_large_batch(
+    tmp_path, make_data, batch, accumulate
+):
+    """In its gradients, to rounding; Muon magnifies that, so what follows is compared by loss."""
+
+    class Watch(Callback):
+        def __init__(self):
+            self.gradients, self.curves = [], TrainingCurves()
+
+        def on_before_optimizer_step(self, trainer, module, optimizer):
+            if not self.gradients:
+                self.gradients = [p.grad.clone() for p in module.model.parameters()]
+
+    large, small = Watch(), Watch()
+    data = {"order": "epochs"}
+    train(
+        tmp_path / "a", make_data(batch_size=8, **data), 8, [large, large.curves],
+        model=make_model(*MODERN),
+    )  # fmt: skip
+    train(
+        tmp_path / "b", make_data(batch_size=batch, **data), 8, [small, small.curves],
+        model=make_model(*MODERN), accumulate_grad_batches=accumulate,
+    )  # fmt: skip
+    torch.testing.assert_close(small.gradients, large.gradients, rtol=1e-4, atol=1e-6)
+    for name in ("train_loss", "lr", "tokens_seen"):
+        assert small.curves.latest[name] == pytest.approx(large.curves.latest[name], rel=2e-3), name
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler")
+def test_what_was_compiled_before_the_first_step_serves_for_all(tmp_path, make_data):
+    """No step of a run waits for the compiler, nor does a validation."""
+    from torch._dynamo.utils import counters
+
+    seen = []
+
+    class Compiled(Callback):
+        def on_train_batch_end(self, *_):
+            seen.append(counters["stats"]["unique_graphs"])
+
+    torch._dynamo.reset()
+    counters.clear()
+    train(tmp_path, make_data(), 8, [Compiled()], model=make_model(*MODERN, compile=True))
+    assert seen == [1] * 8
 
 
 @pytest.mark.parametrize("accumulate", [1, 3])

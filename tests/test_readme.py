@@ -13,10 +13,12 @@ from conftest import make_stories, write_stories
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DATA = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
+RECIPE = (ROOT / "docs" / "recipe.md").read_text(encoding="utf-8")
 DATA_OPTIONS = "--data.source stories.txt --data.tokenizer bpe --data.vocab_size 300"
 MODEL_OPTIONS = """
   --data.batch_size 2 --model.gpt.vocab_size 300 --model.gpt.block_size 16 --model.gpt.n_layer 1
   --model.gpt.n_head 2 --model.gpt.n_embd 16 --model.gpt.dropout 0 --trainer.max_steps 2
+  --model.compile false
 """
 SHARE = "--data.validation_share 0.2"
 
@@ -38,7 +40,8 @@ def made_small(verb, words):
     if verb == "fit" and "--model.init_from" in words:
         return f"{SHARE} --data.batch_size 2 --trainer.max_steps 2"
     if verb == "fit":
-        return f"{DATA_OPTIONS} {SHARE} {MODEL_OPTIONS}"
+        budget = "--budget 1s" if "--budget" in words else ""
+        return f"{DATA_OPTIONS} {SHARE} {MODEL_OPTIONS} {budget}"
     if verb == "prepare":
         return SHARE
     return ""
@@ -56,12 +59,16 @@ def write_corpora(folder):
 def test_make_targets_exist():
     makefile = (ROOT / "Makefile").read_text()
     targets = set(re.findall(r"`?make (\w+)", README))
-    assert {"quickstart", "test", "lint", "slow"} <= targets
+    assert {"quickstart", "test", "lint", "regression", "slow"} <= targets
     for target in targets:
         assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
 
 
-@pytest.mark.parametrize(("text", "least"), [(README, 14), (DATA, 5)], ids=["README", "data.md"])
+@pytest.mark.parametrize(
+    ("text", "least"),
+    [(README, 16), (DATA, 5), (RECIPE, 5)],
+    ids=["README", "data.md", "recipe.md"],
+)
 def test_every_command_runs(slm, workplace, text, least):
     """In the order of the text, in one folder, as a reader would type them."""
     write_corpora(workplace)
@@ -86,7 +93,7 @@ def test_the_python_example_runs(slm, workplace, capsys):
 
 
 def test_files_it_points_to_exist():
-    for folder, text in ((ROOT, README), (ROOT / "docs", DATA)):
+    for folder, text in ((ROOT, README), (ROOT / "docs", DATA), (ROOT / "docs", RECIPE)):
         for path in re.findall(r"\]\(((?!http)[^)]+)\)", text):
             assert (folder / path).exists(), path
 

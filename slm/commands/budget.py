@@ -2,6 +2,7 @@
 
 import math
 import sys
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 
 from slm.errors import UserError
 from slm.model import GPT, GPTConfig
+from slm.model.gpt import ParameterCounts
 from slm.training.budget import in_words, parse_duration
 from slm.training.optimization import OptimizerOptions
 from slm.training.precision import resolve_precision
@@ -18,9 +20,12 @@ from slm.training.scaling import expected_bits_per_byte
 BASE_CONFIG = "modern-20min"
 """The config that a budget starts from where none is named."""
 
-SIZES = ((2, 128), (3, 192), (4, 256), (5, 320), (6, 384), (8, 512))
-"""Layers and width of the models to choose from; heads have 64 channels."""
+SIZES = (
+    (2, 2, 128), (3, 2, 192), (4, 2, 224), (4, 4, 256), (5, 5, 320), (6, 6, 384), (8, 8, 512),
+)  # fmt: skip
+"""Layers, heads and width of the models to choose from."""
 
+_BATCH = {"--data.batch_size", "--trainer.accumulate_grad_batches"}
 _COMPILE_GAIN = 1.4  # what compiling usually brings; measured anew once the size is chosen
 _WORTH_COMPILING = 60.0  # seconds; below, compiling takes longer than training
 _PROBED_TOKENS = 2048  # in the steps that compare sizes
@@ -68,7 +73,7 @@ class Plan:
         """The plan, as printed before training."""
         gpt, tokens = self.gpt, self.tokens
         compiled = f"compiled in {self.measured.first_seconds:.0f} s" if self.compile else "eager"
-        counts = GPT(gpt).parameter_counts()
+        counts = _count(gpt)
         lines = [
             f"Budget     {in_words(self.seconds)}, from the first step to the last",
             f"  model    {gpt.n_layer} layers, {gpt.n_head} heads, width {gpt.n_embd}, "
@@ -86,6 +91,12 @@ class Plan:
                 "and none came twice"
             )
         return "\n".join(lines)
+
+
+def _count(gpt: GPTConfig) -> ParameterCounts:
+    """The sizes of a model, without making one: no memory, no random numbers."""
+    with torch.device("meta"):
+        return GPT(gpt).parameter_counts()
 
 
 def check_budget(options: Any) -> float | None:
@@ -106,7 +117,9 @@ def check_budget(options: Any) -> float | None:
     return seconds
 
 
-def make_plan(options: Any, seconds: float, *, choose_size: bool) -> Plan:
+def make_plan(
+    options: Any, seconds: float, *, choose_size: bool, given: Collection[str] = ()
+) -> Plan:
     """Measures what fits into a time.
 
     Args:
@@ -114,11 +127,16 @@ def make_plan(options: Any, seconds: float, *, choose_size: bool) -> Plan:
         seconds: The time.
         choose_size: Whether layers and width, and with them the tokens per step, are to be chosen;
             otherwise the options say them.
+        given: Names of the options on the command line; those are kept.
 
     Raises:
-        UserError: Not even one window fits into the memory.
+        UserError: Not even one window fits into the memory, or the batch has none.
         ValueError: The model's options are out of range.
     """
+    if options.data.batch_size < 1:
+        raise UserError(
+            f"--data.batch_size {options.data.batch_size}", "1 or more", "--data.batch_size 8"
+        )
     gpt = GPTConfig(**options.model.gpt.as_dict())
     optimizer = OptimizerOptions(**options.model.optimizer.as_dict())
     device = _device(options.trainer.accelerator)
@@ -140,10 +158,14 @@ def make_plan(options: Any, seconds: float, *, choose_size: bool) -> Plan:
     windows = options.data.batch_size * options.trainer.accumulate_grad_batches
     if choose_size:
         gpt, rate = _best_size(gpt, probe, seconds)
-        windows = max(1, _good_batch(rate * seconds) // gpt.block_size)
+        if not _BATCH & set(given):
+            windows = max(1, _good_batch(rate * seconds) // gpt.block_size)
     batch_size, measured = _largest_that_fits(gpt, probe, windows)
     compile = False
-    if seconds >= _WORTH_COMPILING and options.model.compile is not False:
+    if "--model.compile" in given:
+        compile = bool(options.model.compile)
+        measured = (compile and _try_compiled(gpt, probe, batch_size)) or measured
+    elif seconds >= _WORTH_COMPILING:
         compiled = _try_compiled(gpt, probe, batch_size)
         if compiled and compiled.micro_batch_seconds < 0.97 * measured.micro_batch_seconds:
             compile, measured = True, compiled
@@ -163,20 +185,27 @@ def _device(accelerator: str) -> torch.device:
 def _best_size(gpt: GPTConfig, probe: Any, seconds: float) -> tuple[GPTConfig, float]:
     """The size that is expected to predict best after the time, and its tokens per second."""
     best: tuple[float, GPTConfig, float] | None = None
-    for n_layer, n_embd in SIZES:
-        sized = replace(gpt, n_layer=n_layer, n_embd=n_embd, n_head=n_embd // 64)
-        windows = max(1, _PROBED_TOKENS // gpt.block_size)
-        measured = probe(sized, windows)
-        if measured is None:
+    for n_layer, n_head, n_embd in SIZES:
+        sized = replace(gpt, n_layer=n_layer, n_head=n_head, n_embd=n_embd)
+        try:
+            windows, measured = _largest_that_fits(
+                sized, probe, max(1, _PROBED_TOKENS // gpt.block_size)
+            )
+        except UserError:
+            if best is None:
+                raise
             break
-        rate = _COMPILE_GAIN * windows * gpt.block_size / measured.micro_batch_seconds
-        parameters = GPT(sized).parameter_counts().tied
+        seconds_per_token = measured.micro_batch_seconds / (windows * gpt.block_size)
+        rate = _COMPILE_GAIN / seconds_per_token
+        # The optimizer's part of a step, at the batch that would be trained with.
+        batch = _good_batch(rate * seconds)
+        rate = batch / (batch / rate + measured.update_seconds)
+        parameters = _count(sized).tied
         bits = expected_bits_per_byte(parameters, rate * seconds)
         if best and bits > best[0]:
             break  # the curve has one valley
         best = (bits, sized, rate)
-    if best is None:
-        raise _too_little_memory()
+    assert best is not None
     return best[1], best[2]
 
 
@@ -186,7 +215,7 @@ def _good_batch(tokens: float) -> int:
     The batch beyond which larger ones no longer save steps grows as training goes on (McCandlish
     et al. 2018, arXiv 1812.06162).
     """
-    return 1 << round(min(17.0, max(11.0, math.log2(4096 * math.sqrt(tokens / 4e6)))))
+    return 1 << round(min(17.0, max(11.0, math.log2(2048 * math.sqrt(tokens / 4e6)))))
 
 
 def _largest_that_fits(gpt: GPTConfig, probe: Any, windows: int) -> tuple[int, Measurement]:
@@ -194,7 +223,11 @@ def _largest_that_fits(gpt: GPTConfig, probe: Any, windows: int) -> tuple[int, M
     batch_size = windows
     while (measured := probe(gpt, batch_size)) is None:
         if batch_size == 1:
-            raise _too_little_memory()
+            raise UserError(
+                "a model of which not one window fits into the memory",
+                "a device with more memory, or a smaller model",
+                "--model.gpt.n_embd 128 --model.gpt.n_layer 2 --model.gpt.n_head 2",
+            )
         batch_size = max(1, batch_size // 2)
     return batch_size, measured
 
@@ -204,21 +237,14 @@ def _try_compiled(gpt: GPTConfig, probe: Any, batch_size: int) -> Measurement | 
     try:
         measured: Measurement | None = probe(gpt, batch_size, True)
     except Exception as error:  # the compiler has many ways to fail, and eager always works
-        print(f"  torch.compile does not work here: {str(error).splitlines()[0]}", file=sys.stderr)
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        print(f"  torch.compile does not work here: {why}", file=sys.stderr)
         return None
     return measured
 
 
-def _too_little_memory() -> UserError:
-    return UserError(
-        "a model of which not one window fits into the memory",
-        "a device with more memory, or a smaller model",
-        "--model.gpt.n_embd 128 --model.gpt.n_layer 2 --model.gpt.n_head 2",
-    )
-
-
-def apply_plan(options: Any, plan: Plan) -> None:
-    """Puts a plan into the options of `fit`, as if they had been given."""
+def apply_plan(options: Any, plan: Plan, given: Collection[str] = ()) -> None:
+    """Puts a plan into the options of `fit`, as if they had been given; those that were, stay."""
     options.model.gpt.n_layer = plan.gpt.n_layer
     options.model.gpt.n_head = plan.gpt.n_head
     options.model.gpt.n_embd = plan.gpt.n_embd
@@ -227,5 +253,7 @@ def apply_plan(options: Any, plan: Plan) -> None:
     options.trainer.accumulate_grad_batches = plan.accumulate
     options.trainer.precision = plan.precision
     options.trainer.devices = 1
-    options.val_interval = plan.val_interval
-    options.save_interval = max(1, plan.steps // 10)
+    if "--val_interval" not in given:
+        options.val_interval = plan.val_interval
+    if "--save_interval" not in given:
+        options.save_interval = max(1, plan.steps // 10)

@@ -39,7 +39,8 @@ HELP = {
     "--ckpt_path": "A checkpoint file, or `last` or `best` of the newest run.",
     "--seed_everything": "Seed of the weights, the batches and dropout.",
     "--trainer.default_root_dir": "The folder in which lightning_logs, where runs lie, is kept.",
-    "--trainer.max_steps": "Optimizer steps to train; the learning rate is planned by it.",
+    "--trainer.max_steps": "Optimizer steps to train; the learning rate is planned by it. "
+    "--budget takes its place.",
 }
 """Words in place of Lightning's, where they say too little or another thing."""
 

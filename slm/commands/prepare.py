@@ -18,8 +18,9 @@ from slm.verbs import VERBS
 # Options of the section `data` in a config that decide nothing here.
 _SECTIONS = {
     "data", "model", "trainer", "seed_everything", "val_interval", "save_interval", "ckpt_path",
+    "budget",
 }  # fmt: skip
-_OTHER = {"batch_size", "eval_batch_size", "num_workers", "block_size", "seed"}
+_OTHER = {"batch_size", "eval_batch_size", "num_workers", "block_size", "seed", "order"}
 
 
 @os_errors_explained()

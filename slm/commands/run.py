@@ -37,7 +37,7 @@ def run_verb(verb: str, words: Sequence[str]) -> int:
         initial = _initial(verb, words, checkpoint)
         choose_size = False
         if _option(words, "--budget") and not (checkpoint or initial or _names(words, "--config")):
-            choose_size = not any(_names(words, f"--model.gpt.{part}") for part in _SIZE)
+            choose_size = not any(_names(words, name) for name in _SIZE)
             words = [*find_configs(["--config", BASE_CONFIG]), *words]
         StoryCLI(verb, words, checkpoint, resume_run, initial, choose_size)
     except (MisconfigurationException, ModuleNotFoundError) as error:
@@ -102,7 +102,7 @@ def resolve_checkpoint(
     return [*words, f"--ckpt_path={path.resolve()}"], checkpoint, resumed
 
 
-_SIZE = ("n_layer", "n_head", "n_embd")
+_SIZE = ("--model.gpt.n_layer", "--model.gpt.n_head", "--model.gpt.n_embd", "--model.gpt")
 
 
 def _names(words: Sequence[str], name: str) -> bool:

@@ -1,6 +1,7 @@
 """fit, validate, test and predict: LightningCLI on this project's model and data."""
 
 import json
+import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -86,6 +87,7 @@ class StoryCLI(LightningCLI):
         choose_size: bool = False,
     ) -> None:
         self.choose_size = choose_size
+        self.given = {word.partition("=")[0] for word in words}
         self.budget: TimeBudget | None = None
         self.initial = initial
         self.verb = verb
@@ -236,9 +238,9 @@ class StoryCLI(LightningCLI):
             )
         if self.verb == "fit":
             seconds = check_budget(self.config.fit)
+            check_plan(self.config.fit)
             if seconds is not None:
                 self._plan_for(seconds)
-            check_plan(self.config.fit)
 
     def _plan_for(self, seconds: float) -> None:
         """Fits the options to a time, unless a run is resumed, which keeps its own.
@@ -255,14 +257,14 @@ class StoryCLI(LightningCLI):
                 raise UserError(
                     f"{checkpoint.path} has already been trained for {in_words(saved['spent'])}",
                     f"more time than that, not --budget {options.budget}",
-                    f"--budget {2 * saved['spent']:.0f}s",
+                    f"--budget {math.ceil(2 * saved['spent'])}s",
                 )
         else:
             try:
-                plan = make_plan(options, seconds, choose_size=self.choose_size)
+                plan = make_plan(options, seconds, choose_size=self.choose_size, given=self.given)
             except ValueError as error:
                 raise UserError.from_value_error(error, "slm fit --help explains it") from error
-            apply_plan(options, plan)
+            apply_plan(options, plan, self.given)
             print(plan.in_words(), file=sys.stderr)
             self.budget = TimeBudget(seconds, plan.steps)
         options.trainer.max_steps = -1

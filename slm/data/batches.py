@@ -1,4 +1,4 @@
-"""Batches of token windows: random ones to train on, consecutive ones to measure by.
+"""Batches of token windows: random or shuffled ones to train on, consecutive ones to measure by.
 
 Both are functions of an index. A batch can be asked for again, by another process or after a
 restart, and is the same.

@@ -48,7 +48,7 @@ class StoryData(LightningDataModule):
         clean: What to leave out or repair before stories are encoded.
         prepare_workers: Processes that prepare data; null takes one for each core.
         block_size: Tokens per window; follows the model's.
-        seed: Key of the random offsets; follows seed_everything.
+        seed: Key of the random order; follows seed_everything.
         order: `random` takes windows at random offsets; `epochs` cuts all there is into windows and
             takes each once, in random order, before any comes again.
 

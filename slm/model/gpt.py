@@ -5,8 +5,8 @@ those of Vaswani et al. 2017 (arXiv 1706.03762) with the norm moved in front of 
 
 Shape suffixes of local tensors:
     B batch    T query positions    S key positions    V vocabulary (vocab_size)
-    C width (n_embd)    H heads (n_head)    D head size (C / H)    F hidden width of the MLP (4 C)
-    R pairs of channels in a head (D / 2)
+    C width (n_embd)    H heads (n_head)    D head size (C / H)    R pairs of channels in it (D / 2)
+    F hidden width of the MLP (4 C; 8/3 C if gated)
 """
 
 import math

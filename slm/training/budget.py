@@ -62,6 +62,10 @@ class TimeBudget(Callback):
         """Where the run stands, in steps of the expected number, whatever was really done."""
         return self.steps * min(1.0, self.spent / self.seconds)
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Notes where the run stands, so that the next step is known when it is whole."""
+        self._last_step = (trainer.global_step, self.spent)
+
     def on_train_batch_start(self, *_: Any) -> None:
         """Starts the clock at the first batch."""
         if self._started is None:
@@ -78,6 +82,7 @@ class TimeBudget(Callback):
         self._last_step = (trainer.global_step, now)
         if now + 0.5 * (now - ended) >= self.seconds:
             trainer.should_stop = True
+            self._before, self._started = max(now, self.seconds), None
 
     def on_train_end(self, *_: Any) -> None:
         """Stops the clock."""
@@ -90,7 +95,6 @@ class TimeBudget(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on from there."""
         self._before = state_dict["spent"]
-        self._last_step = (self._last_step[0], self._before)
 
 
 def time_budget(trainer: Trainer) -> TimeBudget | None:

@@ -68,7 +68,7 @@ class StoryModel(LightningModule):
 
     Args:
         gpt: Shape of the network.
-        optimizer: AdamW and its learning-rate schedule.
+        optimizer: Optimizer and learning-rate schedule.
         compile: Whether to train through torch.compile; costs a minute, pays on GPUs.
         init_from: A checkpoint whose weights to start from, with a fresh optimizer and schedule;
             the data have to be in its vocabulary. No part of the model's own checkpoints.
@@ -135,7 +135,7 @@ class StoryModel(LightningModule):
         optimizer = make_optimizer(self.model, self.optimizer_options, fused=fused)
         # What the options say, for when a checkpoint has restored what it was trained with.
         self._group_options = [
-            {name: value for name, value in group.items() if name != "params"}
+            {name: value for name, value in group.items() if name not in ("params", "fused")}
             for group in optimizer.param_groups
         ]
         scheduler = LambdaLR(optimizer, self._schedule())
@@ -278,6 +278,7 @@ class StoryModel(LightningModule):
             facts |= {
                 "batch_size": data.batch_size,
                 "seed": data.seed,
+                "order": data.order,
                 "train.bin": data.manifest.splits["train"].sha256[:12],
             }
         return facts
@@ -338,7 +339,8 @@ class StoryModel(LightningModule):
         )
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices), self.trainer.precision_plugin.forward_context():
-            loss = self.training_step((zeros_BT, zeros_BT), 0)
+            # Two tensors: a graph compiled for one in both roles would not serve for a batch.
+            loss = self.training_step((zeros_BT, zeros_BT.clone()), 0)
         torch.autograd.backward(loss)
         self.zero_grad(set_to_none=True)
         self._say(f"Compiled   in {time.perf_counter() - started:.0f} s")

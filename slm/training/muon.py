@@ -1,6 +1,6 @@
 """Muon for the hidden matrices and AdamW for everything else, as one optimizer."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, overload
 
 import torch
@@ -64,6 +64,6 @@ class MuonAdamW(Optimizer):
         return loss
 
 
-def hidden_matrices(blocks: nn.Module) -> Iterable[Tensor]:
+def hidden_matrices(blocks: nn.Module) -> list[Tensor]:
     """The parameters that Muon is meant for: the matrices of the transformer's blocks."""
     return [parameter for parameter in blocks.parameters() if parameter.dim() == 2]

@@ -22,11 +22,12 @@ class OptimizerOptions:
     lr: float = 1e-3
     """Peak learning rate, reached at the end of the warm-up."""
     min_lr_ratio: float = 0.1
-    """The cosine ends at this share of the peak."""
+    """The learning rate ends at this share of the peak."""
     warmup_steps: int = 100
     """Steps of linear growth from 0 to the peak."""
     decay_steps: int | None = None
-    """Step at which the cosine reaches its end; null means trainer.max_steps."""
+    """Step at which the cosine reaches its end; null means trainer.max_steps. With a
+    budget of time the end of the time takes its place."""
     weight_decay: float = 0.1
     """Decoupled decay of matrices and embeddings; biases and norms have none."""
     beta1: float = 0.9
@@ -87,7 +88,7 @@ def make_optimizer(model: GPT, options: OptimizerOptions, *, fused: bool) -> Opt
         options: Which optimizer, learning rates and weight decay.
         fused: Whether AdamW uses torch's fused kernel.
     """
-    hidden = list(hidden_matrices(model.blocks)) if options.name == "muon" else []
+    hidden = hidden_matrices(model.blocks) if options.name == "muon" else []
     taken = {id(parameter) for parameter in hidden}
     rest = [p for p in model.parameters() if p.requires_grad and id(p) not in taken]
     adamw: dict[str, Any] = {"lr": options.lr, "betas": (options.beta1, options.beta2)}
@@ -120,7 +121,7 @@ def learning_rate_curve(options: OptimizerOptions, total: int) -> Callable[[floa
 
     def multiplier(step: float) -> float:
         if step < warmup:
-            return (step + 1) / warmup
+            return min(1.0, (step + 1) / warmup)  # a clock's position is no whole number
         if step >= total:
             return floor
         if options.schedule == "cosine":
