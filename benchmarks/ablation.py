@@ -7,7 +7,7 @@ Usage:
 FOLDER holds `train.txt` and `validation.txt`. Each arm is a whole `slm fit` of `ablation.yaml` with
 some options changed, on one core; as many run at once as there are cores. First all arms train for
 the same number of tokens. Then those whose steps take another time than their base's, by more than
-3 %, train again for the number of steps that takes as long as the base did, so that there is a
+10 %, train again for the number of steps that takes as long as the base did, so that there is a
 comparison at equal time too.
 
 Written are `OUT.json` with every run, `OUT.md` with the table and `OUT.png` with the curves. Runs
@@ -203,7 +203,7 @@ def draw(done: list[Any], steps: int, path: Path) -> None:
                 color="black" if plain else f"C{index % 10}",
                 linestyle=("-", "--", ":")[index // 10 % 3], linewidth=2.2 if plain else 1.0,
             )  # fmt: skip
-        axes.set(xlabel="million tokens", title=base, ylim=(2.0, 5.0))
+        axes.set(xlabel="million tokens", title=base, ylim=(3.0, 5.0))
         axes.grid(alpha=0.3)
         axes.legend(fontsize=7, title="bits per byte at the end", title_fontsize=7)
     figure.axes[0].set_ylabel("training loss (nats per token), smoothed")
@@ -230,7 +230,7 @@ def main() -> None:
         )
 
     timed = {arm: round(options.steps * speed(arm) / speed(base_of(arm))) for arm in wanted}
-    timed = {a: steps for a, steps in timed.items() if abs(steps / options.steps - 1) > 0.03}
+    timed = {a: steps for a, steps in timed.items() if abs(steps / options.steps - 1) > 0.1}
     jobs = [(arm, seed, steps) for seed in options.seeds for arm, steps in timed.items()]
     done = run_all(jobs, folder, options.out)
     options.out.with_suffix(".md").write_text(table(done, options.steps, timed))
