@@ -38,8 +38,6 @@ SWITCHES = {
     "rotary positions": ("--model.gpt.position rotary", "--model.gpt.position learned"),
     "RMSNorm": ("--model.gpt.norm rms", "--model.gpt.norm layer"),
     "QK-norm": ("--model.gpt.qk_norm true", "--model.gpt.qk_norm false"),
-    "ReLU²": ("--model.gpt.mlp relu2", "--model.gpt.mlp gelu"),
-    "zero init": ("--model.gpt.init zero", "--model.gpt.init gpt2"),
     "straight line": (
         "--model.optimizer.schedule trapezoid --model.optimizer.cooldown_share 1.0",
         "--model.optimizer.schedule cosine",
@@ -48,15 +46,21 @@ SWITCHES = {
 }
 """Of the recipe: how each is added to the classic model, and how it is removed from ours."""
 
-EXTRAS = {
+OTHERS = {
+    "ReLU²": "--model.gpt.mlp relu2",
+    "SwiGLU": "--model.gpt.mlp swiglu",
+    "zero init": "--model.gpt.init zero",
+    "untied head": "--model.gpt.tied false",
+    "soft cap 15": "--model.gpt.softcap 15",
+    "weight decay 0.1": "--model.optimizer.weight_decay 0.1",
+}
+"""Not of the recipe: added to both."""
+
+RATES = {
     "classic + lr 0.0015": "--model.optimizer.lr 0.0015",
     "classic + lr 0.006": "--model.optimizer.lr 0.006",
-    "ours + SwiGLU": "--model.gpt.mlp swiglu",
-    "ours + untied head": "--model.gpt.tied false",
-    "ours + soft cap 15": "--model.gpt.softcap 15",
-    "ours + weight decay 0.1": "--model.optimizer.weight_decay 0.1",
 }
-"""Not of the recipe; the first two show that the classic base has a good learning rate."""
+"""These show that the classic base has a good learning rate."""
 
 
 def arms() -> dict[str, list[str]]:
@@ -65,8 +69,9 @@ def arms() -> dict[str, list[str]]:
     found = {"classic": "", "ours": ours}
     found |= {f"classic + {name}": added for name, (added, _) in SWITCHES.items()}
     found |= {f"ours - {name}": f"{ours} {removed}" for name, (_, removed) in SWITCHES.items()}
-    for name, option in EXTRAS.items():
-        found[name] = f"{ours} {option}" if name.startswith("ours") else option
+    found |= {f"classic + {name}": added for name, added in OTHERS.items()}
+    found |= {f"ours + {name}": f"{ours} {added}" for name, added in OTHERS.items()}
+    found |= RATES
     return {name: options.split() for name, options in found.items()}
 
 
@@ -226,7 +231,9 @@ def main() -> None:
 
     def speed(arm: str) -> float:
         return statistics.median(
-            r["tokens_per_second"] for r in done if (r["arm"], r["steps"]) == (arm, options.steps)
+            r["tokens_per_second"]  # null where something else ran beside
+            for r in done
+            if (r["arm"], r["steps"]) == (arm, options.steps) and r["tokens_per_second"]
         )
 
     timed = {arm: round(options.steps * speed(arm) / speed(base_of(arm))) for arm in wanted}

@@ -131,7 +131,7 @@ def test_a_resumed_run_has_the_rest_of_the_time(tmp_path, make_data, clock):  # 
 def test_measuring_touches_no_random_state_and_finds_times():
     before = torch.random.get_rng_state()
     found = measure(
-        GPT, OptimizerOptions(), torch.device("cpu"), batch_size=2, precision="32-true", steps=1
+        GPT, OptimizerOptions(), torch.device("cpu"), batch_size=2, precision="32-true", seconds=0
     )
     assert torch.equal(before, torch.random.get_rng_state())
     assert found.micro_batch_seconds > 0

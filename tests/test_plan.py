@@ -38,7 +38,7 @@ def machine(monkeypatch):
     """A machine of some speed (floating-point operations per second) and room (windows)."""
 
     def build(speed=1e11, room=10**9, gain=1.5):
-        def measure(gpt, optimizer, device, *, batch_size, precision, compile=False, steps=3):
+        def measure(gpt, optimizer, device, *, batch_size, precision, compile=False, seconds=1.5):
             if batch_size > room:
                 return None
             parameters = GPT(gpt).parameter_counts().tied

@@ -14,8 +14,8 @@ import torch
 
 CONFIG = Path(__file__).with_name("regression.yaml")
 MODERN = """
-  --model.gpt.position rotary --model.gpt.norm rms --model.gpt.qk_norm true --model.gpt.mlp relu2
-  --model.gpt.init zero --model.optimizer.name muon --model.optimizer.lr 0.02
+  --model.gpt.position rotary --model.gpt.norm rms --model.gpt.qk_norm true
+  --model.optimizer.name muon --model.optimizer.lr 0.02
   --model.optimizer.muon_lr 0.012 --model.optimizer.schedule trapezoid
   --model.optimizer.cooldown_share 1.0 --model.optimizer.weight_decay 0.0 --data.order epochs
 """

@@ -82,18 +82,18 @@ def gather_windows(tokens: TokenFile, starts: npt.NDArray[np.int64], block_size:
     return ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
 
 
-class RandomWindows(Dataset[Batch]):
-    """Training batches: windows of `block_size` tokens at random offsets of a token file.
+class TrainingWindows(Dataset[Batch]):
+    """Endless training batches, each a pure function of its index.
 
-    Batch k consists of samples `first_sample` + k B to `first_sample` + k B + B - 1, and the
-    offset of sample i is word i of the random sequence, modulo the number of offsets. So the
-    samples do not depend on the batch size, on accumulation, or on the number of processes.
+    Batch k consists of samples `first_sample` + k B to `first_sample` + k B + B - 1. Which window
+    a sample is follows from its number and the seed alone, so the samples do not depend on the
+    batch size, on accumulation, or on the number of processes, and nothing has to be saved.
 
     Args:
         tokens: The token file.
         block_size: T, tokens per window.
         batch_size: B, windows per batch.
-        seed: Key of the random sequence.
+        seed: Key of the random order.
         first_sample: Index of the first sample; the number already trained on, in a resumed run.
 
     Raises:
@@ -113,53 +113,40 @@ class RandomWindows(Dataset[Batch]):
         self.batch_size = batch_size
         self.seed = seed
         self.first_sample = first_sample
-        self.offsets = len(tokens) - block_size
-        if self.offsets < 1:
+        if len(tokens) <= block_size:
             raise ValueError(f"{tokens.path} is shorter than a window of {block_size} + 1 tokens")
 
+    def starts(self, first: int, count: int) -> npt.NDArray[np.int64]:
+        """The first token of samples `first` to `first` + `count` - 1: (count,)."""
+        raise NotImplementedError
+
     def __getitem__(self, index: int) -> Batch:
-        start = self.first_sample + index * self.batch_size
-        words_B = random_words(self.seed, start, self.batch_size)
-        offsets_B = (words_B % np.uint64(self.offsets)).astype(np.int64)
-        return gather_windows(self.tokens, offsets_B, self.block_size)
+        first = self.first_sample + index * self.batch_size
+        return gather_windows(self.tokens, self.starts(first, self.batch_size), self.block_size)
 
 
-class EpochWindows(Dataset[Batch]):
-    """Training batches that see every window once before any comes again.
+class RandomWindows(TrainingWindows):
+    """Windows at random offsets: word i of the random sequence, modulo their number."""
+
+    def starts(self, first: int, count: int) -> npt.NDArray[np.int64]:
+        """The first token of samples `first` to `first` + `count` - 1: (count,)."""
+        offsets = np.uint64(len(self.tokens) - self.block_size)
+        return (random_words(self.seed, first, count) % offsets).astype(np.int64)
+
+
+class EpochWindows(TrainingWindows):
+    """Every window once before any comes again.
 
     Each epoch cuts the token file into windows, one behind the other from a random first token on,
     and shuffles them. Sample i is window i mod n of epoch i // n, where n is the number of windows
-    in an epoch; an epoch's order follows from the seed and its number, so nothing has to be saved.
-
-    Args:
-        tokens: The token file.
-        block_size: T, tokens per window.
-        batch_size: B, windows per batch.
-        seed: Key of the random orders.
-        first_sample: Index of the first sample; the number already trained on, in a resumed run.
-
-    Raises:
-        ValueError: The file is shorter than one window and its targets.
+    in an epoch; an epoch's order follows from the seed and its number.
     """
 
-    def __init__(
-        self,
-        tokens: TokenFile,
-        block_size: int,
-        batch_size: int,
-        seed: int,
-        first_sample: int = 0,
-    ) -> None:
-        self.tokens = tokens
-        self.block_size = block_size
-        self.batch_size = batch_size
-        self.seed = seed
-        self.first_sample = first_sample
-        length = len(tokens)
-        if length <= block_size:
-            raise ValueError(f"{tokens.path} is shorter than a window of {block_size} + 1 tokens")
-        self.windows = max(1, length // block_size - 1)
-        self.shifts = min(block_size, length - self.windows * block_size)
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        length = len(self.tokens)
+        self.windows = max(1, length // self.block_size - 1)
+        self.shifts = min(self.block_size, length - self.windows * self.block_size)
         self._epoch = -1
 
     def __getstate__(self) -> dict[str, Any]:
@@ -175,10 +162,9 @@ class EpochWindows(Dataset[Batch]):
             self._starts = shift + random.permutation(self.windows) * self.block_size
         return int(self._starts[position])
 
-    def __getitem__(self, index: int) -> Batch:
-        first = self.first_sample + index * self.batch_size
-        starts_B = np.array([self._start(first + k) for k in range(self.batch_size)])
-        return gather_windows(self.tokens, starts_B, self.block_size)
+    def starts(self, first: int, count: int) -> npt.NDArray[np.int64]:
+        """The first token of samples `first` to `first` + `count` - 1: (count,)."""
+        return np.array([self._start(first + k) for k in range(count)])
 
 
 class EveryNth(Sampler[int]):

@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+import statistics
 import sys
 import time
 from dataclasses import dataclass
@@ -41,7 +42,7 @@ def measure(
     batch_size: int,
     precision: str,
     compile: bool = False,
-    steps: int = 3,
+    seconds: float = 1.5,
 ) -> Measurement | None:
     """Trains a fresh model for some steps and forgets it.
 
@@ -54,7 +55,8 @@ def measure(
         batch_size: Windows per micro-batch.
         precision: As the Trainer's.
         compile: Whether to train through torch.compile.
-        steps: How many to measure, after one that is not.
+        seconds: How long to measure, at least three steps, after one that does not count. Shorter
+            measurements are at the mercy of whatever else the machine does.
 
     Returns:
         What was measured, or None if the memory does not suffice.
@@ -82,8 +84,8 @@ def measure(
                 loss_of = torch.compile(next_token_loss, dynamic=False)
             tokens_BT = torch.randint(gpt.vocab_size, (batch_size, gpt.block_size), device=device)
             targets_BT = tokens_BT.clone()
-            times = []
-            for _ in range(1 + steps):
+            times: list[tuple[float, float]] = []
+            while len(times) < 4 or sum(map(sum, times[1:])) < seconds:
                 start = clock()
                 with autocast:
                     loss = loss_of(model, tokens_BT, targets_BT)
@@ -99,8 +101,8 @@ def measure(
         return None
     later = times[1:]
     return Measurement(
-        sorted(forward for forward, _ in later)[steps // 2],
-        sorted(update for _, update in later)[steps // 2],
+        statistics.median(forward for forward, _ in later),
+        statistics.median(update for _, update in later),
         torch.cuda.max_memory_allocated(device) if cuda else _peak_of_process(),
         times[0][0],
     )
