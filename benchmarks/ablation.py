@@ -6,9 +6,9 @@ Usage:
 
 FOLDER holds `train.txt` and `validation.txt`. Each arm is a whole `slm fit` of `ablation.yaml` with
 some options changed, on one core; as many run at once as there are cores. First all arms train for
-the same number of tokens. Then those whose steps take another time than their base's, by more than
-10 %, train again for the number of steps that takes as long as the base did, so that there is a
-comparison at equal time too.
+the same number of tokens. Then every arm's step is timed on one core between two timings of its
+base's, and those that take another time, by more than 5 %, train again for the number of steps that
+takes as long as the base did, so that there is a comparison at equal time too.
 
 Written are `OUT.json` with every run, `OUT.md` with the table and `OUT.png` with the curves. Runs
 that OUT.json already holds are not done again, so the command can be interrupted and repeated, and
@@ -100,23 +100,62 @@ def run(arm: str, options: list[str], seed: int, steps: int, core: int, folder: 
         if result.returncode:
             raise RuntimeError(f"{arm}: {result.stderr}")
         version = Path(root) / "lightning_logs" / "version_0"
-        curves = read_curves(version, ("train_loss", "tokens_seen", "tokens_per_second"))
-    speeds = curves["tokens_per_second"][1]
+        curves = read_curves(version, ("train_loss", "tokens_seen"))
     return {
         "arm": arm,
         "seed": seed,
         "steps": steps,
         "bits_per_byte": float(re.findall(r"bits_per_byte ([\d.]+)", result.stderr)[-1]),
-        "tokens_per_second": statistics.median(speeds),
         "tokens": curves["tokens_seen"][1],
         "train_loss": curves["train_loss"][1],
     }
 
 
+def load(out: Path) -> Any:
+    """What OUT.json holds: `runs`, and `times`, the steps of each arm relative to its base's."""
+    path = out.with_suffix(".json")
+    return json.loads(path.read_text()) if path.exists() else {"runs": [], "times": {}}
+
+
+def time_steps(arm: str) -> float:
+    """How much longer a step of an arm takes than one of its base, measured before and after it."""
+    import torch
+    import yaml
+
+    from slm.model import GPTConfig
+    from slm.training.optimization import OptimizerOptions
+    from slm.training.probe import measure
+
+    def configs(name: str) -> tuple[GPTConfig, OptimizerOptions]:
+        model = yaml.safe_load(CONFIG.read_text())["model"]
+        options = arms()[name]
+        for key, value in zip(options[::2], options[1::2], strict=True):
+            part, _, field = key.removeprefix("--model.").partition(".")
+            if part in model:
+                model[part][field] = yaml.safe_load(value)
+        return GPTConfig(**model["gpt"]), OptimizerOptions(**model["optimizer"])
+
+    def seconds(name: str) -> float:
+        torch.compiler.reset()  # it gives up after eight shapes of one function
+        found = measure(
+            *configs(name), torch.device("cpu"), batch_size=8, precision="bf16-mixed", compile=True
+        )
+        assert found is not None
+        return found.step_seconds(1)
+
+    (gpt, optimizer), (base_gpt, base_optimizer) = configs(arm), configs(base_of(arm))
+    if gpt == base_gpt and optimizer.name == base_optimizer.name:
+        return 1.0
+    torch.set_num_threads(1)
+    before, own, after = (seconds(name) for name in (base_of(arm), arm, base_of(arm)))
+    return 2 * own / (before + after)
+
+
 def run_all(jobs: list[tuple[str, int, int]], folder: Path, out: Path) -> list[Any]:
     """Runs what OUT.json does not hold yet, one job a core, and returns everything it holds."""
     path = out.with_suffix(".json")
-    done = json.loads(path.read_text()) if path.exists() else []
+    everything = load(out)
+    done = everything["runs"]
     known = {(r["arm"], r["seed"], r["steps"]) for r in done}
     waiting: queue.Queue[tuple[str, int, int]] = queue.Queue()
     for job in jobs:
@@ -137,9 +176,9 @@ def run_all(jobs: list[tuple[str, int, int]], folder: Path, out: Path) -> list[A
                 return
             with lock:
                 done.append(result)
-                path.write_text(json.dumps(done) + "\n")
-                print(f"{arm:<28} seed {seed}  {steps:>5} steps  {result['bits_per_byte']:.4f}  "
-                      f"{result['tokens_per_second']:>7,.0f} tokens/s", flush=True)  # fmt: skip
+                path.write_text(json.dumps(everything) + "\n")
+                print(f"{arm:<28} seed {seed}  {steps:>5} steps  {result['bits_per_byte']:.4f}",
+                      flush=True)  # fmt: skip
 
     threads = [threading.Thread(target=work, args=(c,)) for c in sorted(os.sched_getaffinity(0))]
     for thread in threads:
@@ -227,17 +266,15 @@ def main() -> None:
     wanted = [a for a in arms() if not options.only or a in (*options.only, "classic", "ours")]
     folder = options.folder.resolve()
     jobs = [(arm, seed, options.steps) for seed in options.seeds for arm in wanted]
-    done = run_all(jobs, folder, options.out)
-
-    def speed(arm: str) -> float:
-        return statistics.median(
-            r["tokens_per_second"]  # null where something else ran beside
-            for r in done
-            if (r["arm"], r["steps"]) == (arm, options.steps) and r["tokens_per_second"]
-        )
-
-    timed = {arm: round(options.steps * speed(arm) / speed(base_of(arm))) for arm in wanted}
-    timed = {a: steps for a, steps in timed.items() if abs(steps / options.steps - 1) > 0.1}
+    run_all(jobs, folder, options.out)
+    everything = load(options.out)
+    for arm in wanted:
+        if arm != base_of(arm) and arm not in everything["times"]:
+            everything["times"][arm] = time_steps(arm)
+            options.out.with_suffix(".json").write_text(json.dumps(everything) + "\n")
+            print(f"{arm:<28} {everything['times'][arm]:.3f} of its base's time", flush=True)
+    timed = {arm: round(options.steps / ratio) for arm, ratio in everything["times"].items()}
+    timed = {a: s for a, s in timed.items() if a in wanted and abs(s / options.steps - 1) > 0.05}
     jobs = [(arm, seed, steps) for seed in options.seeds for arm, steps in timed.items()]
     done = run_all(jobs, folder, options.out)
     options.out.with_suffix(".md").write_text(table(done, options.steps, timed))
