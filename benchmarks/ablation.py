@@ -54,7 +54,7 @@ OTHERS = {
     "soft cap 15": "--model.gpt.softcap 15",
     "weight decay 0.1": "--model.optimizer.weight_decay 0.1",
 }
-"""Not of the recipe: added to both."""
+"""Not of the recipe: added to ours."""
 
 RATES = {
     "classic + lr 0.0015": "--model.optimizer.lr 0.0015",
@@ -69,7 +69,6 @@ def arms() -> dict[str, list[str]]:
     found = {"classic": "", "ours": ours}
     found |= {f"classic + {name}": added for name, (added, _) in SWITCHES.items()}
     found |= {f"ours - {name}": f"{ours} {removed}" for name, (_, removed) in SWITCHES.items()}
-    found |= {f"classic + {name}": added for name, added in OTHERS.items()}
     found |= {f"ours + {name}": f"{ours} {added}" for name, added in OTHERS.items()}
     found |= RATES
     return {name: options.split() for name, options in found.items()}
