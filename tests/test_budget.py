@@ -59,6 +59,17 @@ class Clock:
         return Tick()
 
 
+class SlowValidation(Callback):
+    """Validations that take their time."""
+
+    def __init__(self, clock, seconds):
+        self.clock, self.seconds, self.count = clock, seconds, 0
+
+    def on_validation_start(self, *_):
+        self.clock.now += self.seconds
+        self.count += 1
+
+
 @pytest.fixture
 def clock(monkeypatch):
     return Clock(monkeypatch)
@@ -90,13 +101,18 @@ def test_the_learning_rate_ends_when_the_time_does(tmp_path, make_data, clock): 
 
 
 def test_validations_count(tmp_path, make_data, clock):  # noqa: F811
-    class SlowValidation(Callback):
-        def on_validation_end(self, *_):
-            clock.now += 5.0
-
     tick = clock.ticking(1.0)
-    train(tmp_path, make_data(), -1, [tick, TimeBudget(20.0, 10), LastStep(), SlowValidation()])
-    assert len(tick.rates) == 9, "after 4 and 8 steps five seconds each, and 20 are nearly over"
+    slow = SlowValidation(clock, 5.0)
+    train(tmp_path, make_data(), -1, [slow, tick, TimeBudget(20.0, 10), LastStep()])
+    assert len(tick.rates) == 10, "after 4 and 8 steps five seconds each"
+
+
+def test_a_validation_that_uses_up_the_time_is_the_last(tmp_path, make_data, clock):  # noqa: F811
+    tick, budget = clock.ticking(1.0), TimeBudget(20.0, 10)
+    slow = SlowValidation(clock, 30.0)
+    train(tmp_path, make_data(), -1, [slow, tick, budget, LastStep()])
+    assert (len(tick.rates), slow.count) == (4, 1)
+    assert budget.spent == 34.0
 
 
 def test_a_resumed_run_has_the_rest_of_the_time(tmp_path, make_data, clock):  # noqa: F811

@@ -633,10 +633,34 @@ def test_a_budget_is_planned_kept_and_resumed(slm, workplace):
     assert steps > 12, "max_steps of the config does not end it"
 
     refuse(slm("fit", "--ckpt_path", "last"), "has already been trained for", "--budget ")
+    more_steps = ("--trainer.max_steps", str(steps + 2))
+    refuse(slm("fit", "--ckpt_path", "last", *more_steps), "budget of 2s", "--budget null")
     more = slm("fit", "--ckpt_path", "last", "--budget", "3s")
     assert more.status == 0, more.err
     assert "Planning" not in more.err
-    assert open_checkpoint(checkpoint("last")).step > steps
+    assert "budget 2 s -> 3 s" in more.err
+    steps = open_checkpoint(checkpoint("last")).step
+    assert steps > int(more_steps[1])
+    by_steps = slm(
+        "fit", "--ckpt_path", "last", "--budget", "null", "--trainer.max_steps", str(steps + 2)
+    )
+    assert by_steps.status == 0, by_steps.err
+    assert open_checkpoint(checkpoint("last")).step == steps + 2
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        ("--data.source", "nowhere"),
+        ("--model.gpt.vocab_size", "301"),
+        ("--trainer.accelerator", "cuda"),
+    ],
+)
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_mistakes_are_found_before_anything_is_measured(slm, workplace, mistake):
+    result = slm("fit", "--config", "tiny.yaml", "--budget", "5m", *mistake)
+    assert result.status == 2
+    assert "Planning" not in result.err
 
 
 def test_without_a_config_a_budget_chooses_the_model(slm, workplace, monkeypatch):
@@ -706,6 +730,27 @@ MISTAKES = {
     "no learning rate": (fit("--model.optimizer.lr", "0"), "lr is 0"),
     "no time": (fit("--budget", "0s"), "--budget 0s", "--budget 20m"),
     "a time without a unit": (fit("--budget", "20"), "--budget 20", "90s, 20m or 1h30m"),
+    "a time and a number of steps": (
+        fit("--budget", "3s", "--trainer.max_steps", "9"),
+        "--trainer.max_steps in a run with a budget of 3s",
+        "--budget null",
+    ),
+    "a time and a maximal time": (
+        fit("--budget", "3s", "--trainer.max_time", "00:00:00:01"),
+        "--trainer.max_time in a run",
+    ),
+    "a time without a GPU": (
+        fit("--budget", "3s", "--trainer.accelerator", "cuda"),
+        "no such device",
+    ),
+    "a rate of another optimizer": (
+        fit("--model.optimizer.muon_lr", "0.1"),
+        "muon_lr with name adamw",
+    ),
+    "a share of another schedule": (
+        fit("--model.optimizer.cooldown_share", "0.1"),
+        "cooldown_share with schedule cosine",
+    ),
     "a time on two devices": (fit("--budget", "3s", "--trainer.devices", "2"), "one device"),
     "a time for a wrong shape": (fit("--budget", "3s", "--model.gpt.n_embd", "17"), "n_embd 17"),
     "a time for no batch": (fit("--budget", "3s", "--data.batch_size", "0"), "batch_size 0"),

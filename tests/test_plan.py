@@ -52,7 +52,7 @@ def machine(monkeypatch):
 
 def test_steps_and_tokens_follow_from_the_speed(machine):
     machine()
-    plan = make_plan(options(), 600.0, choose_size=False)
+    plan = make_plan(options(), 600.0, validation_tokens=5_000_000, choose_size=False)
     assert plan.gpt == SHAPE
     assert (plan.batch_size, plan.accumulate, plan.compile) == (8, 1, True)
     parameters = GPT(SHAPE).parameter_counts().tied
@@ -67,7 +67,7 @@ def test_steps_and_tokens_follow_from_the_speed(machine):
 @pytest.mark.parametrize(("gain", "seconds"), [(0.9, 600.0), (1.01, 600.0), (2.0, 30.0)])
 def test_it_compiles_only_where_that_pays(machine, gain, seconds):
     machine(gain=gain)
-    plan = make_plan(options(), seconds, choose_size=False)
+    plan = make_plan(options(), seconds, validation_tokens=5_000_000, choose_size=False)
     assert not plan.compile
     assert "eager" in plan.in_words()
 
@@ -82,7 +82,7 @@ def test_a_compiler_that_fails_is_done_without(machine, monkeypatch, capsys):
         return measure(*arguments, **more)
 
     monkeypatch.setattr(budget, "measure", fail)
-    assert not make_plan(options(), 600.0, choose_size=False).compile
+    assert not make_plan(options(), 600.0, validation_tokens=5_000_000, choose_size=False).compile
     assert "torch.compile does not work here: no C++ compiler\n" in capsys.readouterr().err
 
 
@@ -91,7 +91,7 @@ def test_a_compiler_that_fails_is_done_without(machine, monkeypatch, capsys):
 )
 def test_what_does_not_fit_is_halved_and_accumulated(machine, room, batch_size, accumulate):
     machine(room=room)
-    plan = make_plan(options(16, 2), 600.0, choose_size=False)
+    plan = make_plan(options(16, 2), 600.0, validation_tokens=5_000_000, choose_size=False)
     assert (plan.batch_size, plan.accumulate) == (batch_size, accumulate)
     assert plan.tokens_per_step == 32 * 64
 
@@ -100,14 +100,14 @@ def test_too_little_memory_for_anything_is_said(machine):
     machine(room=0)
     for choose_size in (True, False):
         with pytest.raises(UserError, match="not one window fits"):
-            make_plan(options(), 600.0, choose_size=choose_size)
+            make_plan(options(), 600.0, validation_tokens=5_000_000, choose_size=choose_size)
 
 
 def test_more_time_and_faster_machines_get_larger_models_and_batches(machine):
     sizes, batches = [], []
     for speed, seconds in ((1e10, 60.0), (1e11, 600.0), (1e12, 3600.0), (1e14, 3600.0)):
         machine(speed)
-        plan = make_plan(options(), seconds, choose_size=True)
+        plan = make_plan(options(), seconds, validation_tokens=5_000_000, choose_size=True)
         sizes.append(GPT(plan.gpt).parameter_counts().tied)
         batches.append(plan.tokens_per_step)
     assert sizes == sorted(sizes)
@@ -118,7 +118,7 @@ def test_more_time_and_faster_machines_get_larger_models_and_batches(machine):
 
 def test_the_size_chosen_is_the_best_by_the_curve(machine):
     machine(1e11)
-    chosen = make_plan(options(), 600.0, choose_size=True).gpt
+    chosen = make_plan(options(), 600.0, validation_tokens=5_000_000, choose_size=True).gpt
     found = {}
     for n_layer, n_head, n_embd in budget.SIZES:
         gpt = dataclasses.replace(SHAPE, n_layer=n_layer, n_head=n_head, n_embd=n_embd)
@@ -137,7 +137,7 @@ def test_the_curve_falls_with_size_and_tokens():
 def test_validations_take_little_of_the_time():
     def plan(seconds, step_seconds):
         measured = Measurement(step_seconds, 0.0, 0, 0.0)
-        return Plan(seconds, SHAPE, "32-true", False, 32, 1, measured)
+        return Plan(seconds, SHAPE, "32-true", False, 32, 1, 5_000_000, measured)
 
     slow = plan(600.0, 0.2)  # 10,000 tokens per second: TinyStories' split would take minutes
     assert slow.val_interval > slow.steps
@@ -149,7 +149,7 @@ def test_what_is_given_on_the_command_line_is_kept(machine):
     machine()
     given = {"--val_interval", "--save_interval", "--model.compile", "--data.batch_size"}
     wanted = options(batch_size=3)
-    plan = make_plan(wanted, 600.0, choose_size=True, given=given)
+    plan = make_plan(wanted, 600.0, validation_tokens=5_000_000, choose_size=True, given=given)
     apply_plan(wanted, plan, given)
     assert (wanted.val_interval, wanted.save_interval) == (1, 1)
     assert wanted.model.compile is False
@@ -160,10 +160,22 @@ def test_what_is_given_on_the_command_line_is_kept(machine):
 def test_a_plan_becomes_options(machine):
     machine(room=4)
     given = options(8)
-    plan = make_plan(given, 600.0, choose_size=True)
+    plan = make_plan(given, 600.0, validation_tokens=5_000_000, choose_size=True)
     apply_plan(given, plan)
     assert given.model.gpt.n_embd == plan.gpt.n_embd
     assert given.model.compile is True
     assert given.data.batch_size == 4
     assert given.trainer.accumulate_grad_batches == plan.accumulate > 1
     assert given.save_interval == plan.steps // 10
+    assert given.model.optimizer.warmup_steps == 100
+
+
+def test_short_runs_warm_up_shortly(machine):
+    machine()
+    given = options(8)
+    plan = make_plan(given, 10.0, validation_tokens=5_000_000, choose_size=False)
+    apply_plan(given, plan)
+    assert given.model.optimizer.warmup_steps == plan.steps // 10 < 100
+    given = options(8)
+    apply_plan(given, plan, {"--model.optimizer.warmup_steps"})
+    assert given.model.optimizer.warmup_steps == 100

@@ -26,11 +26,11 @@ SIZES = (
 """Layers, heads and width of the models to choose from."""
 
 _BATCH = {"--data.batch_size", "--trainer.accumulate_grad_batches"}
+_ENDS = {"--trainer.max_steps", "--trainer.max_time", "--model.optimizer.decay_steps"}
 _COMPILE_GAIN = 1.4  # what compiling usually brings; measured anew once the size is chosen
 _WORTH_COMPILING = 60.0  # seconds; below, compiling takes longer than training
 _PROBED_TOKENS = 2048  # in the steps that compare sizes
 _VALIDATION_SHARE = 0.02  # of the time, for validations before the last one
-_VALIDATION_TOKENS = 5e6  # at most, in TinyStories
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,8 @@ class Plan:
     """Windows per micro-batch."""
     accumulate: int
     """Micro-batches per optimizer step."""
+    validation_tokens: int
+    """Tokens of the validation split."""
     measured: Measurement
 
     @property
@@ -65,7 +67,7 @@ class Plan:
     @property
     def val_interval(self) -> int:
         """Steps between validations: nine at most, fewer where they would take too long."""
-        seconds = _VALIDATION_TOKENS / (3 * self.tokens / self.seconds)  # forward is a third
+        seconds = self.validation_tokens / (3 * self.tokens / self.seconds)  # forward is a third
         count = min(9, int(_VALIDATION_SHARE * self.seconds / seconds))
         return self.steps // (count + 1) + 1 if count else 10 * self.steps
 
@@ -99,15 +101,25 @@ def _count(gpt: GPTConfig) -> ParameterCounts:
         return GPT(gpt).parameter_counts()
 
 
-def check_budget(options: Any) -> float | None:
+def check_budget(options: Any, given: Collection[str] = ()) -> float | None:
     """The seconds that `--budget` gives, if it is given.
 
+    Args:
+        options: The parsed options of `fit`.
+        given: Names of the options on the command line.
+
     Raises:
-        UserError: It is no time, or there are several devices.
+        UserError: It is no time, something else is to end the run, or there are several devices.
     """
     if options.budget is None:
         return None
     seconds = parse_duration(options.budget)
+    for name in sorted(_ENDS & set(given)):
+        raise UserError(
+            f"{name} in a run with a budget of {options.budget}",
+            "one thing that says when training ends",
+            f"leave {name} out, or plan by steps: --budget null --trainer.max_steps 1000",
+        )
     if options.trainer.devices not in ("auto", 1, "1") or options.trainer.num_nodes != 1:
         raise UserError(
             f"--budget with --trainer.devices {options.trainer.devices}",
@@ -118,13 +130,19 @@ def check_budget(options: Any) -> float | None:
 
 
 def make_plan(
-    options: Any, seconds: float, *, choose_size: bool, given: Collection[str] = ()
+    options: Any,
+    seconds: float,
+    *,
+    validation_tokens: int,
+    choose_size: bool,
+    given: Collection[str] = (),
 ) -> Plan:
     """Measures what fits into a time.
 
     Args:
         options: The parsed options of `fit`.
         seconds: The time.
+        validation_tokens: Tokens of the validation split.
         choose_size: Whether layers and width, and with them the tokens per step, are to be chosen;
             otherwise the options say them.
         given: Names of the options on the command line; those are kept.
@@ -170,15 +188,33 @@ def make_plan(
         if compiled and compiled.micro_batch_seconds < 0.97 * measured.micro_batch_seconds:
             compile, measured = True, compiled
     return Plan(
-        seconds, gpt, precision, compile, batch_size, max(1, windows // batch_size), measured
+        seconds,
+        gpt,
+        precision,
+        compile,
+        batch_size,
+        max(1, windows // batch_size),
+        validation_tokens,
+        measured,
     )
 
 
 def _device(accelerator: str) -> torch.device:
+    """The device that Lightning would take.
+
+    Raises:
+        UserError: A GPU is asked for, and there is none.
+    """
     if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
         return torch.device("cuda", torch.cuda.current_device())
     if accelerator in ("auto", "gpu", "mps") and torch.backends.mps.is_available():
         return torch.device("mps")
+    if accelerator in ("gpu", "cuda", "mps"):
+        raise UserError(
+            f"--trainer.accelerator {accelerator}, and torch sees no such device",
+            "a device that is there",
+            "leave the option out to take the best there is",
+        )
     return torch.device("cpu")
 
 
@@ -253,6 +289,9 @@ def apply_plan(options: Any, plan: Plan, given: Collection[str] = ()) -> None:
     options.trainer.accumulate_grad_batches = plan.accumulate
     options.trainer.precision = plan.precision
     options.trainer.devices = 1
+    if "--model.optimizer.warmup_steps" not in given:
+        least = min(options.model.optimizer.warmup_steps, plan.steps // 10)
+        options.model.optimizer.warmup_steps = least
     if "--val_interval" not in given:
         options.val_interval = plan.val_interval
     if "--save_interval" not in given:

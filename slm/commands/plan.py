@@ -1,7 +1,9 @@
 """What can be found wrong with a training run before anything is built."""
 
+from collections.abc import Collection
 from typing import Any
 
+from slm.data.cleaning import Cleaning
 from slm.data.datamodule import StoryData
 from slm.errors import UserError
 from slm.training.checkpoint import Checkpoint
@@ -60,6 +62,51 @@ def check_vocabulary_size(data: StoryData, n_vocab: int) -> None:
     """
     known = data.known_tokenizer()
     check_sizes(known["n_vocab"] if known else data.corpus.vocab_size, n_vocab)
+
+
+def check_effects(options: Any, given: Collection[str]) -> None:
+    """Checks that what was typed has an effect.
+
+    Args:
+        options: The parsed options of `fit`.
+        given: Names of the options on the command line.
+
+    Raises:
+        UserError: An option belongs to a choice that was not made.
+    """
+    optimizer = options.model.optimizer
+    for field, choice, needed in (
+        ("muon_lr", "name", "muon"),
+        ("muon_momentum", "name", "muon"),
+        ("cooldown_share", "schedule", "trapezoid"),
+    ):
+        if f"--model.optimizer.{field}" in given and optimizer[choice] != needed:
+            raise UserError(
+                f"--model.optimizer.{field} with {choice} {optimizer[choice]}, which has none",
+                f"--model.optimizer.{choice} {needed}",
+                f"add --model.optimizer.{choice} {needed}, or leave the option out",
+            )
+
+
+def data_before_measuring(options: Any, initial: Checkpoint | None) -> StoryData:
+    """Prepares the data of a run, so that their mistakes are found before a long measurement.
+
+    Args:
+        options: The parsed options of `fit`.
+        initial: The checkpoint to begin from, if any.
+
+    Raises:
+        UserError: There is no such source, or vocabulary or shape do not fit.
+    """
+    plain = options.data.as_dict()
+    data = StoryData(**plain | {"clean": Cleaning(**plain["clean"])})
+    check_vocabulary_size(data, options.model.gpt.vocab_size)
+    if initial is not None:
+        initial.check_shape(options.model.gpt.as_dict())
+        check_vocabulary(data, initial)
+    data.prepare_data()
+    data.setup("fit")
+    return data
 
 
 def check_plan(options: Any) -> None:

@@ -26,9 +26,11 @@ from slm.commands.conclusion import conclude_fit, describe_run
 from slm.commands.parser import HELP_SHOWS, StoryParser, tidy_help
 from slm.commands.plan import (
     check_against_checkpoint,
+    check_effects,
     check_plan,
     check_vocabulary,
     check_vocabulary_size,
+    data_before_measuring,
 )
 from slm.commands.stories import StoryWriter, add_story_arguments, story_requests
 from slm.data.datamodule import StoryData
@@ -237,8 +239,9 @@ class StoryCLI(LightningCLI):
                 f"take it out of the file and add --ckpt_path {self.config[self.verb].ckpt_path}",
             )
         if self.verb == "fit":
-            seconds = check_budget(self.config.fit)
+            seconds = check_budget(self.config.fit, self.given)
             check_plan(self.config.fit)
+            check_effects(self.config.fit, self.given)
             if seconds is not None:
                 self._plan_for(seconds)
 
@@ -256,12 +259,19 @@ class StoryCLI(LightningCLI):
             if saved["spent"] >= seconds:
                 raise UserError(
                     f"{checkpoint.path} has already been trained for {in_words(saved['spent'])}",
-                    f"more time than that, not --budget {options.budget}",
+                    f"a budget above that, in all; it is {options.budget}",
                     f"--budget {math.ceil(2 * saved['spent'])}s",
                 )
         else:
+            data = data_before_measuring(options, self.initial)
             try:
-                plan = make_plan(options, seconds, choose_size=self.choose_size, given=self.given)
+                plan = make_plan(
+                    options,
+                    seconds,
+                    validation_tokens=data.manifest.splits["validation"].tokens,
+                    choose_size=self.choose_size,
+                    given=self.given,
+                )
             except ValueError as error:
                 raise UserError.from_value_error(error, "slm fit --help explains it") from error
             apply_plan(options, plan, self.given)

@@ -22,7 +22,9 @@ def parse_duration(text: str) -> float:
     parts = match.groups() if match else ()
     total = sum(float(part or 0) * unit for part, unit in zip(parts, _UNITS.values(), strict=False))
     if not total:
-        raise UserError(f"--budget {text}", "a time such as 90s, 20m or 1h30m", "--budget 20m")
+        raise UserError(
+            f"--budget {text}", "a time with its units, such as 90s, 20m or 1h30m", "--budget 20m"
+        )
     return total
 
 
@@ -81,8 +83,19 @@ class TimeBudget(Callback):
         now = self.spent
         self._last_step = (trainer.global_step, now)
         if now + 0.5 * (now - ended) >= self.seconds:
-            trainer.should_stop = True
-            self._before, self._started = max(now, self.seconds), None
+            self._stop(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stops if the validation, which counts, has used up the time."""
+        if self._started is None:
+            return
+        self._last_step = (self._last_step[0], self.spent)
+        if self.spent >= self.seconds:
+            self._stop(trainer)
+
+    def _stop(self, trainer: Trainer) -> None:
+        trainer.should_stop = True
+        self._before, self._started = max(self.spent, self.seconds), None
 
     def on_train_end(self, *_: Any) -> None:
         """Stops the clock."""

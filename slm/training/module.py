@@ -22,7 +22,7 @@ from slm.data.datamodule import StoryData
 from slm.data.tokenizer import CHECKPOINT_KEY, StreamDecoder, Tokenizer
 from slm.errors import UserError
 from slm.model import GPT, GPTConfig, SamplingOptions, stream
-from slm.training.budget import time_budget
+from slm.training.budget import in_words, time_budget
 from slm.training.checkpoint import (
     FORMAT_VERSION,
     Checkpoint,
@@ -274,6 +274,9 @@ class StoryModel(LightningModule):
             "precision": self.trainer.precision,
             "dropout": self.gpt.dropout,
         }
+        if budget := time_budget(self.trainer):
+            del facts["decay_steps"]  # what is expected of this machine, not what was asked for
+            facts["budget"] = in_words(budget.seconds)
         if data:
             facts |= {
                 "batch_size": data.batch_size,
