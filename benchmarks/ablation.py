@@ -6,9 +6,9 @@ Usage:
 
 FOLDER holds `train.txt` and `validation.txt`. Each arm is a whole `slm fit` of `ablation.yaml` with
 some options changed, on one core; as many run at once as there are cores. First all arms train for
-the same number of tokens. Then every arm's step is timed on one core between two timings of its
-base's, and those that take another time, by more than 5 %, train again for the number of steps that
-takes as long as the base did, so that there is a comparison at equal time too.
+the same number of tokens. Then every arm's step is timed on one core against its base's, in
+three pairs, and those that take another time, by more than 5 %, train again for the number of steps
+that takes as long as the base did, so that there is a comparison at equal time too.
 
 Written are `OUT.json` with every run, `OUT.md` with the table and `OUT.png` with the curves. Runs
 that OUT.json already holds are not done again, so the command can be interrupted and repeated, and
@@ -117,7 +117,7 @@ def load(out: Path) -> Any:
 
 
 def time_steps(arm: str) -> float:
-    """How much longer a step of an arm takes than one of its base, measured before and after it."""
+    """How much longer a step of an arm takes than one of its base, median of three pairs."""
     import torch
     import yaml
 
@@ -146,8 +146,7 @@ def time_steps(arm: str) -> float:
     if gpt == base_gpt and optimizer.name == base_optimizer.name:
         return 1.0
     torch.set_num_threads(1)
-    before, own, after = (seconds(name) for name in (base_of(arm), arm, base_of(arm)))
-    return 2 * own / (before + after)
+    return statistics.median(seconds(arm) / seconds(base_of(arm)) for _ in range(3))
 
 
 def run_all(jobs: list[tuple[str, int, int]], folder: Path, out: Path) -> list[Any]:
