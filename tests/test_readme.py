@@ -17,7 +17,7 @@ RECIPE = (ROOT / "docs" / "recipe.md").read_text(encoding="utf-8")
 DATA_OPTIONS = "--data.source stories.txt --data.tokenizer bpe --data.vocab_size 300"
 MODEL_OPTIONS = """
   --data.batch_size 2 --model.gpt.vocab_size 300 --model.gpt.block_size 16 --model.gpt.n_layer 1
-  --model.gpt.n_head 2 --model.gpt.n_embd 16 --model.gpt.dropout 0 --trainer.max_steps 2
+  --model.gpt.n_head 2 --model.gpt.n_embd 16 --model.gpt.dropout 0
   --model.compile false
 """
 SHARE = "--data.validation_share 0.2"
@@ -40,8 +40,8 @@ def made_small(verb, words):
     if verb == "fit" and "--model.init_from" in words:
         return f"{SHARE} --data.batch_size 2 --trainer.max_steps 2"
     if verb == "fit":
-        budget = "--budget 1s" if "--budget" in words else ""
-        return f"{DATA_OPTIONS} {SHARE} {MODEL_OPTIONS} {budget}"
+        end = "--budget 1s" if "--budget" in words else "--trainer.max_steps 2"
+        return f"{DATA_OPTIONS} {SHARE} {MODEL_OPTIONS} {end}"
     if verb == "prepare":
         return SHARE
     return ""

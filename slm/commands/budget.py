@@ -26,7 +26,7 @@ SIZES = (
 """Layers, heads and width of the models to choose from."""
 
 _BATCH = {"--data.batch_size", "--trainer.accumulate_grad_batches"}
-_ENDS = {"--trainer.max_steps", "--trainer.max_time", "--model.optimizer.decay_steps"}
+_ENDS = {"--trainer.max_steps", "--model.optimizer.decay_steps"}
 _COMPILE_GAIN = 1.4  # what compiling usually brings; measured anew once the size is chosen
 _WORTH_COMPILING = 60.0  # seconds; below, compiling takes longer than training
 _PROBED_TOKENS = 2048  # in the steps that compare sizes
@@ -114,7 +114,9 @@ def check_budget(options: Any, given: Collection[str] = ()) -> float | None:
     if options.budget is None:
         return None
     seconds = parse_duration(options.budget)
-    for name in sorted(_ENDS & set(given)):
+    ends = _ENDS & set(given)
+    ends |= {f"--trainer.{n}" for n in ("max_time", "min_steps") if options.trainer[n]}
+    for name in sorted(ends):
         raise UserError(
             f"{name} in a run with a budget of {options.budget}",
             "one thing that says when training ends",
@@ -157,7 +159,7 @@ def make_plan(
         )
     gpt = GPTConfig(**options.model.gpt.as_dict())
     optimizer = OptimizerOptions(**options.model.optimizer.as_dict())
-    device = _device(options.trainer.accelerator)
+    device = find_device(options.trainer.accelerator)
     precision = resolve_precision(options.trainer.precision, options.trainer.accelerator)
     print(
         f"Planning   {in_words(seconds)} on {device.type}: measuring a few steps", file=sys.stderr
@@ -193,13 +195,13 @@ def make_plan(
         precision,
         compile,
         batch_size,
-        max(1, windows // batch_size),
+        -(-windows // batch_size),
         validation_tokens,
         measured,
     )
 
 
-def _device(accelerator: str) -> torch.device:
+def find_device(accelerator: str) -> torch.device:
     """The device that Lightning would take.
 
     Raises:
@@ -232,7 +234,7 @@ def _best_size(gpt: GPTConfig, probe: Any, seconds: float) -> tuple[GPTConfig, f
                 raise
             break
         seconds_per_token = measured.micro_batch_seconds / (windows * gpt.block_size)
-        rate = _COMPILE_GAIN / seconds_per_token
+        rate = (_COMPILE_GAIN if seconds >= _WORTH_COMPILING else 1.0) / seconds_per_token
         # The optimizer's part of a step, at the batch that would be trained with.
         batch = _good_batch(rate * seconds)
         rate = batch / (batch / rate + measured.update_seconds)

@@ -3,11 +3,14 @@
 from collections.abc import Collection
 from typing import Any
 
+from slm.commands.budget import find_device
 from slm.data.cleaning import Cleaning
 from slm.data.datamodule import StoryData
 from slm.errors import UserError
+from slm.model import GPTConfig
 from slm.training.checkpoint import Checkpoint
 from slm.training.module import check_sizes
+from slm.training.optimization import OptimizerOptions
 
 
 def check_against_checkpoint(options: Any, checkpoint: Checkpoint, *, resuming: bool) -> None:
@@ -96,8 +99,12 @@ def data_before_measuring(options: Any, initial: Checkpoint | None) -> StoryData
         initial: The checkpoint to begin from, if any.
 
     Raises:
-        UserError: There is no such source, or vocabulary or shape do not fit.
+        UserError: There is no such source or device, or vocabulary or shape do not fit.
+        ValueError: The model's or the optimizer's options are out of range.
     """
+    GPTConfig(**options.model.gpt.as_dict())
+    OptimizerOptions(**options.model.optimizer.as_dict())
+    find_device(options.trainer.accelerator)
     plain = options.data.as_dict()
     data = StoryData(**plain | {"clean": Cleaning(**plain["clean"])})
     check_vocabulary_size(data, options.model.gpt.vocab_size)

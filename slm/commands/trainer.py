@@ -263,8 +263,8 @@ class StoryCLI(LightningCLI):
                     f"--budget {math.ceil(2 * saved['spent'])}s",
                 )
         else:
-            data = data_before_measuring(options, self.initial)
             try:
+                data = data_before_measuring(options, self.initial)
                 plan = make_plan(
                     options,
                     seconds,

@@ -54,6 +54,7 @@ class TimeBudget(Callback):
         self._before = 0.0
         self._started: float | None = None
         self._last_step = (0, 0.0)
+        self._step_seconds = 0.0
 
     @property
     def spent(self) -> float:
@@ -81,8 +82,8 @@ class TimeBudget(Callback):
         if trainer.global_step == step:
             return  # in the middle of an accumulation
         now = self.spent
-        self._last_step = (trainer.global_step, now)
-        if now + 0.5 * (now - ended) >= self.seconds:
+        self._last_step, self._step_seconds = (trainer.global_step, now), now - ended
+        if now + 0.5 * self._step_seconds >= self.seconds:
             self._stop(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -90,7 +91,7 @@ class TimeBudget(Callback):
         if self._started is None:
             return
         self._last_step = (self._last_step[0], self.spent)
-        if self.spent >= self.seconds:
+        if self.spent + 0.5 * self._step_seconds >= self.seconds:
             self._stop(trainer)
 
     def _stop(self, trainer: Trainer) -> None:
