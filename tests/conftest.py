@@ -15,12 +15,17 @@ import pytest
 
 os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
 
+import hypothesis
 import torch
 
 from slm.cli import main
 
 # The networks of these tests are tiny; threads would spend their time waiting for one another.
 torch.set_num_threads(1)
+
+# How long an example takes depends on what else the machine does.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 TINY = """\
 val_interval: 10
