@@ -96,6 +96,12 @@ def test_what_does_not_fit_is_halved_and_accumulated(machine, room, batch_size, 
     assert plan.tokens_per_step == 32 * 64
 
 
+def test_no_window_is_lost_where_halves_do_not_add_up(machine):
+    machine(room=2)
+    plan = make_plan(options(5), 600.0, validation_tokens=5_000_000, choose_size=False)
+    assert (plan.batch_size, plan.accumulate) == (2, 3)
+
+
 def test_too_little_memory_for_anything_is_said(machine):
     machine(room=0)
     for choose_size in (True, False):

@@ -116,7 +116,8 @@ def check_budget(options: Any, given: Collection[str] = ()) -> float | None:
     seconds = parse_duration(options.budget)
     ends = _ENDS & set(given)
     ends |= {f"--trainer.{n}" for n in ("max_time", "min_steps") if options.trainer[n]}
-    for name in sorted(ends):
+    if ends:
+        name = min(ends)
         raise UserError(
             f"{name} in a run with a budget of {options.budget}",
             "one thing that says when training ends",
@@ -150,13 +151,9 @@ def make_plan(
         given: Names of the options on the command line; those are kept.
 
     Raises:
-        UserError: Not even one window fits into the memory, or the batch has none.
+        UserError: Not even one window fits into the memory.
         ValueError: The model's options are out of range.
     """
-    if options.data.batch_size < 1:
-        raise UserError(
-            f"--data.batch_size {options.data.batch_size}", "1 or more", "--data.batch_size 8"
-        )
     gpt = GPTConfig(**options.model.gpt.as_dict())
     optimizer = OptimizerOptions(**options.model.optimizer.as_dict())
     device = find_device(options.trainer.accelerator)

@@ -5,6 +5,7 @@ restart, and is the same.
 """
 
 import mmap
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
@@ -82,7 +83,7 @@ def gather_windows(tokens: TokenFile, starts: npt.NDArray[np.int64], block_size:
     return ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
 
 
-class TrainingWindows(Dataset[Batch]):
+class TrainingWindows(Dataset[Batch], ABC):
     """Endless training batches, each a pure function of its index.
 
     Batch k consists of samples `first_sample` + k B to `first_sample` + k B + B - 1. Which window
@@ -116,9 +117,9 @@ class TrainingWindows(Dataset[Batch]):
         if len(tokens) <= block_size:
             raise ValueError(f"{tokens.path} is shorter than a window of {block_size} + 1 tokens")
 
+    @abstractmethod
     def starts(self, first: int, count: int) -> npt.NDArray[np.int64]:
         """The first token of samples `first` to `first` + `count` - 1: (count,)."""
-        raise NotImplementedError
 
     def __getitem__(self, index: int) -> Batch:
         first = self.first_sample + index * self.batch_size
