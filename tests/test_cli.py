@@ -669,9 +669,9 @@ def test_mistakes_are_found_before_anything_is_measured(slm, workplace, mistake)
 
 
 def test_without_a_config_a_budget_chooses_the_model(slm, workplace, monkeypatch):
-    from slm.commands import budget
+    from slm.commands import plan
 
-    monkeypatch.setattr(budget, "SIZES", ((1, 1, 64), (2, 1, 64)))
+    monkeypatch.setattr(plan, "SIZES", ((1, 1, 64), (2, 1, 64)))
     words = ("--data.source", "stories.txt", "--data.validation_share", "0.2")
     small = ("--data.vocab_size", "300", "--model.gpt.vocab_size", "300")
     small += ("--model.gpt.block_size", "32", "--trainer.accelerator", "cpu")

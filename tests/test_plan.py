@@ -6,8 +6,9 @@ from types import SimpleNamespace
 import jsonargparse
 import pytest
 
-from slm.commands import budget
-from slm.commands.budget import Plan, apply_plan, make_plan
+from slm.commands import plan as planning
+from slm.commands.budget import apply_plan
+from slm.commands.plan import Plan, make_plan
 from slm.errors import UserError
 from slm.model import GPT, GPTConfig
 from slm.training.optimization import OptimizerOptions
@@ -45,7 +46,7 @@ def machine(monkeypatch):
             seconds = 6 * parameters * batch_size * gpt.block_size / speed
             return Measurement(seconds / (gain if compile else 1), 0.001, 10**9, 20.0)
 
-        monkeypatch.setattr(budget, "measure", measure)
+        monkeypatch.setattr(planning, "measure", measure)
 
     return build
 
@@ -74,14 +75,14 @@ def test_it_compiles_only_where_that_pays(machine, gain, seconds):
 
 def test_a_compiler_that_fails_is_done_without(machine, monkeypatch, capsys):
     machine()
-    measure = budget.measure
+    measure = planning.measure
 
     def fail(*arguments, compile=False, **more):
         if compile:
             raise RuntimeError("no C++ compiler\nat all")
         return measure(*arguments, **more)
 
-    monkeypatch.setattr(budget, "measure", fail)
+    monkeypatch.setattr(planning, "measure", fail)
     assert not make_plan(options(), 600.0, validation_tokens=5_000_000, choose_size=False).compile
     assert "torch.compile does not work here: no C++ compiler\n" in capsys.readouterr().err
 
@@ -126,10 +127,10 @@ def test_the_size_chosen_is_the_best_by_the_curve(machine):
     machine(1e11)
     chosen = make_plan(options(), 600.0, validation_tokens=5_000_000, choose_size=True).gpt
     found = {}
-    for n_layer, n_head, n_embd in budget.SIZES:
+    for n_layer, n_head, n_embd in planning.SIZES:
         gpt = dataclasses.replace(SHAPE, n_layer=n_layer, n_head=n_head, n_embd=n_embd)
         parameters = GPT(gpt).parameter_counts().tied
-        rate = budget._COMPILE_GAIN * 1e11 / (6 * parameters)
+        rate = planning._COMPILE_GAIN * 1e11 / (6 * parameters)
         found[gpt] = expected_bits_per_byte(parameters, rate * 600.0)
     assert found[chosen] == pytest.approx(min(found.values()), abs=0.003)
     assert max(found.values()) - min(found.values()) > 0.02, "it matters"

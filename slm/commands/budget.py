@@ -1,104 +1,24 @@
-"""`fit --budget 20m`: what to train, and how, so that it is done in that time."""
+"""`fit --budget 20m`: what it demands, and what it does to the options."""
 
 import math
 import sys
 from collections.abc import Collection
-from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-
+from slm.commands.checks import check_vocabulary, check_vocabulary_size
+from slm.commands.plan import Plan, find_device, make_plan
+from slm.data.cleaning import Cleaning
+from slm.data.datamodule import StoryData
 from slm.errors import UserError
-from slm.model import GPT, GPTConfig
-from slm.model.gpt import ParameterCounts
-from slm.training.budget import in_words, parse_duration
+from slm.model import GPTConfig
+from slm.training.budget import TimeBudget, in_words, parse_duration
+from slm.training.checkpoint import Checkpoint
 from slm.training.optimization import OptimizerOptions
-from slm.training.precision import resolve_precision
-from slm.training.probe import Measurement, measure
-from slm.training.scaling import expected_bits_per_byte
 
 BASE_CONFIG = "modern-20min"
 """The config that a budget starts from where none is named."""
 
-SIZES = (
-    (2, 2, 128), (3, 2, 192), (4, 2, 224), (4, 4, 256), (5, 5, 320), (6, 6, 384), (8, 8, 512),
-)  # fmt: skip
-"""Layers, heads and width of the models to choose from."""
-
-_BATCH = {"--data.batch_size", "--trainer.accumulate_grad_batches"}
 _ENDS = {"--trainer.max_steps", "--model.optimizer.decay_steps"}
-_COMPILE_GAIN = 1.4  # what compiling usually brings; measured anew once the size is chosen
-_WORTH_COMPILING = 60.0  # seconds; below, compiling takes longer than training
-_PROBED_TOKENS = 2048  # in the steps that compare sizes
-_VALIDATION_SHARE = 0.02  # of the time, for validations before the last one
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How a time is going to be used."""
-
-    seconds: float
-    gpt: GPTConfig
-    precision: str
-    compile: bool
-    batch_size: int
-    """Windows per micro-batch."""
-    accumulate: int
-    """Micro-batches per optimizer step."""
-    validation_tokens: int
-    """Tokens of the validation split."""
-    measured: Measurement
-
-    @property
-    def tokens_per_step(self) -> int:
-        """Tokens that an optimizer step trains on."""
-        return self.batch_size * self.accumulate * self.gpt.block_size
-
-    @property
-    def steps(self) -> int:
-        """Optimizer steps expected to fit into the time."""
-        return max(1, round(self.seconds / self.measured.step_seconds(self.accumulate)))
-
-    @property
-    def tokens(self) -> int:
-        """Tokens expected to be trained on."""
-        return self.steps * self.tokens_per_step
-
-    @property
-    def val_interval(self) -> int:
-        """Steps between validations: nine at most, fewer where they would take too long."""
-        seconds = self.validation_tokens / (3 * self.tokens / self.seconds)  # forward is a third
-        count = min(9, int(_VALIDATION_SHARE * self.seconds / seconds))
-        return self.steps // (count + 1) + 1 if count else 10 * self.steps
-
-    def in_words(self) -> str:
-        """The plan, as printed before training."""
-        gpt, tokens = self.gpt, self.tokens
-        compiled = f"compiled in {self.measured.first_seconds:.0f} s" if self.compile else "eager"
-        counts = _count(gpt)
-        lines = [
-            f"Budget     {in_words(self.seconds)}, from the first step to the last",
-            f"  model    {gpt.n_layer} layers, {gpt.n_head} heads, width {gpt.n_embd}, "
-            f"context {gpt.block_size}: {counts}",
-            f"  steps    about {self.steps:,} of {self.tokens_per_step:,} tokens: "
-            f"{self.accumulate} x {self.batch_size} x {gpt.block_size}, {self.precision}, "
-            f"{compiled}",
-            f"  expected {tokens / 1e6:.2f} M tokens, {tokens / self.seconds:,.0f} tokens/s, "
-            f"{self.measured.peak_bytes / 1e9:.1f} GB",
-        ]
-        if gpt.vocab_size == 4096:
-            bits = expected_bits_per_byte(counts.tied, tokens)
-            lines.append(
-                f"           {bits:.2f} bits per byte, if these were TinyStories "
-                "and none came twice"
-            )
-        return "\n".join(lines)
-
-
-def _count(gpt: GPTConfig) -> ParameterCounts:
-    """The sizes of a model, without making one: no memory, no random numbers."""
-    with torch.device("meta"):
-        return GPT(gpt).parameter_counts()
 
 
 def check_budget(options: Any, given: Collection[str] = ()) -> float | None:
@@ -132,150 +52,89 @@ def check_budget(options: Any, given: Collection[str] = ()) -> float | None:
     return seconds
 
 
-def make_plan(
+def plan_budget(
     options: Any,
     seconds: float,
     *,
-    validation_tokens: int,
+    initial: Checkpoint | None,
     choose_size: bool,
     given: Collection[str] = (),
-) -> Plan:
-    """Measures what fits into a time.
+) -> TimeBudget:
+    """Prepares the data, measures, prints the plan and puts it into the options of `fit`.
 
     Args:
-        options: The parsed options of `fit`.
+        options: The parsed options of `fit`; changed.
         seconds: The time.
-        validation_tokens: Tokens of the validation split.
-        choose_size: Whether layers and width, and with them the tokens per step, are to be chosen;
-            otherwise the options say them.
+        initial: The checkpoint to begin from, if any.
+        choose_size: Whether the model's size is to be chosen, too.
         given: Names of the options on the command line; those are kept.
 
     Raises:
-        UserError: Not even one window fits into the memory.
-        ValueError: The model's options are out of range.
+        UserError: Options, data and machine do not go together.
     """
-    gpt = GPTConfig(**options.model.gpt.as_dict())
-    optimizer = OptimizerOptions(**options.model.optimizer.as_dict())
-    device = find_device(options.trainer.accelerator)
-    precision = resolve_precision(options.trainer.precision, options.trainer.accelerator)
-    print(
-        f"Planning   {in_words(seconds)} on {device.type}: measuring a few steps", file=sys.stderr
-    )
-
-    def probe(gpt: GPTConfig, windows: int, compile: bool = False) -> Measurement | None:
-        return measure(
-            gpt,
-            optimizer,
-            device,
-            batch_size=windows,
-            precision=precision,
-            compile=compile,
+    try:
+        data = data_before_measuring(options, initial)
+        plan = make_plan(
+            options,
+            seconds,
+            validation_tokens=data.manifest.splits["validation"].tokens,
+            choose_size=choose_size,
+            given=given,
         )
-
-    windows = options.data.batch_size * options.trainer.accumulate_grad_batches
-    if choose_size:
-        gpt, rate = _best_size(gpt, probe, seconds)
-        if not _BATCH & set(given):
-            windows = max(1, _good_batch(rate * seconds) // gpt.block_size)
-    batch_size, measured = _largest_that_fits(gpt, probe, windows)
-    compile = False
-    if "--model.compile" in given:
-        compile = bool(options.model.compile)
-        measured = (compile and _try_compiled(gpt, probe, batch_size)) or measured
-    elif seconds >= _WORTH_COMPILING:
-        compiled = _try_compiled(gpt, probe, batch_size)
-        if compiled and compiled.micro_batch_seconds < 0.97 * measured.micro_batch_seconds:
-            compile, measured = True, compiled
-    return Plan(
-        seconds,
-        gpt,
-        precision,
-        compile,
-        batch_size,
-        -(-windows // batch_size),
-        validation_tokens,
-        measured,
-    )
+    except ValueError as error:
+        raise UserError.from_value_error(error, "slm fit --help explains it") from error
+    apply_plan(options, plan, given)
+    print(plan.in_words(), file=sys.stderr)
+    return TimeBudget(seconds, plan.steps)
 
 
-def find_device(accelerator: str) -> torch.device:
-    """The device that Lightning would take.
+def resume_budget(checkpoint: Checkpoint | None, seconds: float) -> TimeBudget | None:
+    """The budget of a run that was begun with one, to go on with; None if it was not.
+
+    Args:
+        checkpoint: The checkpoint to go on from, if any.
+        seconds: The time of the whole run.
 
     Raises:
-        UserError: A GPU is asked for, and there is none.
+        UserError: The time has been used up.
     """
-    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
-        return torch.device("cuda", torch.cuda.current_device())
-    if accelerator in ("auto", "gpu", "mps") and torch.backends.mps.is_available():
-        return torch.device("mps")
-    if accelerator in ("gpu", "cuda", "mps"):
-        raise UserError(
-            f"--trainer.accelerator {accelerator}, and torch sees no such device",
-            "a device that is there",
-            "leave the option out to take the best there is",
-        )
-    return torch.device("cpu")
-
-
-def _best_size(gpt: GPTConfig, probe: Any, seconds: float) -> tuple[GPTConfig, float]:
-    """The size that is expected to predict best after the time, and its tokens per second."""
-    best: tuple[float, GPTConfig, float] | None = None
-    for n_layer, n_head, n_embd in SIZES:
-        sized = replace(gpt, n_layer=n_layer, n_head=n_head, n_embd=n_embd)
-        try:
-            windows, measured = _largest_that_fits(
-                sized, probe, max(1, _PROBED_TOKENS // gpt.block_size)
-            )
-        except UserError:
-            if best is None:
-                raise
-            break
-        seconds_per_token = measured.micro_batch_seconds / (windows * gpt.block_size)
-        rate = (_COMPILE_GAIN if seconds >= _WORTH_COMPILING else 1.0) / seconds_per_token
-        # The optimizer's part of a step, at the batch that would be trained with.
-        batch = _good_batch(rate * seconds)
-        rate = batch / (batch / rate + measured.update_seconds)
-        parameters = _count(sized).tied
-        bits = expected_bits_per_byte(parameters, rate * seconds)
-        if best and bits > best[0]:
-            break  # the curve has one valley
-        best = (bits, sized, rate)
-    assert best is not None
-    return best[1], best[2]
-
-
-def _good_batch(tokens: float) -> int:
-    """Tokens per optimizer step for a run of so many tokens: more for longer runs.
-
-    The batch beyond which larger ones no longer save steps grows as training goes on (McCandlish
-    et al. 2018, arXiv 1812.06162).
-    """
-    return 1 << round(min(17.0, max(11.0, math.log2(2048 * math.sqrt(tokens / 4e6)))))
-
-
-def _largest_that_fits(gpt: GPTConfig, probe: Any, windows: int) -> tuple[int, Measurement]:
-    """The micro-batch: all windows of a step, or the largest of its halves that fits."""
-    batch_size = windows
-    while (measured := probe(gpt, batch_size)) is None:
-        if batch_size == 1:
-            raise UserError(
-                "a model of which not one window fits into the memory",
-                "a device with more memory, or a smaller model",
-                "--model.gpt.n_embd 128 --model.gpt.n_layer 2 --model.gpt.n_head 2",
-            )
-        batch_size = max(1, batch_size // 2)
-    return batch_size, measured
-
-
-def _try_compiled(gpt: GPTConfig, probe: Any, batch_size: int) -> Measurement | None:
-    """The same, compiled; None where that does not work."""
-    try:
-        measured: Measurement | None = probe(gpt, batch_size, True)
-    except Exception as error:  # the compiler has many ways to fail, and eager always works
-        why = (str(error).splitlines() or [type(error).__name__])[0]
-        print(f"  torch.compile does not work here: {why}", file=sys.stderr)
+    states = checkpoint.contents["callbacks"] if checkpoint else {}
+    saved = states.get(TimeBudget.__qualname__)
+    if checkpoint is None or not saved:
         return None
-    return measured
+    if saved["spent"] >= seconds:
+        raise UserError(
+            f"{checkpoint.path} has already been trained for {in_words(saved['spent'])}",
+            f"a budget above that, in all; it is {in_words(seconds)}",
+            f"--budget {math.ceil(2 * saved['spent'])}s",
+        )
+    steps = round(saved["steps"] * seconds / saved["seconds"])
+    return TimeBudget(seconds, max(1, steps))
+
+
+def data_before_measuring(options: Any, initial: Checkpoint | None) -> StoryData:
+    """Prepares the data of a run, so that their mistakes are found before a long measurement.
+
+    Args:
+        options: The parsed options of `fit`.
+        initial: The checkpoint to begin from, if any.
+
+    Raises:
+        UserError: There is no such source or device, or vocabulary or shape do not fit.
+        ValueError: The model's or the optimizer's options are out of range.
+    """
+    GPTConfig(**options.model.gpt.as_dict())
+    OptimizerOptions(**options.model.optimizer.as_dict())
+    find_device(options.trainer.accelerator)
+    plain = options.data.as_dict()
+    data = StoryData(**plain | {"clean": Cleaning(**plain["clean"])})
+    check_vocabulary_size(data, options.model.gpt.vocab_size)
+    if initial is not None:
+        initial.check_shape(options.model.gpt.as_dict())
+        check_vocabulary(data, initial)
+    data.prepare_data()
+    data.setup("fit")
+    return data
 
 
 def apply_plan(options: Any, plan: Plan, given: Collection[str] = ()) -> None:

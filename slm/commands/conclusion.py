@@ -1,5 +1,6 @@
-"""First and last words of a training run."""
+"""First and last words of a run."""
 
+import json
 from pathlib import Path
 
 from lightning.pytorch import Trainer
@@ -64,6 +65,41 @@ def conclude_fit(trainer: Trainer) -> None:
     teller.model, teller.tokenizer = checkpoint.make_model(), checkpoint.make_tokenizer()
     story = "".join(teller.tell(StoryRequest(PROMPT, SamplingOptions())))
     print(f"\nA story by the best checkpoint:\n\n{PROMPT}{story}")
+
+
+def print_figures(
+    trainer: Trainer,
+    data: StoryData,
+    prefix: str,
+    checkpoint: str | None,
+    share: int | float | None,
+    file: Path | None,
+) -> None:
+    """Prints what was measured on the validation split.
+
+    Args:
+        trainer: The Trainer that measured.
+        data: The data it measured on.
+        prefix: "val" or "test", as the figures' names begin.
+        checkpoint: Path of what was measured.
+        share: How many batches, or which share of them; None or 1.0 means all.
+        file: Where to write the figures as JSON, too, if anywhere.
+    """
+    figures = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    facts = data.manifest.splits["validation"]
+    part = "validation split" if share in (None, 1.0) else f"part ({share}) of validation split"
+    if held_out := data.manifest.reading["validation_share"]:
+        part += f" ({held_out:.0%} held out)"
+    print(
+        f"checkpoint     {checkpoint}\n"
+        f"data           {part} of {data.source}: "
+        f"{facts.stories:,} stories, {facts.tokens:,} tokens\n"
+        f"{prefix + '_loss':<20}{figures[f'{prefix}_loss']:.4f} nats per token\n"
+        f"{prefix + '_perplexity':<20}{figures[f'{prefix}_perplexity']:.3f}\n"
+        f"{prefix + '_bits_per_byte':<20}{figures[f'{prefix}_bits_per_byte']:.4f}"
+    )
+    if file:
+        file.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
 
 
 def _folder(trainer: Trainer) -> Path:

@@ -1,156 +1,243 @@
-"""What can be found wrong with a training run before anything is built."""
+"""What to train, and how, so that it is done in some time: the plan behind `fit --budget`."""
 
+import math
+import sys
 from collections.abc import Collection
+from dataclasses import dataclass, replace
 from typing import Any
 
-from slm.commands.budget import find_device
-from slm.data.cleaning import Cleaning
-from slm.data.datamodule import StoryData
+import torch
+
 from slm.errors import UserError
-from slm.model import GPTConfig
-from slm.training.checkpoint import Checkpoint
-from slm.training.module import check_sizes
+from slm.model import GPT, GPTConfig
+from slm.model.gpt import ParameterCounts
+from slm.training.budget import in_words
 from slm.training.optimization import OptimizerOptions
+from slm.training.precision import resolve_precision
+from slm.training.probe import Measurement, measure
+from slm.training.scaling import expected_bits_per_byte
+
+SIZES = (
+    (2, 2, 128), (3, 2, 192), (4, 2, 224), (4, 4, 256), (5, 5, 320), (6, 6, 384), (8, 8, 512),
+)  # fmt: skip
+"""Layers, heads and width of the models to choose from."""
+
+_BATCH = {"--data.batch_size", "--trainer.accumulate_grad_batches"}
+_COMPILE_GAIN = 1.4  # what compiling usually brings; measured anew once the size is chosen
+_WORTH_COMPILING = 60.0  # seconds; below, compiling takes longer than training
+_PROBED_TOKENS = 2048  # in the steps that compare sizes
+_VALIDATION_SHARE = 0.02  # of the time, for validations before the last one
 
 
-def check_against_checkpoint(options: Any, checkpoint: Checkpoint, *, resuming: bool) -> None:
-    """Checks that the model is the checkpoint's and, on resuming, that there is more to train.
+@dataclass(frozen=True)
+class Plan:
+    """How a time is going to be used."""
+
+    seconds: float
+    gpt: GPTConfig
+    precision: str
+    compile: bool
+    batch_size: int
+    """Windows per micro-batch."""
+    accumulate: int
+    """Micro-batches per optimizer step."""
+    validation_tokens: int
+    """Tokens of the validation split."""
+    measured: Measurement
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens that an optimizer step trains on."""
+        return self.batch_size * self.accumulate * self.gpt.block_size
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps expected to fit into the time."""
+        return max(1, round(self.seconds / self.measured.step_seconds(self.accumulate)))
+
+    @property
+    def tokens(self) -> int:
+        """Tokens expected to be trained on."""
+        return self.steps * self.tokens_per_step
+
+    @property
+    def val_interval(self) -> int:
+        """Steps between validations: nine at most, fewer where they would take too long."""
+        seconds = self.validation_tokens / (3 * self.tokens / self.seconds)  # forward is a third
+        count = min(9, int(_VALIDATION_SHARE * self.seconds / seconds))
+        return self.steps // (count + 1) + 1 if count else 10 * self.steps
+
+    def in_words(self) -> str:
+        """The plan, as printed before training."""
+        gpt, tokens = self.gpt, self.tokens
+        compiled = f"compiled in {self.measured.first_seconds:.0f} s" if self.compile else "eager"
+        counts = _count(gpt)
+        lines = [
+            f"Budget     {in_words(self.seconds)}, from the first step to the last",
+            f"  model    {gpt.n_layer} layers, {gpt.n_head} heads, width {gpt.n_embd}, "
+            f"context {gpt.block_size}: {counts}",
+            f"  steps    about {self.steps:,} of {self.tokens_per_step:,} tokens: "
+            f"{self.accumulate} x {self.batch_size} x {gpt.block_size}, {self.precision}, "
+            f"{compiled}",
+            f"  expected {tokens / 1e6:.2f} M tokens, {tokens / self.seconds:,.0f} tokens/s, "
+            f"{self.measured.peak_bytes / 1e9:.1f} GB",
+        ]
+        if gpt.vocab_size == 4096:
+            bits = expected_bits_per_byte(counts.tied, tokens)
+            lines.append(
+                f"           {bits:.2f} bits per byte, if these were TinyStories "
+                "and none came twice"
+            )
+        return "\n".join(lines)
+
+
+def _count(gpt: GPTConfig) -> ParameterCounts:
+    """The sizes of a model, without making one: no memory, no random numbers."""
+    with torch.device("meta"):
+        return GPT(gpt).parameter_counts()
+
+
+def make_plan(
+    options: Any,
+    seconds: float,
+    *,
+    validation_tokens: int,
+    choose_size: bool,
+    given: Collection[str] = (),
+) -> Plan:
+    """Measures what fits into a time.
 
     Args:
-        options: The parsed options of the verb.
-        checkpoint: The opened checkpoint.
-        resuming: Whether training is to go on from it.
+        options: The parsed options of `fit`.
+        seconds: The time.
+        validation_tokens: Tokens of the validation split.
+        choose_size: Whether layers and width, and with them the tokens per step, are to be chosen;
+            otherwise the options say them.
+        given: Names of the options on the command line; those are kept.
 
     Raises:
-        UserError: It does not fit.
+        UserError: Not even one window fits into the memory.
+        ValueError: The model's options are out of range.
     """
-    checkpoint.check_shape(options.model.gpt.as_dict())
-    before = checkpoint.entry["training"].get("name", "adamw")
-    if resuming and options.model.optimizer.name != before:
-        raise UserError(
-            f"--model.optimizer.name {options.model.optimizer.name} for a run begun with {before}",
-            "the same optimizer: what one has gathered means nothing to the other",
-            f"--model.optimizer.name {before}, or begin anew from these weights: "
-            f"--model.init_from {checkpoint.path}",
+    gpt = GPTConfig(**options.model.gpt.as_dict())
+    optimizer = OptimizerOptions(**options.model.optimizer.as_dict())
+    device = find_device(options.trainer.accelerator)
+    precision = resolve_precision(options.trainer.precision, options.trainer.accelerator)
+    print(
+        f"Planning   {in_words(seconds)} on {device.type}: measuring a few steps", file=sys.stderr
+    )
+
+    def probe(gpt: GPTConfig, windows: int, compile: bool = False) -> Measurement | None:
+        return measure(
+            gpt,
+            optimizer,
+            device,
+            batch_size=windows,
+            precision=precision,
+            compile=compile,
         )
-    if resuming and options.budget is None and checkpoint.step >= options.trainer.max_steps:
-        raise UserError(
-            f"{checkpoint.path} has already been trained for {checkpoint.step} steps",
-            f"more steps to train than that, not --trainer.max_steps {options.trainer.max_steps}",
-            f"--trainer.max_steps {2 * checkpoint.step}",
-        )
 
-
-def check_vocabulary(data: StoryData, checkpoint: Checkpoint) -> None:
-    """Checks that training data speak a checkpoint's vocabulary, before they are prepared.
-
-    Raises:
-        UserError: They do not, or would be given a vocabulary of their own.
-    """
-    known = data.known_tokenizer()
-    checkpoint.check_tokenizer(
-        known or {"name": "own", "n_vocab": data.corpus.vocab_size, "sha256": "to be learnt"}
+    windows = options.data.batch_size * options.trainer.accumulate_grad_batches
+    if choose_size:
+        gpt, rate = _best_size(gpt, probe, seconds)
+        if not _BATCH & set(given):
+            windows = max(1, _good_batch(rate * seconds) // gpt.block_size)
+    batch_size, measured = _largest_that_fits(gpt, probe, windows)
+    compile = False
+    if "--model.compile" in given:
+        compile = bool(options.model.compile)
+        measured = (compile and _try_compiled(gpt, probe, batch_size)) or measured
+    elif seconds >= _WORTH_COMPILING:
+        compiled = _try_compiled(gpt, probe, batch_size)
+        if compiled and compiled.micro_batch_seconds < 0.97 * measured.micro_batch_seconds:
+            compile, measured = True, compiled
+    return Plan(
+        seconds,
+        gpt,
+        precision,
+        compile,
+        batch_size,
+        -(-windows // batch_size),
+        validation_tokens,
+        measured,
     )
 
 
-def check_vocabulary_size(data: StoryData, n_vocab: int) -> None:
-    """Checks that the data will have the model's vocabulary, before they are prepared.
-
-    Args:
-        data: The data, prepared or not.
-        n_vocab: Size of the model's vocabulary.
+def find_device(accelerator: str) -> torch.device:
+    """The device that Lightning would take.
 
     Raises:
-        UserError: They will not.
+        UserError: A GPU is asked for, and there is none.
     """
-    known = data.known_tokenizer()
-    check_sizes(known["n_vocab"] if known else data.corpus.vocab_size, n_vocab)
+    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())
+    if accelerator in ("auto", "gpu", "mps") and torch.backends.mps.is_available():
+        return torch.device("mps")
+    if accelerator in ("gpu", "cuda", "mps"):
+        raise UserError(
+            f"--trainer.accelerator {accelerator}, and torch sees no such device",
+            "a device that is there",
+            "leave the option out to take the best there is",
+        )
+    return torch.device("cpu")
 
 
-def check_effects(options: Any, given: Collection[str]) -> None:
-    """Checks that what was typed has an effect.
-
-    Args:
-        options: The parsed options of `fit`.
-        given: Names of the options on the command line.
-
-    Raises:
-        UserError: An option belongs to a choice that was not made.
-    """
-    optimizer = options.model.optimizer
-    for field, choice, needed in (
-        ("muon_lr", "name", "muon"),
-        ("muon_momentum", "name", "muon"),
-        ("cooldown_share", "schedule", "trapezoid"),
-    ):
-        if f"--model.optimizer.{field}" in given and optimizer[choice] != needed:
-            raise UserError(
-                f"--model.optimizer.{field} with {choice} {optimizer[choice]}, which has none",
-                f"--model.optimizer.{choice} {needed}",
-                f"add --model.optimizer.{choice} {needed}, or leave the option out",
+def _best_size(gpt: GPTConfig, probe: Any, seconds: float) -> tuple[GPTConfig, float]:
+    """The size that is expected to predict best after the time, and its tokens per second."""
+    best: tuple[float, GPTConfig, float] | None = None
+    for n_layer, n_head, n_embd in SIZES:
+        sized = replace(gpt, n_layer=n_layer, n_head=n_head, n_embd=n_embd)
+        try:
+            windows, measured = _largest_that_fits(
+                sized, probe, max(1, _PROBED_TOKENS // gpt.block_size)
             )
+        except UserError:
+            if best is None:
+                raise
+            break
+        seconds_per_token = measured.micro_batch_seconds / (windows * gpt.block_size)
+        rate = (_COMPILE_GAIN if seconds >= _WORTH_COMPILING else 1.0) / seconds_per_token
+        # The optimizer's part of a step, at the batch that would be trained with.
+        batch = _good_batch(rate * seconds)
+        rate = batch / (batch / rate + measured.update_seconds)
+        parameters = _count(sized).tied
+        bits = expected_bits_per_byte(parameters, rate * seconds)
+        if best and bits > best[0]:
+            break  # the curve has one valley
+        best = (bits, sized, rate)
+    assert best is not None
+    return best[1], best[2]
 
 
-def data_before_measuring(options: Any, initial: Checkpoint | None) -> StoryData:
-    """Prepares the data of a run, so that their mistakes are found before a long measurement.
+def _good_batch(tokens: float) -> int:
+    """Tokens per optimizer step for a run of so many tokens: more for longer runs.
 
-    Args:
-        options: The parsed options of `fit`.
-        initial: The checkpoint to begin from, if any.
-
-    Raises:
-        UserError: There is no such source or device, or vocabulary or shape do not fit.
-        ValueError: The model's or the optimizer's options are out of range.
+    The batch beyond which larger ones no longer save steps grows as training goes on (McCandlish
+    et al. 2018, arXiv 1812.06162).
     """
-    GPTConfig(**options.model.gpt.as_dict())
-    OptimizerOptions(**options.model.optimizer.as_dict())
-    find_device(options.trainer.accelerator)
-    plain = options.data.as_dict()
-    data = StoryData(**plain | {"clean": Cleaning(**plain["clean"])})
-    check_vocabulary_size(data, options.model.gpt.vocab_size)
-    if initial is not None:
-        initial.check_shape(options.model.gpt.as_dict())
-        check_vocabulary(data, initial)
-    data.prepare_data()
-    data.setup("fit")
-    return data
+    return 1 << round(min(17.0, max(11.0, math.log2(2048 * math.sqrt(tokens / 4e6)))))
 
 
-def check_plan(options: Any) -> None:
-    """Checks the numbers that training is planned by.
+def _largest_that_fits(gpt: GPTConfig, probe: Any, windows: int) -> tuple[int, Measurement]:
+    """The micro-batch: all windows of a step, or the largest of its halves that fits."""
+    batch_size = windows
+    while (measured := probe(gpt, batch_size)) is None:
+        if batch_size == 1:
+            raise UserError(
+                "a model of which not one window fits into the memory",
+                "a device with more memory, or a smaller model",
+                "--model.gpt.n_embd 128 --model.gpt.n_layer 2 --model.gpt.n_head 2",
+            )
+        batch_size = max(1, batch_size // 2)
+    return batch_size, measured
 
-    Args:
-        options: The parsed options of `fit`.
 
-    Raises:
-        UserError: One is out of range, or means something else than a user would think.
-    """
-    if options.budget is None and options.trainer.max_steps < 1:
-        raise UserError(
-            f"--trainer.max_steps {options.trainer.max_steps}",
-            "the number of optimizer steps to train; the learning rate is planned by it",
-            "--trainer.max_steps 1000, --budget 20m, or a config: --config configs/quickstart.yaml",
-        )
-    for name, value in (
-        ("val_interval", options.val_interval),
-        ("save_interval", options.save_interval),
-        ("trainer.log_every_n_steps", options.trainer.log_every_n_steps or 1),
-        ("trainer.accumulate_grad_batches", options.trainer.accumulate_grad_batches),
-    ):
-        if value < 1:
-            raise UserError(f"--{name} {value}", "1 or more", f"--{name} 1")
-    if options.trainer.log_every_n_steps == 0:
-        raise UserError("--trainer.log_every_n_steps 0", "1 or more", "--trainer.logger false")
-    if options.trainer.val_check_interval is not None:
-        raise UserError(
-            f"--trainer.val_check_interval {options.trainer.val_check_interval}, which "
-            "counts micro-batches",
-            "the interval in optimizer steps",
-            "--val_interval STEPS",
-        )
-    if options.trainer.gradient_clip_algorithm not in (None, "norm"):
-        raise UserError(
-            f"--trainer.gradient_clip_algorithm {options.trainer.gradient_clip_algorithm}",
-            "norm, the only way of clipping here",
-            "leave the option out",
-        )
+def _try_compiled(gpt: GPTConfig, probe: Any, batch_size: int) -> Measurement | None:
+    """The same, compiled; None where that does not work."""
+    try:
+        measured: Measurement | None = probe(gpt, batch_size, True)
+    except Exception as error:  # the compiler has many ways to fail, and eager always works
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        print(f"  torch.compile does not work here: {why}", file=sys.stderr)
+        return None
+    return measured

@@ -1,7 +1,5 @@
 """fit, validate, test and predict: LightningCLI on this project's model and data."""
 
-import json
-import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -21,21 +19,20 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerStatus
 from torch.utils.data import DataLoader
 
-from slm.commands.budget import apply_plan, check_budget, make_plan
-from slm.commands.conclusion import conclude_fit, describe_run
-from slm.commands.parser import HELP_SHOWS, StoryParser, tidy_help
-from slm.commands.plan import (
+from slm.commands.budget import check_budget, plan_budget, resume_budget
+from slm.commands.checks import (
     check_against_checkpoint,
     check_effects,
     check_plan,
     check_vocabulary,
     check_vocabulary_size,
-    data_before_measuring,
 )
+from slm.commands.conclusion import conclude_fit, describe_run, print_figures
+from slm.commands.parser import HELP_SHOWS, StoryParser, tidy_help
 from slm.commands.stories import StoryWriter, add_story_arguments, story_requests
 from slm.data.datamodule import StoryData
 from slm.errors import UserError
-from slm.training.budget import TimeBudget, in_words
+from slm.training.budget import TimeBudget
 from slm.training.callbacks import LastStep, ProgressLine, SampledStories, TrainingCurves
 from slm.training.checkpoint import Checkpoint, open_checkpoint
 from slm.training.checkpointing import AtomicCheckpointIO, LastCheckpoint, best_checkpoint
@@ -243,41 +240,14 @@ class StoryCLI(LightningCLI):
             check_plan(self.config.fit)
             check_effects(self.config.fit, self.given)
             if seconds is not None:
-                self._plan_for(seconds)
-
-    def _plan_for(self, seconds: float) -> None:
-        """Fits the options to a time, unless a run is resumed, which keeps its own.
-
-        Raises:
-            UserError: The run that is resumed has used up its time.
-        """
-        options, checkpoint = self.config.fit, self.checkpoint
-        states = checkpoint.contents["callbacks"] if checkpoint else {}
-        if checkpoint and (saved := states.get(TimeBudget.__qualname__)):
-            steps = round(saved["steps"] * seconds / saved["seconds"])
-            self.budget = TimeBudget(seconds, max(1, steps))
-            if saved["spent"] >= seconds:
-                raise UserError(
-                    f"{checkpoint.path} has already been trained for {in_words(saved['spent'])}",
-                    f"a budget above that, in all; it is {options.budget}",
-                    f"--budget {math.ceil(2 * saved['spent'])}s",
-                )
-        else:
-            try:
-                data = data_before_measuring(options, self.initial)
-                plan = make_plan(
-                    options,
+                self.budget = resume_budget(self.checkpoint, seconds) or plan_budget(
+                    self.config.fit,
                     seconds,
-                    validation_tokens=data.manifest.splits["validation"].tokens,
+                    initial=self.initial,
                     choose_size=self.choose_size,
                     given=self.given,
                 )
-            except ValueError as error:
-                raise UserError.from_value_error(error, "slm fit --help explains it") from error
-            apply_plan(options, plan, self.given)
-            print(plan.in_words(), file=sys.stderr)
-            self.budget = TimeBudget(seconds, plan.steps)
-        options.trainer.max_steps = -1
+                self.config.fit.trainer.max_steps = -1
 
     def _take_tokenizer(self, checkpoint: Checkpoint) -> None:
         """Puts a checkpoint's own vocabulary in place of one to be learnt, or since moved away."""
@@ -411,7 +381,7 @@ class StoryCLI(LightningCLI):
             self.trainer.validate(
                 model, datamodule=datamodule, ckpt_path=ckpt_path, verbose=False, weights_only=True
             )
-        self._print_figures("val", ckpt_path)
+        self._report("val", ckpt_path)
 
     def test(self, model: StoryModel, datamodule: StoryData, ckpt_path: str | None = None) -> None:
         """Measures as `validate` does, under the name of `test`."""
@@ -419,27 +389,14 @@ class StoryCLI(LightningCLI):
             self.trainer.test(
                 model, datamodule=datamodule, ckpt_path=ckpt_path, verbose=False, weights_only=True
             )
-        self._print_figures("test", ckpt_path)
+        self._report("test", ckpt_path)
 
-    def _print_figures(self, prefix: str, ckpt_path: str | None) -> None:
-        if not self.trainer.is_global_zero:
-            return
-        figures = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
-        facts = self.datamodule.manifest.splits["validation"]
-        limit = self.config[self.verb].trainer[f"limit_{prefix}_batches"]
-        part = "validation split" if limit in (None, 1.0) else f"part ({limit}) of validation split"
-        if share := self.datamodule.manifest.reading["validation_share"]:
-            part += f" ({share:.0%} held out)"
-        print(
-            f"checkpoint     {ckpt_path}\n"
-            f"data           {part} of {self.datamodule.source}: "
-            f"{facts.stories:,} stories, {facts.tokens:,} tokens\n"
-            f"{prefix + '_loss':<20}{figures[f'{prefix}_loss']:.4f} nats per token\n"
-            f"{prefix + '_perplexity':<20}{figures[f'{prefix}_perplexity']:.3f}\n"
-            f"{prefix + '_bits_per_byte':<20}{figures[f'{prefix}_bits_per_byte']:.4f}"
-        )
-        if path := self.config[self.verb].json:
-            Path(path).write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    def _report(self, prefix: str, ckpt_path: str | None) -> None:
+        if self.trainer.is_global_zero:
+            options = self.config[self.verb]
+            share = options.trainer[f"limit_{prefix}_batches"]
+            path = Path(options.json) if options.json else None
+            print_figures(self.trainer, self.datamodule, prefix, ckpt_path, share, path)
 
     def predict(
         self, model: StoryModel, datamodule: StoryData, ckpt_path: str | None = None
