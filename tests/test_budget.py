@@ -7,10 +7,12 @@ from test_module import GPT, OptimizerOptions, make_data, make_model, train  # n
 
 from slm.errors import UserError
 from slm.training import budget as budget_module
+from slm.training import probe
 from slm.training.budget import TimeBudget, in_words, parse_duration
 from slm.training.callbacks import LastStep
 from slm.training.checkpoint import open_checkpoint
 from slm.training.checkpointing import LastCheckpoint
+from slm.training.optimization import make_optimizer
 from slm.training.probe import measure
 
 
@@ -153,6 +155,21 @@ def test_measuring_touches_no_random_state_and_finds_times():
     assert found.micro_batch_seconds > 0
     assert found.update_seconds > 0
     assert found.step_seconds(3) == 3 * found.micro_batch_seconds + found.update_seconds
+
+
+@pytest.mark.parametrize(("seconds", "least", "most"), [(0, 3, 3), (0.5, 4, 10**6)])
+def test_measuring_takes_its_time_and_three_steps_at_least(monkeypatch, seconds, least, most):
+    steps = []
+
+    def make(*arguments, **options):
+        optimizer = make_optimizer(*arguments, **options)
+        optimizer.register_step_pre_hook(lambda *_: steps.append(1))
+        return optimizer
+
+    monkeypatch.setattr(probe, "make_optimizer", make)
+    cpu = torch.device("cpu")
+    measure(GPT, OptimizerOptions(), cpu, batch_size=2, precision="32-true", seconds=seconds)
+    assert least <= len(steps) <= most
 
 
 def test_a_batch_that_does_not_fit_is_reported_as_none(monkeypatch):

@@ -88,12 +88,13 @@ def plan_budget(
     return TimeBudget(seconds, plan.steps)
 
 
-def resume_budget(checkpoint: Checkpoint | None, seconds: float) -> TimeBudget | None:
+def resume_budget(checkpoint: Checkpoint | None, seconds: float, budget: str) -> TimeBudget | None:
     """The budget of a run that was begun with one, to go on with; None if it was not.
 
     Args:
         checkpoint: The checkpoint to go on from, if any.
         seconds: The time of the whole run.
+        budget: The same, as it was typed.
 
     Raises:
         UserError: The time has been used up.
@@ -105,7 +106,7 @@ def resume_budget(checkpoint: Checkpoint | None, seconds: float) -> TimeBudget |
     if saved["spent"] >= seconds:
         raise UserError(
             f"{checkpoint.path} has already been trained for {in_words(saved['spent'])}",
-            f"a budget above that, in all; it is {in_words(seconds)}",
+            f"a budget above that, in all; it is {budget}",
             f"--budget {math.ceil(2 * saved['spent'])}s",
         )
     steps = round(saved["steps"] * seconds / saved["seconds"])

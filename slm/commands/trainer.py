@@ -240,7 +240,9 @@ class StoryCLI(LightningCLI):
             check_plan(self.config.fit)
             check_effects(self.config.fit, self.given)
             if seconds is not None:
-                self.budget = resume_budget(self.checkpoint, seconds) or plan_budget(
+                self.budget = resume_budget(
+                    self.checkpoint, seconds, self.config.fit.budget
+                ) or plan_budget(
                     self.config.fit,
                     seconds,
                     initial=self.initial,

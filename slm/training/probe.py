@@ -55,7 +55,7 @@ def measure(
         batch_size: Windows per micro-batch.
         precision: As the Trainer's.
         compile: Whether to train through torch.compile.
-        seconds: How long to measure, at least three steps, after one that does not count. Shorter
+        seconds: How long to measure, at least two steps, after one that does not count. Shorter
             measurements are at the mercy of whatever else the machine does.
 
     Returns:
@@ -85,7 +85,7 @@ def measure(
             tokens_BT = torch.randint(gpt.vocab_size, (batch_size, gpt.block_size), device=device)
             targets_BT = tokens_BT.clone()
             times: list[tuple[float, float]] = []
-            while len(times) < 4 or sum(map(sum, times[1:])) < seconds:
+            while len(times) < 3 or sum(map(sum, times[1:])) < seconds:
                 start = clock()
                 with autocast:
                     loss = loss_of(model, tokens_BT, targets_BT)

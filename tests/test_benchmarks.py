@@ -1,0 +1,87 @@
+"""The scripts behind the figures run, and train as they say."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_stories, write_stories
+
+from slm.model import GPT, GPTConfig
+
+FOLDER = Path(__file__).parent.parent / "benchmarks"
+
+
+def load(name, monkeypatch):
+    """A script of `benchmarks/` as a module."""
+    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, name, module)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def notebook(monkeypatch):
+    return load("common_notebook", monkeypatch)
+
+
+def test_the_common_notebook_is_measured(notebook, slm, workplace, monkeypatch, capsys):
+    write_stories(workplace / "stories.txt", make_stories(3000))
+    assert slm("prepare", "--config", "tiny.yaml").status == 0
+    (prepared,) = Path("data").iterdir()
+    monkeypatch.setattr(notebook, "STORY_TOKENS", 3)
+    rows = ["--rows", "0", "6", "--seeds", "1", "--tokens", "9000"]
+    monkeypatch.setattr(sys, "argv", ["common_notebook.py", str(prepared), *rows])
+    notebook.main()
+    first, second = json.loads(Path("notebook.json").read_text())
+    assert (first["row"], first["steps"]) == (0, 2)
+    assert (second["row"], second["steps"]) == (6, 8)
+    assert 0 < second["bits_per_byte"] < first["bits_per_byte"] < 8
+    assert first["ended"] == 0, "what it has never seen it does not say"
+    assert "as published" in capsys.readouterr().out
+
+
+def test_the_notebooks_learning_rate_rises_and_the_repaired_one_falls(notebook):
+    published, falling = notebook.AS_PUBLISHED, notebook.Way(falling=True)
+    assert notebook.rate(published, 0.0) == pytest.approx(1e-4 / 3)
+    assert notebook.rate(published, 0.05) == pytest.approx(1e-4)
+    assert notebook.rate(published, 1.0) == pytest.approx(5e-4)
+    assert notebook.rate(falling, 0.05) == pytest.approx(5e-4)
+    assert notebook.rate(falling, 1.0) == pytest.approx(5e-5)
+
+
+def test_its_measure_is_exact_for_a_model_that_knows_nothing(notebook):
+    model = GPT(GPTConfig(notebook.CONTEXT, 256, 1, 1, 8))
+    torch.nn.init.zeros_(model.token_embedding.weight)  # every logit is 0, every token 8 bits
+    ids, byte_lengths = np.arange(5 * notebook.CONTEXT + 7) % 256, np.full(256, 2)
+    byte_lengths[0] = 0
+    read = byte_lengths[ids[1 : 5 * notebook.CONTEXT + 1]].sum()
+    bits = notebook.bits_per_byte(model, ids, byte_lengths)
+    assert bits == pytest.approx(8 * 5 * notebook.CONTEXT / read, rel=1e-5)
+
+
+def test_clipping_scaled_gradients_leaves_next_to_nothing_of_them(notebook, monkeypatch):
+    """Measured is the norm of the gradient that AdamW gets to see."""
+    seen = {}
+
+    class Spy(torch.optim.AdamW):
+        def step(self):
+            gradients = [p.grad for group in self.param_groups for p in group["params"]]
+            parameters = sum(gradient.numel() for gradient in gradients)
+            assert self.defaults["eps"] == pytest.approx(1e-9 * (30e6 / parameters) ** 0.5)
+            assert [group["weight_decay"] for group in self.param_groups] == [0.1, 0.0]
+            assert len(self.param_groups[1]["params"]) == 0, "it decays everything"
+            seen[way] = float(torch.nn.utils.get_total_norm(gradients))
+            super().step()
+
+    monkeypatch.setattr(torch.optim, "AdamW", Spy)
+    ids = np.arange(2000) % 300
+    for way in (notebook.AS_PUBLISHED, notebook.Way(unscaled=True)):
+        notebook.train(way, ids, 300, notebook.BATCH * notebook.CONTEXT, seed=1)
+    published, repaired = seen.values()
+    assert published == pytest.approx(0.5 / 65536, rel=1e-3)
+    assert 0.01 < repaired <= 0.501
