@@ -7,8 +7,8 @@ Usage:
 PREPARED is a folder that `slm prepare` made, with a vocabulary of 4,096. A small classic GPT
 (2 layers, width 128, context 128) is trained on the same number of tokens in every row; row 0 does
 what the notebook does where it trains in float16, row 1 what it does in bfloat16, and each further
-row repairs one thing and keeps the repairs above it. All rows compute in bfloat16: of float16 only
-the scaling of the loss, and what follows from it, is imitated.
+row repairs one thing and keeps the repairs above it, but for the last, which undoes one. All rows
+compute in bfloat16: of float16 only the scaling of the loss, and what follows from it, is imitated.
 
 The notebook takes an optimizer step after 32 micro-batches of 32 x 128 tokens; here they have
 1 x 128 and go through the network together, which gives the same mean gradient. So a run of a
@@ -70,7 +70,8 @@ ROWS = {
     "a quarter of the batch, four times the steps": (w := replace(w, batch=BATCH // 4)),
     "end-of-text between stories": (w := replace(w, end_of_text=True)),
     "learning rate 3e-3": (w := replace(w, peak=3e-3)),
-    "no dropout": replace(w, dropout=0.0),
+    "no dropout": (w := replace(w, dropout=0.0)),
+    "for comparison: row 7, its learning rate rising": replace(w, falling=False),
 }
 
 

@@ -14,6 +14,7 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DATA = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
 RECIPE = (ROOT / "docs" / "recipe.md").read_text(encoding="utf-8")
+NOTEBOOK = (ROOT / "docs" / "common-notebook.md").read_text(encoding="utf-8")
 DATA_OPTIONS = "--data.source stories.txt --data.tokenizer bpe --data.vocab_size 300"
 MODEL_OPTIONS = """
   --data.batch_size 2 --model.gpt.vocab_size 300 --model.gpt.block_size 16 --model.gpt.n_layer 1
@@ -93,8 +94,9 @@ def test_the_python_example_runs(slm, workplace, capsys):
 
 
 def test_files_it_points_to_exist():
-    for folder, text in ((ROOT, README), (ROOT / "docs", DATA), (ROOT / "docs", RECIPE)):
-        for path in re.findall(r"\]\(((?!http)[^)]+)\)", text):
+    docs = [(ROOT / "docs", text) for text in (DATA, RECIPE, NOTEBOOK)]
+    for folder, text in [(ROOT, README), *docs]:
+        for path in re.findall(r"\]\(((?!http|#)[^)]+)\)", text):
             assert (folder / path).exists(), path
 
 
@@ -106,7 +108,7 @@ def test_the_quick_start_tells_a_story(slm, workplace):
     result = slm("fit", "--config", "configs/quickstart.yaml")
     assert result.status == 0, result.err
     bits = float(re.findall(r"bits_per_byte ([\d.]+)", result.err)[-1])
-    assert bits < 0.35
+    assert bits < 0.075  # 0.060 where it was measured
     story = result.out.partition("best checkpoint:\n\n")[2].strip()
     assert story.startswith("Once upon a time")
     assert story[-1] in '.!?"', "it comes to an end"
