@@ -80,6 +80,14 @@ def _dispatch(words: list[str]) -> int:
         from slm.commands.info import run_info
 
         return run_info(rest)
+    if verb == "predict":
+        from slm.commands.predict import run_predict
+
+        return run_predict(find_configs(rest))
+    if verb == "bench":
+        from slm.commands.bench import run_bench
+
+        return run_bench(find_configs(rest))
     from slm.commands.run import run_verb
 
     return run_verb(verb, find_configs(rest))

@@ -7,6 +7,8 @@ import io
 import json
 import os
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow
@@ -120,3 +122,25 @@ def slm(workplace):
 def checkpoint(name="last", version=0, root="."):
     """Path of a run's checkpoint."""
     return Path(root) / "lightning_logs" / f"version_{version}" / "checkpoints" / f"{name}.ckpt"
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """A trained run in a folder of its own, made by the real command in a process of its own."""
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "tiny.yaml").write_text(TINY)
+    (folder / "stories.txt").write_text("\n<|endoftext|>\n".join(make_stories(200)))
+    done = subprocess.run(
+        [sys.executable, "-m", "slm.cli", "fit", "--config", "tiny.yaml"],
+        cwd=folder, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def refuse(result, *expected):
+    """A mistake: status 2, found, expected and remedy, and no traceback."""
+    assert result.status == 2, (result.status, result.out, result.err)
+    assert "Traceback" not in result.err
+    for part in ("slm: error:", "expected:", "remedy:", *expected):
+        assert part in result.err, result.err

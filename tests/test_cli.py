@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import checkpoint, make_stories
+from conftest import checkpoint, make_stories, refuse
 
 from slm import __version__
 from slm.cli import VERBS, find_configs
@@ -49,78 +49,6 @@ def test_the_four_verbs_from_training_to_a_story(slm, workplace):
     assert predict.status == 0, predict.err
     assert predict.out.startswith("One day, a cat")
     assert len(predict.out) > 30
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """A trained run in a folder of its own, made by the real command in a process of its own."""
-    from conftest import TINY
-
-    folder = tmp_path_factory.mktemp("trained")
-    (folder / "tiny.yaml").write_text(TINY)
-    (folder / "stories.txt").write_text("\n<|endoftext|>\n".join(make_stories(200)))
-    done = subprocess.run(
-        [sys.executable, "-m", "slm.cli", "fit", "--config", "tiny.yaml"],
-        cwd=folder, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return folder
-
-
-# ---- predict ---------------------------------------------------------------------------
-
-
-def test_predict_needs_only_the_checkpoint(slm, trained, workplace):
-    """No config, no data, another folder."""
-    alone = workplace / "alone.ckpt"
-    alone.write_bytes(checkpoint("best", root=trained).read_bytes())
-    (workplace / "stories.txt").unlink()
-    result = slm("predict", "--ckpt_path", alone, "--prompt", "Once")
-    assert result.status == 0, result.err
-    assert result.out.startswith("Once")
-    assert not (workplace / "lightning_logs").exists()
-
-
-def test_predict_without_a_checkpoint_takes_the_best_of_the_newest_run_and_says_so(slm, trained):
-    result = slm("predict", "--trainer.default_root_dir", trained)
-    assert result.status == 0, result.err
-    assert "version_0/checkpoints/best.ckpt" in result.err
-    assert result.out.startswith("Once upon a time")
-
-
-def tell(slm, trained, *words):
-    result = slm("predict", "--ckpt_path", checkpoint("best", root=trained), *words)
-    assert result.status == 0, result.err
-    return result.out
-
-
-def test_sampling_options_reach_the_sampler(slm, trained):
-    """Nothing stored in the checkpoint stands above them."""
-    first = tell(slm, trained, "--temperature", "1.0")
-    assert tell(slm, trained, "--temperature", "1.0") == first
-    assert tell(slm, trained, "--temperature", "3.0") != first
-    assert tell(slm, trained, "--temperature", "1.0", "--seed", "9") != first
-    greedy = tell(slm, trained, "--temperature", "0")
-    assert tell(slm, trained, "--temperature", "0", "--seed", "9") == greedy
-    assert tell(slm, trained, "--top_k", "1") == greedy
-    short = tell(slm, trained, "--max_new_tokens", "3")
-    assert len(short) < len(first)
-
-
-def test_several_prompts_a_file_and_samples_go_to_json_lines(slm, trained, workplace):
-    (workplace / "prompts.txt").write_text("A dog\n\nA fox: red\n")
-    words = ("--prompt", "A cat", "--prompt_file", "prompts.txt", "--num_samples", "2")
-    tell(slm, trained, *words, "--out", "stories.jsonl")
-    records = [
-        json.loads(line) for line in Path("stories.jsonl").read_text().rstrip("\n").split("\n")
-    ]
-    assert [r["prompt"] for r in records] == ["A cat"] * 2 + ["A dog"] * 2 + ["A fox: red"] * 2
-    assert [r["options"]["seed"] for r in records] == [1337, 1338] * 3
-    assert all(r["story"].startswith(r["prompt"]) for r in records)
-    assert records[0]["story"] != records[1]["story"]
-    told = tell(slm, trained, *words)
-    for record in records:
-        assert record["story"] in told
 
 
 # ---- fit -------------------------------------------------------------------------------
@@ -310,19 +238,6 @@ def test_of_two_configs_the_later_wins_in_preparing_as_in_training(slm, workplac
         result = slm("prepare", *words, "--data.root", f"root{size}")
         assert result.status == 0, result.err
         assert Path(f"root{size}/stories-bpe{size}/manifest.json").exists()
-
-
-def test_predict_does_not_look_at_the_data(slm, trained):
-    """Not even where they lie, whole or not."""
-    manifest = trained / "data" / "stories-bpe300" / "manifest.json"
-    whole = manifest.read_bytes()
-    manifest.write_text('{"format_version": 1}')
-    try:
-        result = slm("predict", "--ckpt_path", checkpoint("best", root=trained))
-        assert result.status == 0, result.err
-        assert slm("validate", "--ckpt_path", checkpoint("best", root=trained)).status == 2
-    finally:
-        manifest.write_bytes(whole)
 
 
 def test_preparing_with_everything_said_at_once(slm, workplace):
@@ -691,14 +606,6 @@ def test_without_a_config_a_budget_chooses_the_model(slm, workplace, monkeypatch
 # ---- mistakes --------------------------------------------------------------------------
 
 
-def refuse(result, *expected):
-    """A mistake: status 2, found, expected and remedy, and no traceback."""
-    assert result.status == 2, (result.status, result.out, result.err)
-    assert "Traceback" not in result.err
-    for part in ("slm: error:", "expected:", "remedy:", *expected):
-        assert part in result.err, result.err
-
-
 def fit(*words):
     return ("fit", "--config", "tiny.yaml", *words)
 
@@ -847,24 +754,6 @@ def test_a_finished_run_is_not_resumed_without_more_steps(slm, trained):
     refuse(slm(*fit("--ckpt_path", ckpt)), "already been trained for 12 steps", "max_steps 24")
 
 
-@pytest.mark.parametrize(
-    ("words", "expected"),
-    [
-        (("--temperature", "-1"), "temperature is -1"),
-        (("--top_k", "0"), "top_k is 0"),
-        (("--num_samples", "0"), "--num_samples 0"),
-        (("--prompt_file", "none.txt"), "none.txt cannot be read"),
-        (("--out", "stories.txt"), "stories.txt is there already"),
-        (("--out", "nowhere/s.jsonl"), "there is no folder nowhere"),
-        (("Tom",), '--prompt "Tom"'),
-    ],
-)
-def test_mistakes_in_telling_are_explained(slm, trained, workplace, words, expected):
-    before = (workplace / "stories.txt").read_bytes()
-    refuse(slm("predict", "--ckpt_path", checkpoint("best", root=trained), *words), expected)
-    assert (workplace / "stories.txt").read_bytes() == before
-
-
 def test_without_a_network_the_hub_is_given_up_within_ten_seconds(workplace):
     """The whole command, from a cold process, against an address where nothing listens."""
     import time
@@ -881,18 +770,6 @@ def test_without_a_network_the_hub_is_given_up_within_ten_seconds(workplace):
     assert "http://127.0.0.1:9 did not answer" in done.stderr
     assert "--data.source builtin" in done.stderr
     assert seconds < 30, "the bound itself is 10 s on an idle machine"
-
-
-def test_a_reader_that_goes_away_is_no_error(trained):
-    command = [sys.executable, "-m", "slm.cli", "predict", "--num_samples", "20"]
-    command += ["--ckpt_path", checkpoint("best", root=trained)]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as process:
-        process.stdout.readline()
-        process.stdout.close()
-        err = process.stderr.read()
-        assert process.wait(60) == 0, err
-    assert "Traceback" not in err
 
 
 # ---- configs ---------------------------------------------------------------------------

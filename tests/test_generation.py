@@ -1,29 +1,46 @@
-"""Sampling and generation."""
+"""Generation: one story, and many side by side."""
 
 import pytest
 import torch
 
 from slm.model import GPT, GPTConfig, SamplingOptions, generate, stream
-from slm.model.generation import next_token_logits
-from slm.model.sampling import sample
+from slm.model.generation import Batch, Continuation
+from slm.model.weights import fast_weights
+
+CONFIG = GPTConfig(block_size=8, vocab_size=30, n_layer=2, n_head=2, n_embd=16, dropout=0.2)
 
 
-@pytest.fixture
-def model():
+def make_model(config=CONFIG):
     torch.manual_seed(0)
-    model = GPT(GPTConfig(block_size=8, vocab_size=30, n_layer=2, n_head=2, n_embd=16, dropout=0.2))
+    model = GPT(config)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3)  # opinions, instead of a uniform guess
     return model
 
 
-def test_greedy_takes_the_likeliest(model):
-    options = SamplingOptions(temperature=0, max_new_tokens=5)
+@pytest.fixture
+def model():
+    return make_model()
+
+
+def tell_all(model, prompts, options, stop_id=None, rows=4):
+    """Stories with seeds 0, 1, … through a batch that others join as soon as one leaves."""
+    batch = Batch(model, options, stop_id, rows)
+    stories = [Continuation(prompt, seed) for seed, prompt in enumerate(prompts)]
+    waiting = list(stories)
+    while waiting or len(batch):
+        while waiting and batch.free:
+            batch.admit([waiting.pop(0)])
+        batch.step()
+    return stories
+
+
+def test_greedy_takes_the_likeliest_of_the_whole_pass(model):
     tokens = [1, 2]
-    for token in generate(model, tokens, options):
+    for token in generate(model, tokens, SamplingOptions(temperature=0, max_new_tokens=6)):
         assert token == int(model(torch.tensor([tokens]))[0, -1].argmax())
         tokens.append(token)
-    assert len(tokens) == 7
+    assert len(tokens) == 8
 
 
 def test_same_seed_same_story_and_another_seed_another(model):
@@ -32,6 +49,13 @@ def test_same_seed_same_story_and_another_seed_another(model):
 
     assert tell(1) == tell(1)
     assert tell(1) != tell(2)
+
+
+def test_a_longer_limit_does_not_change_the_beginning(model):
+    short, long = (
+        generate(model, [3], SamplingOptions(temperature=1.0, max_new_tokens=n)) for n in (5, 100)
+    )
+    assert long[:5] == short
 
 
 def test_streaming_gives_what_plain_generation_gives(model):
@@ -54,44 +78,95 @@ def test_it_ends_at_the_stop_token_without_yielding_it(model):
     assert stopped == free[: free.index(stop)]
 
 
-def test_beyond_the_context_it_looks_at_the_last_block_size_tokens(model):
-    tokens = list(range(20))
-    torch.testing.assert_close(
-        next_token_logits(model.eval(), tokens), model(torch.tensor([tokens[-8:]]))[0, -1]
-    )
-    assert len(generate(model, tokens, SamplingOptions(max_new_tokens=20))) == 20
+# ---- past the context -------------------------------------------------------------------
 
 
-def test_top_k_never_leaves_the_k_likeliest():
-    logits = torch.randn(100, generator=torch.Generator().manual_seed(0))
-    allowed = set(logits.topk(5).indices.tolist())
-    generator = torch.Generator().manual_seed(0)
-    options = SamplingOptions(temperature=5.0, top_k=5)
-    assert {sample(logits, options, generator) for _ in range(300)} == allowed
+def test_past_the_context_it_goes_on_from_the_last_half(model):
+    """8 positions: when they are full, the last 4 tokens are read anew."""
+    told = generate(model, [1, 2], SamplingOptions(temperature=0, max_new_tokens=20))
+    tokens, start = [1, 2], 0
+    for token in told:
+        if len(tokens) - start > 8:
+            start = len(tokens) - 4
+        window = torch.tensor([tokens[start:]])
+        assert token == int(model(window)[0, -1].argmax())
+        tokens.append(token)
+    assert start > 8, "it was rebuilt more than once"
 
 
-def test_temperature_draws_from_the_stated_distribution():
-    logits = torch.tensor([0.0, 1.0, 2.0])
-    expected = (logits / 0.7).softmax(0)
-    generator = torch.Generator().manual_seed(0)
-    options = SamplingOptions(temperature=0.7, top_k=None)
-    draws = torch.tensor([sample(logits, options, generator) for _ in range(20_000)])
-    torch.testing.assert_close(draws.bincount() / 20_000.0, expected, atol=0.015, rtol=0)
+def test_or_it_stops_there(model):
+    options = SamplingOptions(max_new_tokens=20, past_context="stop")
+    story = Continuation([1, 2], 0)
+    batch = Batch(model, options)
+    batch.admit([story])
+    while len(batch):
+        batch.step()
+    assert story.ended == "context"
+    assert story.n_new == 7, "8 positions are read, and give one token more"
+    rebuilt = SamplingOptions(max_new_tokens=20, seed=0)
+    assert generate(model, [1, 2], rebuilt)[:7] == story.new_tokens
 
 
-def test_a_temperature_near_zero_is_greedy():
-    logits = torch.tensor([1.0, 300.0, 299.0])
-    options = SamplingOptions(temperature=1e-40, top_k=None)
-    assert sample(logits, options, torch.Generator()) == 1
+def test_of_a_prompt_beyond_the_context_its_end_is_read(model):
+    prompt = list(range(20))
+    options = SamplingOptions(temperature=0, max_new_tokens=1)
+    assert generate(model, prompt, options) == generate(model, prompt[-8:], options)
+    with pytest.raises(ValueError, match="a prompt of 20 tokens is longer than the context of 8"):
+        generate(model, prompt, SamplingOptions(past_context="stop"))
 
 
+# ---- batches ------------------------------------------------------------------------------
+
+PROMPTS = [[1], [2, 3, 4], [5] * 7, [6, 7], [1], [8, 9, 10, 11, 12], [2, 3, 4], [13] * 12]
+
+
+@pytest.mark.parametrize("weights", ["fp32", "bf16", "int8"])
 @pytest.mark.parametrize(
     "options",
-    [{"temperature": -1}, {"temperature": float("nan")}, {"top_k": 0}, {"max_new_tokens": 0}],
+    [
+        {},
+        {"top_k": None, "top_p": 0.9, "min_p": 0.01},
+        {"repetition_penalty": 1.3, "no_repeat_ngram": 3, "min_new_tokens": 4},
+        {"past_context": "stop"},
+    ],
+    ids=str,
 )
-def test_options_out_of_range_are_refused(options):
-    with pytest.raises(ValueError, match=next(iter(options))):
-        SamplingOptions(**options)
+def test_a_story_does_not_depend_on_its_neighbours(weights, options):
+    """Alone, in a batch of three that others join and leave, or of eight: the same tokens."""
+    config = GPTConfig(block_size=40, vocab_size=40, n_layer=2, n_head=2, n_embd=64)
+    model = fast_weights(make_model(config), weights, "cpu")
+    options = SamplingOptions(temperature=1.0, max_new_tokens=60, **options)
+    alone = [tell_all(model, [prompt], options, 7)[0] for prompt in PROMPTS[:1]]
+    alone += [
+        tell_all(model, [[0]] * seed + [PROMPTS[seed]], options, 7, rows=1)[-1]
+        for seed in range(1, len(PROMPTS))
+    ]
+    for rows in (3, 8):
+        together = tell_all(model, PROMPTS, options, 7, rows)
+        assert [s.tokens for s in together] == [s.tokens for s in alone]
+        assert [s.ended for s in together] == [s.ended for s in alone]
+    assert len({s.n_new for s in alone}) > 2, "they do not all end together"
+    assert len({tuple(s.new_tokens) for s in alone}) > 6, "they are different stories"
+
+
+def test_log_probabilities_are_the_models_own(model):
+    """Without temperature, filters, or the neighbours; the end counts."""
+    options = SamplingOptions(
+        temperature=0.5, top_k=5, repetition_penalty=1.2, max_new_tokens=6, log_probs=True
+    )
+    for story in tell_all(model, [[1], [2], [3, 4]], options, stop_id=7):
+        expected = 0.0
+        ids = [*story.tokens, 7] if story.ended == "end of text" else story.tokens
+        for end in range(len(story.tokens) - story.n_new, len(ids)):
+            logits = model(torch.tensor([ids[:end]]))[0, -1].detach()
+            expected += float(logits.log_softmax(0)[ids[end]])
+        assert story.log_prob == pytest.approx(expected, abs=1e-4)
+
+
+def test_more_stories_than_rows_are_refused(model):
+    batch = Batch(model, SamplingOptions(), rows=2)
+    with pytest.raises(ValueError, match="3 stories for 2 free rows"):
+        batch.admit([Continuation([1], seed) for seed in range(3)])
 
 
 @pytest.mark.parametrize(("prompt", "message"), [([], "empty"), ([30], "outside 0 to 29")])

@@ -55,6 +55,7 @@ def test_the_model_needs_torch_and_the_standard_library_only():
         ("from slm.cli import main; main(['--help'])", ["torch", "lightning"]),
         ("import slm.data.preparation", ["torch", "lightning", "datasets", "tokenizers"]),
         ("from slm.cli import main; main(['prepare', '--help'])", ["torch", "lightning"]),
+        ("import slm.commands.predict", ["lightning", "torchmetrics", "datasets", "tokenizers"]),
         ("from slm.cli import main; main(['info', '.'])", ["torch", "lightning", "datasets"]),
     ],
 )

@@ -6,16 +6,18 @@ import pytest
 import torch
 from conftest import make_stories
 from lightning.pytorch import Callback, Trainer
+from torch.utils.data import DataLoader
 
 from slm.data.datamodule import StoryData
 from slm.errors import UserError
-from slm.model import GPTConfig
+from slm.model import GPTConfig, SamplingOptions
 from slm.training.callbacks import LastStep, ProgressLine, SampledStories, TrainingCurves
 from slm.training.checkpoint import open_checkpoint
 from slm.training.checkpointing import AtomicCheckpointIO, LastCheckpoint, best_checkpoint
 from slm.training.loss import next_token_loss
 from slm.training.module import StoryModel
 from slm.training.optimization import OptimizerOptions
+from slm.training.storyteller import StoryRequest
 
 GPT = GPTConfig(block_size=16, vocab_size=300, n_layer=2, n_head=2, n_embd=16, dropout=0.0)
 OPTIMIZER = OptimizerOptions(lr=0.01, warmup_steps=3)
@@ -546,3 +548,13 @@ def test_compile_falls_back_to_eager_with_one_warning(tmp_path, make_data, monke
         model = train(tmp_path, make_data(), model=make_model(compile=True))
     assert len([w for w in warned if "torch.compile" in str(w.message)]) == 1
     torch.testing.assert_close(weights(model), weights(train(tmp_path, make_data())))
+
+
+def test_a_trainer_can_tell_stories_too(make_data, tmp_path):
+    """For those who have a Trainer of several devices: `slm predict` does without."""
+    trainer, model, data = make_trainer(tmp_path, 2), StoryModel(GPT, OPTIMIZER), make_data()
+    trainer.fit(model, datamodule=data)
+    requests = [StoryRequest(name, SamplingOptions(max_new_tokens=8)) for name in ("Tom", "Lily")]
+    told = trainer.predict(model, DataLoader(requests, batch_size=None))
+    assert told == ["".join(model.storyteller().tell(request)) for request in requests]
+    assert all(told)

@@ -11,7 +11,8 @@ from slm.reports.loss import draw_loss
 from slm.training.budget import in_words, time_budget
 from slm.training.callbacks import TrainingCurves, describe_device, tokens_per_step
 from slm.training.checkpoint import open_checkpoint
-from slm.training.module import StoryModel, StoryRequest
+from slm.training.module import StoryModel
+from slm.training.storyteller import StoryRequest, Storyteller
 
 PROMPT = "Once upon a time"
 
@@ -61,8 +62,7 @@ def conclude_fit(trainer: Trainer) -> None:
     print(f"Best       {best}" + (f" (val_loss {float(score):.4f})" if score is not None else ""))
     print(f'Stories    slm predict --ckpt_path {best} --prompt "{PROMPT}"')
     checkpoint = open_checkpoint(Path(path))
-    teller = StoryModel(checkpoint.gpt)
-    teller.model, teller.tokenizer = checkpoint.make_model(), checkpoint.make_tokenizer()
+    teller = Storyteller(checkpoint.make_model(), checkpoint.make_tokenizer())
     story = "".join(teller.tell(StoryRequest(PROMPT, SamplingOptions())))
     print(f"\nA story by the best checkpoint:\n\n{PROMPT}{story}")
 

@@ -6,7 +6,6 @@ from argparse import SUPPRESS
 from lightning.pytorch.cli import LightningArgumentParser
 
 from slm.commands.complaints import Complaints
-from slm.model import SamplingOptions
 
 # What the help of a verb shows: options, and sections of them. With a checkpoint, the data's and
 # the model's defaults are the checkpoint's.
@@ -20,18 +19,10 @@ _DEVICE = (
     "trainer.default_root_dir",
 )
 _DATA = ("data.source", "data.root")
-_TELLING = ("prompt", "prompt_file", "num_samples", "out", *SamplingOptions.__dataclass_fields__)
 HELP_SHOWS: dict[str, tuple[str, ...]] = {
     "fit": ("",),
     "validate": (*_DATA, "data.eval_batch_size", "json", "trainer.limit_val_batches", *_DEVICE),
     "test": (*_DATA, "data.eval_batch_size", "json", "trainer.limit_test_batches", *_DEVICE),
-    "predict": (
-        *_TELLING,
-        "config",
-        "ckpt_path",
-        "trainer.accelerator",
-        "trainer.default_root_dir",
-    ),
 }
 
 HELP = {

@@ -1,86 +1,34 @@
-"""The verb `predict`: its options, what they ask for, and where the stories go."""
+"""What `predict` is asked to tell, and where the stories go."""
 
 import json
 import sys
-import time
-from dataclasses import asdict, fields, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.cli import LightningArgumentParser
 from tqdm import tqdm
 
 from slm.errors import UserError
 from slm.model import SamplingOptions
-from slm.training.module import StoryRequest
+from slm.training.storyteller import Story, StoryRequest
 
 
-def add_story_arguments(parser: LightningArgumentParser) -> None:
-    """Adds the prompts, the sampling options and the output."""
-    parser.add_argument(
-        "--prompt",
-        action="append",
-        type=str,
-        help="How the story begins; give it several times for several stories "
-        "or none for the classic one, Once upon a time.",
-    )
-    parser.add_argument(
-        "--prompt_file", type=str | None, default=None, help="A file with a prompt on each line."
-    )
-    parser.add_argument(
-        "--num_samples", type=int, default=1, help="Stories per prompt, with seeds seed, seed+1, …"
-    )
-    parser.add_argument(
-        "--out",
-        type=str | None,
-        default=None,
-        help="Write the stories to this new file, one JSON object per line.",
-    )
-    parser.add_class_arguments(SamplingOptions)
-
-
-def story_requests(options: Any) -> list[StoryRequest]:
-    """One request for each prompt and sample.
-
-    Args:
-        options: The parsed options of `predict`.
-
-    Raises:
-        UserError: The prompt file cannot be read or is empty, an option is out of range, or the
-            output file is there already.
-    """
-    prompts = list(options.prompt or [])
-    if options.prompt_file:
-        prompts += _read_prompts(Path(options.prompt_file))
-    if options.num_samples < 1:
-        raise UserError(f"--num_samples {options.num_samples}", "1 or more", "--num_samples 1")
-    if options.out and Path(options.out).exists():
-        raise UserError(
-            f"--out {options.out} is there already",
-            "the name of a new file",
-            "name another file, or remove that one first",
-        )
-    if options.out and not Path(options.out).absolute().parent.is_dir():
-        raise UserError(
-            f"--out {options.out}: there is no folder {Path(options.out).parent}",
-            "a folder that exists",
-            f"mkdir -p {Path(options.out).parent}",
-        )
-    try:
-        sampling = SamplingOptions(
-            **{field.name: getattr(options, field.name) for field in fields(SamplingOptions)}
-        )
-    except ValueError as error:
-        raise UserError.from_value_error(error, "slm predict --help explains it") from error
+def story_requests(prompts: Sequence[str], options: SamplingOptions) -> list[StoryRequest]:
+    """One request for each prompt and sample, in this order."""
     return [
-        StoryRequest(prompt, replace(sampling, seed=sampling.seed + sample))
-        for prompt in prompts or ["Once upon a time"]
+        StoryRequest(prompt, replace(options, seed=options.seed + sample, num_samples=1))
+        for prompt in prompts
         for sample in range(options.num_samples)
     ]
 
 
-def _read_prompts(path: Path) -> list[str]:
+def read_prompts(path: Path) -> list[str]:
+    """The lines of a file that hold anything.
+
+    Raises:
+        UserError: The file cannot be read or holds no prompt.
+    """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -99,54 +47,187 @@ def _read_prompts(path: Path) -> list[str]:
     return prompts
 
 
-class StoryWriter(Callback):
-    """Reads each story while it is told, and writes it: to the terminal or as JSON lines.
+class Sink(Protocol):
+    """Where stories go."""
+
+    def take(self, story: Story, piece: str) -> None:
+        """Takes the piece by which a story has grown; at its end, `story.ended` is set."""
+
+    def close(self, finished: bool) -> None:
+        """Called at the end, or when telling was interrupted."""
+
+
+class InOrder:
+    """Puts what many stories, told side by side, say into the order of the requests.
 
     Args:
-        out: Path of the JSON-lines file; None prints to standard output, piece by piece.
-        count: Number of stories to come.
-        checkpoint: Named in each JSON object.
+        requests: The stories to come.
     """
 
-    def __init__(self, out: str | None, count: int, checkpoint: str) -> None:
-        self._out = out
-        self._count = count
-        self._checkpoint = checkpoint
-        self._bar = tqdm(total=count, desc="telling", unit="story", disable=None if out else True)
+    def __init__(self, requests: Iterable[StoryRequest]) -> None:
+        self._waiting = iter(requests)
+        self._current = next(self._waiting, None)
+        self._kept: dict[StoryRequest, tuple[Story, list[str]]] = {}
+        self._complete: set[StoryRequest] = set()
 
-    def on_predict_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: StoryRequest,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Writes one story, to its end."""
-        if self._out is None:
-            if self._count > 1:
-                print(f"{chr(10) if batch_idx else ''}--- story {batch_idx + 1} of {self._count}")
-            print(batch.prompt, end="", flush=True)
-            for piece in outputs:
-                print(piece, end="", flush=True)
-            print()
-            return
-        start = time.perf_counter()
-        story = batch.prompt + "".join(outputs)
-        record = {
-            "prompt": batch.prompt,
-            "story": story,
-            "seconds": round(time.perf_counter() - start, 3),
-            "checkpoint": self._checkpoint,
-            "options": asdict(batch.options),
-        }
-        with Path(self._out).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record, ensure_ascii=False) + "\n")
-        self._bar.update()
+    def sort(self, story: Story, piece: str) -> list[tuple[Story, str, bool]]:
+        """What can be said now.
 
-    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Says where the stories are."""
+        Returns:
+            Stories, pieces of them, and whether each is the story's last. Nothing of a story is
+            said before the one in front of it has ended.
+        """
+        said: list[tuple[Story, str, bool]] = []
+        kept = self._kept.setdefault(story.request, (story, []))
+        kept[1].append(piece)
+        if story.ended is not None:  # of others it may be true before their last piece is here
+            self._complete.add(story.request)
+        while self._current is not None and self._current in self._kept:
+            story, pieces = self._kept[self._current]
+            last = self._current in self._complete
+            said.append((story, "".join(pieces), last))
+            pieces.clear()
+            if not last:
+                break
+            del self._kept[self._current]
+            self._complete.remove(self._current)
+            self._current = next(self._waiting, None)
+        return said
+
+
+class Terminal:
+    """Prints each story as it is told; of several, one behind the other.
+
+    Args:
+        requests: The stories to come.
+    """
+
+    def __init__(self, requests: Sequence[StoryRequest]) -> None:
+        self._count = len(requests)
+        self._order = InOrder(requests)
+        self._told = 0
+        self._open = False
+
+    def take(self, story: Story, piece: str) -> None:
+        """Prints what can be said now, as soon as it can, if somebody is watching."""
+        for told, text, last in self._order.sort(story, piece):
+            if not self._open:
+                if self._count > 1:
+                    print(f"{chr(10) if self._told else ''}--- story {self._told + 1} of ", end="")
+                    print(self._count)
+                print(told.request.prompt, end="")
+            print(text, end="\n" if last else "", flush=sys.stdout.isatty())
+            self._open = not last
+            self._told += last
+
+    def close(self, finished: bool) -> None:
+        """Ends the line of a story that was interrupted."""
+        if self._open:
+            print(flush=True)
+        if not finished:
+            print("Interrupted.", file=sys.stderr)
+
+
+class JsonLines:
+    """Writes a file with a JSON object for each story, in the order of the requests.
+
+    Until the last one is written the file has `.part` behind its name. Where such a file is
+    there already, from the same command, what it holds is kept.
+
+    Args:
+        path: The file.
+        requests: The stories to come.
+        facts: Written into each object: the checkpoint, and what else the stories depend on.
+
+    Attributes:
+        done: How many stories are there already.
+
+    Raises:
+        UserError: The file is there already, its folder is not, or an unfinished one holds the
+            stories of another command.
+    """
+
+    def __init__(self, path: Path, requests: Sequence[StoryRequest], facts: dict[str, Any]) -> None:
+        if path.exists():
+            raise UserError(
+                f"--out {path} is there already",
+                "the name of a new file",
+                "name another file, or remove that one first",
+            )
+        if not path.absolute().parent.is_dir():
+            raise UserError(
+                f"--out {path}: there is no folder {path.parent}",
+                "a folder that exists",
+                f"mkdir -p {path.parent}",
+            )
+        self._path = path
+        self._part = path.with_name(f"{path.name}.part")
+        self._requests = requests
+        self._facts = facts
+        self.done = self._take_up() if self._part.exists() else 0
+        self._order = InOrder(requests[self.done :])
+        self._file = self._part.open("a", encoding="utf-8", newline="\n")
+        self._bar = tqdm(
+            total=len(requests), initial=self.done, desc="telling", unit="story",
+            disable=None,
+        )  # fmt: skip
+
+    def _identity(self, request: StoryRequest) -> dict[str, Any]:
+        """What of a story's object is known before it is told, in JSON's types."""
+        facts = {"prompt": request.prompt, "options": asdict(request.options), **self._facts}
+        return dict(json.loads(json.dumps(facts)))
+
+    def _take_up(self) -> int:
+        """Counts the stories of an unfinished file, and cuts a half-written one off its end."""
+        whole, _, _ = self._part.read_bytes().rpartition(b"\n")
+        lines = whole.split(b"\n") if whole else []
+        try:
+            records = [json.loads(line) for line in lines]
+            same = len(records) <= len(self._requests) and all(
+                {key: record[key] for key in identity} == identity
+                for record, request in zip(records, self._requests, strict=False)
+                for identity in [self._identity(request)]
+            )
+        except (ValueError, LookupError, TypeError):
+            same = False
+        if not same:
+            raise UserError(
+                f"{self._part} holds stories of another command",
+                "an unfinished file of this one: same prompts, options, checkpoint and weights",
+                f"repeat that command to finish it, name another --out, or remove {self._part}",
+            )
+        with self._part.open("r+b") as file:
+            file.truncate(len(whole) + 1 if whole else 0)
+        if lines:
+            print(f"Going on   behind {len(lines):,} stories in {self._part}", file=sys.stderr)
+        return len(lines)
+
+    def take(self, story: Story, piece: str) -> None:
+        """Writes the stories that have ended and have none missing in front of them."""
+        for told, _, last in self._order.sort(story, piece):
+            if last:
+                record = self._identity(told.request) | {
+                    "story": told.request.prompt + told.text,
+                    "tokens": told.n_tokens,
+                    "ended": told.ended,
+                    "seconds": round(told.seconds, 3),
+                    "log_probability": round(told.log_probability, 3),
+                }
+                self._file.write(json.dumps(record, ensure_ascii=False) + "\n")
+                self._file.flush()
+                self.done += 1
+                self._bar.update()
+
+    def close(self, finished: bool) -> None:
+        """Gives a finished file its name; says how to go on with an unfinished one."""
         self._bar.close()
-        if self._out:
-            print(f"{self._count} stories written to {self._out}", file=sys.stderr)
+        self._file.close()
+        if finished:
+            self._part.rename(self._path)
+            print(f"{self.done:,} stories written to {self._path}", file=sys.stderr)
+        else:
+            print(
+                f"Interrupted: {self.done:,} of {len(self._requests):,} stories are in "
+                f"{self._part}; the same command goes on from there.",
+                file=sys.stderr,
+            )

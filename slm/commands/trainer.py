@@ -1,4 +1,4 @@
-"""fit, validate, test and predict: LightningCLI on this project's model and data."""
+"""fit, validate and test: LightningCLI on this project's model and data."""
 
 import os
 import sys
@@ -17,7 +17,6 @@ from lightning.pytorch.callbacks import LambdaCallback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerStatus
-from torch.utils.data import DataLoader
 
 from slm.commands.budget import check_budget, plan_budget, resume_budget
 from slm.commands.checks import (
@@ -29,7 +28,6 @@ from slm.commands.checks import (
 )
 from slm.commands.conclusion import conclude_fit, describe_run, print_figures
 from slm.commands.parser import HELP_SHOWS, StoryParser, tidy_help
-from slm.commands.stories import StoryWriter, add_story_arguments, story_requests
 from slm.data.datamodule import StoryData
 from slm.errors import UserError
 from slm.training.budget import TimeBudget
@@ -67,7 +65,7 @@ class StoryCLI(LightningCLI):
     the command line win over it, as they do over any default.
 
     Args:
-        verb: One of Trainer's four.
+        verb: fit, validate or test.
         words: The command line behind the verb.
         checkpoint: The opened checkpoint that `--ckpt_path` names, if any.
         resume_run: Folder of the run to go on in, if any.
@@ -196,8 +194,6 @@ class StoryCLI(LightningCLI):
             parser.add_argument(
                 "--json", type=str | None, default=None, help="Also write the figures to a file."
             )
-        if self.verb == "predict":
-            add_story_arguments(parser)
         if source := self.checkpoint or self.initial:
             options: dict[str, Any] = {"model": {"gpt": source.model_options["gpt"]}, "data": {}}
             if self.checkpoint is not None:
@@ -302,9 +298,7 @@ class StoryCLI(LightningCLI):
         elif options.logger is None:
             kwargs["logger"] = False
             kwargs["enable_checkpointing"] = False
-        if self.verb == "predict" and options.devices == "auto":
-            kwargs["devices"] = 1  # several would each tell every story
-        if options.enable_progress_bar is not False and self.verb != "predict":
+        if options.enable_progress_bar is not False:
             kwargs["callbacks"].append(ProgressLine(self.curves))
         return super().instantiate_trainer(**kwargs)
 
@@ -399,23 +393,6 @@ class StoryCLI(LightningCLI):
             share = options.trainer[f"limit_{prefix}_batches"]
             path = Path(options.json) if options.json else None
             print_figures(self.trainer, self.datamodule, prefix, ckpt_path, share, path)
-
-    def predict(
-        self, model: StoryModel, datamodule: StoryData, ckpt_path: str | None = None
-    ) -> None:
-        """Tells stories: to the terminal as they come, or into a JSON-lines file."""
-        options = self.config_init.predict
-        requests = story_requests(options)
-        writer = StoryWriter(options.out, len(requests), str(ckpt_path))
-        self.trainer.callbacks.append(writer)  # type: ignore[attr-defined]
-        with self._interruptible():
-            self.trainer.predict(
-                model,
-                dataloaders=DataLoader(requests, batch_size=None),  # type: ignore[arg-type]
-                ckpt_path=ckpt_path,
-                return_predictions=False,
-                weights_only=True,
-            )
 
 
 def _flatten(options: dict[str, Any], prefix: str = "") -> dict[str, Any]:

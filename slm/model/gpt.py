@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from slm.model.cache import Past
 from slm.model.config import GPTConfig
 
 
@@ -45,7 +46,8 @@ def rotate(x: Tensor, angles: Tensor) -> Tensor:
 
     Args:
         x: Queries or keys, (B, H, T, D).
-        angles: Cosine and sine for each position, (2, T, D / 2).
+        angles: Cosine and sine for each position, (2, T, D / 2), or for each row and position,
+            (2, B, 1, T, D / 2).
     """
     cosine_TR, sine_TR = angles
     a_BHTR, b_BHTR = x.chunk(2, dim=-1)
@@ -78,8 +80,9 @@ class CausalSelfAttention(nn.Module):
             fastest kernel; True by `attention_weights`, written out. Both give the same result.
     """
 
-    def __init__(self, config: GPTConfig) -> None:
+    def __init__(self, config: GPTConfig, layer: int) -> None:
         super().__init__()
+        self.layer = layer
         self.n_head = config.n_head
         self.dropout = config.dropout
         self.qk_norm = config.qk_norm
@@ -88,23 +91,24 @@ class CausalSelfAttention(nn.Module):
         self.proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
         self.residual_dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, angles: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, angles: Tensor | None = None, past: Past | None = None) -> Tensor:
         """Mixes each position with those before it: (B, T, C) to (B, T, C).
 
         Args:
             x: The input, (B, T, C).
             angles: `rotary_angles` of the T positions; None where positions are learned.
+            past: Where earlier positions' keys and values are, and these go; None without a cache.
         """
-        q_BHTD, k_BHSD, v_BHSD = (
-            part_BTC.unflatten(2, (self.n_head, -1)).transpose(1, 2)
-            for part_BTC in self.qkv(x).chunk(3, dim=2)
-        )
+        qkv_BT3HD = self.qkv(x).unflatten(2, (3, self.n_head, -1))
+        q_BHTD, k_BHSD, v_BHSD = qkv_BT3HD.permute(2, 0, 3, 1, 4).unbind()
         if self.qk_norm:  # Henry et al. 2020, arXiv 2010.04245, with RMSNorm
             q_BHTD, k_BHSD = (F.rms_norm(x, x.shape[-1:]) for x in (q_BHTD, k_BHSD))
         if angles is not None:
             q_BHTD, k_BHSD = rotate(q_BHTD, angles), rotate(k_BHSD, angles)
         dropout = self.dropout if self.training else 0.0
-        if self.manual:
+        if past is not None:
+            mixed_BHTD = past.attend(self.layer, q_BHTD, k_BHSD, v_BHSD)
+        elif self.manual:
             weights_BHTS = F.dropout(attention_weights(q_BHTD, k_BHSD), dropout)
             mixed_BHTD = weights_BHTS @ v_BHSD
         else:
@@ -150,16 +154,16 @@ class MLP(nn.Module):
 class Block(nn.Module):
     """A pre-norm transformer block: x + attention(norm(x)), then x + mlp(norm(x))."""
 
-    def __init__(self, config: GPTConfig) -> None:
+    def __init__(self, config: GPTConfig, layer: int) -> None:
         super().__init__()
         self.attention_norm = make_norm(config)
-        self.attention = CausalSelfAttention(config)
+        self.attention = CausalSelfAttention(config, layer)
         self.mlp_norm = make_norm(config)
         self.mlp = MLP(config)
 
-    def forward(self, x: Tensor, angles: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, angles: Tensor | None = None, past: Past | None = None) -> Tensor:
         """One step along the residual stream: (B, T, C) to (B, T, C)."""
-        x_BTC = x + self.attention(self.attention_norm(x), angles)
+        x_BTC = x + self.attention(self.attention_norm(x), angles, past)
         out_BTC: Tensor = x_BTC + self.mlp(self.mlp_norm(x_BTC))
         return out_BTC
 
@@ -194,6 +198,7 @@ class GPT(nn.Module):
     """
 
     angles: Tensor
+    head: nn.Module | None
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
@@ -205,10 +210,10 @@ class GPT(nn.Module):
             angles = rotary_angles(config.block_size, config.n_embd // config.n_head)
             self.register_buffer("angles", angles, persistent=False)
         self.embedding_dropout = nn.Dropout(config.dropout)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
         self.norm = make_norm(config)
-        if not config.tied:
-            self.head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        head = None if config.tied else nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        self.register_module("head", head)
         self.apply(self._initialise)
 
     def _initialise(self, module: nn.Module) -> None:
@@ -227,11 +232,13 @@ class GPT(nn.Module):
             for last in (module.attention.proj, module.mlp.down):
                 nn.init.normal_(last.weight, std=std)
 
-    def hidden(self, tokens: Tensor) -> Tensor:
+    def hidden(self, tokens: Tensor, past: Past | None = None) -> Tensor:
         """The final hidden states of a sequence, before the head.
 
         Args:
             tokens: Token ids, (B, T), int64, with T at most `block_size`.
+            past: The cache's part in this pass, from `KVCache.grow`; the tokens then go on from
+                what it holds. None reads the tokens as the whole of a sequence.
 
         Returns:
             (B, T, C).
@@ -248,19 +255,25 @@ class GPT(nn.Module):
             )
         x_BTC, angles = self.token_embedding(tokens), None
         if self.config.position == "learned":
-            x_BTC = x_BTC + self.position_embedding(torch.arange(T, device=tokens.device))
+            positions = torch.arange(T, device=tokens.device) if past is None else past.positions
+            x_BTC = x_BTC + self.position_embedding(positions)
         else:
             angles = self.angles[:, :T]
+            if past is not None:
+                angles = self.angles[:, past.positions]
+                angles = angles if angles.dim() == 3 else angles.unsqueeze(2)  # one head for all
         x_BTC = self.embedding_dropout(x_BTC)
         for block in self.blocks:
-            x_BTC = block(x_BTC, angles)
+            x_BTC = block(x_BTC, angles, past)
         hidden_BTC: Tensor = self.norm(x_BTC)
         return hidden_BTC
 
     def unembed(self, hidden: Tensor) -> Tensor:
         """Logits over the vocabulary: (..., C) to (..., V)."""
-        matrix = self.token_embedding if self.config.tied else self.head
-        logits = F.linear(hidden, matrix.weight)
+        if self.head is None:
+            logits = F.linear(hidden, self.token_embedding.weight)
+        else:
+            logits = self.head(hidden)
         if cap := self.config.softcap:  # Gemma 2, arXiv 2408.00118
             logits = cap * torch.tanh(logits / cap)
         return logits

@@ -1,10 +1,12 @@
-"""Sampling options, and the step from logits to one token id.
+"""Sampling options, and the filters between the network's logits and the next token.
 
-Shape suffixes: V vocabulary, K candidates (the top k).
+Shape suffixes: B rows (stories), V vocabulary, K candidates, the likeliest first, S tokens so far.
 """
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -12,44 +14,264 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class SamplingOptions:
-    """How the next token is chosen. Options of a story, never of a model.
+    """How a story goes on from its prompt. Options of a story, never of a model.
 
     Raises:
-        ValueError: A field is out of range.
+        ValueError: A field is out of range, or two contradict each other.
     """
 
     temperature: float = 0.8
     """Divides the logits: below 1 is safer, above 1 bolder, 0 always takes the likeliest token."""
     top_k: int | None = 50
     """Choose among the k likeliest tokens only; null means among all."""
+    top_p: float | None = None
+    """Choose among the likeliest tokens that together have this probability (nucleus sampling)."""
+    min_p: float | None = None
+    """Leave out tokens with less than this share of the likeliest token's probability."""
+    repetition_penalty: float = 1.0
+    """Above 1, tokens that have occurred become less likely; 1 changes nothing."""
+    no_repeat_ngram: int | None = None
+    """No sequence of this many tokens occurs twice in a story."""
+    min_new_tokens: int = 0
+    """The story does not end before it has this many tokens behind the prompt."""
     max_new_tokens: int = 300
     """The story is cut here if the model has not ended it before."""
+    stop: tuple[str, ...] = ()
+    """Texts in front of which the story ends; end-of-text always ends it."""
     seed: int = 1337
-    """Same seed, same checkpoint, same prompt: same story."""
+    """Same seed, same checkpoint, same prompt: same story, whatever is told beside it."""
+    num_samples: int = 1
+    """Stories per prompt, with seeds seed, seed + 1, …"""
+    past_context: Literal["rebuild", "stop"] = "rebuild"
+    """What happens when a story outgrows the model's context: it goes on from the last half of
+    what can be seen (`rebuild`), or ends there (`stop`)."""
+    log_probs: bool = False
+    """Whether to add up the log-probability of each token: what the model says, before
+    temperature and filters."""
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.temperature) and self.temperature >= 0):
             raise ValueError(f"temperature is {self.temperature}; it has to be 0 or more")
         if self.top_k is not None and self.top_k < 1:
             raise ValueError(f"top_k is {self.top_k}; it has to be 1 or more, or null for all")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p is {self.top_p}; it has to be above 0 and at most 1")
+        if self.min_p is not None and not 0 <= self.min_p <= 1:
+            raise ValueError(f"min_p is {self.min_p}; it has to be from 0 to 1")
+        if not (math.isfinite(self.repetition_penalty) and self.repetition_penalty > 0):
+            raise ValueError(
+                f"repetition_penalty is {self.repetition_penalty}; it has to be above 0, such as "
+                "1.1, or 1 for none"
+            )
+        if self.no_repeat_ngram is not None and self.no_repeat_ngram < 2:
+            raise ValueError(
+                f"no_repeat_ngram is {self.no_repeat_ngram}; it has to be 2 or more, such as 4, "
+                "or null"
+            )
         if self.max_new_tokens < 1:
             raise ValueError(f"max_new_tokens is {self.max_new_tokens}; it has to be 1 or more")
+        if not 0 <= self.min_new_tokens <= self.max_new_tokens:
+            raise ValueError(
+                f"min_new_tokens is {self.min_new_tokens} with max_new_tokens "
+                f"{self.max_new_tokens}; from 0 to max_new_tokens"
+            )
+        if not all(self.stop):
+            raise ValueError("stop is an empty text; a text that a story may hold")
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed is {self.seed}; it has to be from 0 to 2^63 - 1")
+        if self.num_samples < 1:
+            raise ValueError(f"num_samples is {self.num_samples}; it has to be 1 or more")
+        if self.seed + self.num_samples > 2**63:
+            raise ValueError(f"seed is {self.seed}; with {self.num_samples} samples, a lower one")
+        if self.past_context not in ("rebuild", "stop"):
+            raise ValueError(f"past_context is {self.past_context}; it has to be rebuild or stop")
+        if self.temperature == 0:
+            for name in ("top_p", "min_p"):
+                if getattr(self, name) is not None:
+                    raise ValueError(
+                        f"{name} is {getattr(self, name)} with temperature 0, which takes the "
+                        f"likeliest token; a temperature above 0, or no {name}"
+                    )
+            if self.num_samples > 1:
+                raise ValueError(
+                    f"num_samples is {self.num_samples} with temperature 0, which tells the same "
+                    "story each time; a temperature above 0, or one sample"
+                )
 
 
-def sample(logits: Tensor, options: SamplingOptions, generator: torch.Generator) -> int:
-    """Draws one token id from softmax(logits / temperature), cut to the top k.
+# ---- filters over the whole vocabulary, which know the story so far ----------------------
+
+HistoryFilter = Callable[[Tensor, Sequence[Sequence[int]]], Tensor]
+"""From logits (B, V) and each row's tokens, prompt included, to logits (B, V)."""
+
+
+def repetition_penalty(penalty: float) -> HistoryFilter:
+    """Divides positive logits of tokens that have occurred by a penalty, multiplies negative ones.
+
+    Keskar et al. 2019, "CTRL" (arXiv 1909.05858), section 4.1.
+    """
+
+    def apply(logits_BV: Tensor, tokens: Sequence[Sequence[int]]) -> Tensor:
+        longest = max(map(len, tokens))
+        # Short rows are filled up with a token of their own, which changes nothing.
+        ids_BS = torch.tensor(
+            [[*row, *[row[-1]] * (longest - len(row))] for row in tokens], device=logits_BV.device
+        )
+        seen_BS = logits_BV.gather(1, ids_BS)
+        seen_BS = torch.where(seen_BS > 0, seen_BS / penalty, seen_BS * penalty)
+        return logits_BV.scatter(1, ids_BS, seen_BS)
+
+    return apply
+
+
+def no_repeat_ngram(n: int) -> HistoryFilter:
+    """Forbids each token that would complete a sequence of n tokens for the second time.
+
+    Paulus et al. 2017 (arXiv 1705.04304), section 2.5, with trigrams.
+    """
+
+    def apply(logits_BV: Tensor, tokens: Sequence[Sequence[int]]) -> Tensor:
+        logits_BV = logits_BV.clone()
+        for row, told in enumerate(tokens):
+            told = list(told)
+            ending = told[len(told) - n + 1 :]
+            starts = range(len(told) - n + 1)
+            banned = [told[i + n - 1] for i in starts if told[i : i + n - 1] == ending]
+            if len(set(banned)) < logits_BV.size(1) - 1:  # there has to be a next token
+                logits_BV[row, banned] = float("-inf")
+        return logits_BV
+
+    return apply
+
+
+# ---- filters over candidates, the likeliest first -----------------------------------------
+
+CandidateFilter = Callable[[Tensor], Tensor]
+"""From probabilities (B, K), falling along K, to the same with 0 for what is left out."""
+
+
+def top_p(p: float) -> CandidateFilter:
+    """Keeps the fewest of the likeliest candidates whose probabilities reach p together.
+
+    Holtzman et al. 2019 (arXiv 1904.09751), nucleus sampling.
+    """
+
+    def apply(probabilities_BK: Tensor) -> Tensor:
+        total_B1 = probabilities_BK.sum(dim=-1, keepdim=True)
+        before_BK = probabilities_BK.cumsum(dim=-1) - probabilities_BK
+        return probabilities_BK.masked_fill(before_BK >= p * total_B1, 0.0)
+
+    return apply
+
+
+def min_p(p: float) -> CandidateFilter:
+    """Keeps the candidates with at least p times the likeliest one's probability.
+
+    Nguyen et al. 2024 (arXiv 2407.01082).
+    """
+
+    def apply(probabilities_BK: Tensor) -> Tensor:
+        most_B1 = probabilities_BK.amax(dim=-1, keepdim=True)
+        return probabilities_BK.masked_fill(probabilities_BK < p * most_B1, 0.0)
+
+    return apply
+
+
+class Sampler:
+    """From logits to the next token of each row.
 
     Args:
-        logits: Logits of one position, (V,).
-        options: Temperature and top-k; the other fields are not read.
-        generator: Source of randomness, on the CPU, so that a seed means the same everywhere.
+        options: What to apply; of the rest only `min_new_tokens` is read.
+        stop_id: End-of-text, if there is such a token.
     """
-    logits_V = logits.float().cpu()
-    if options.temperature == 0:
-        return int(logits_V.argmax())
-    candidates_K, ids_K = logits_V.topk(min(options.top_k or logits_V.numel(), logits_V.numel()))
-    # Relative to the likeliest, so that no temperature is so low that the quotient overflows.
-    probabilities_K = ((candidates_K - candidates_K[0]) / options.temperature).softmax(dim=0)
-    return int(ids_K[torch.multinomial(probabilities_K, 1, generator=generator)])
+
+    def __init__(self, options: SamplingOptions, stop_id: int | None = None) -> None:
+        self._temperature = options.temperature
+        self._top_k = options.top_k
+        self._minimum = options.min_new_tokens if stop_id is not None else 0
+        self._stop_id = stop_id
+        self._history_filters: list[HistoryFilter] = []
+        if options.repetition_penalty != 1.0:
+            self._history_filters.append(repetition_penalty(options.repetition_penalty))
+        if options.no_repeat_ngram is not None:
+            self._history_filters.append(no_repeat_ngram(options.no_repeat_ngram))
+        self._sorted = options.top_k is not None or options.top_p is not None
+        self._filters: list[CandidateFilter] = []
+        if options.top_p is not None:
+            self._filters.append(top_p(options.top_p))
+        if options.min_p is not None:
+            self._filters.append(min_p(options.min_p))
+
+    def choose(
+        self,
+        logits: Tensor,
+        tokens: Sequence[Sequence[int]],
+        new: Sequence[int],
+        uniforms: Sequence[float],
+    ) -> Tensor:
+        """Draws one token per row.
+
+        Each row's draw depends on its own arguments alone: the probabilities are added up from
+        the likeliest token on until they exceed the row's uniform number.
+
+        Args:
+            logits: (B, V). End-of-text's may be changed in place.
+            tokens: Each row's tokens so far, prompt included.
+            new: How many of them are new.
+            uniforms: A number from 0 to 1, below 1, for each row.
+
+        Returns:
+            Token ids, (B,), int64.
+        """
+        logits_BV = logits
+        for row, count in enumerate(new):
+            if count < self._minimum:
+                logits_BV[row, self._stop_id] = float("-inf")
+        for history_filter in self._history_filters:
+            logits_BV = history_filter(logits_BV.float(), tokens)
+        if self._temperature == 0:
+            return logits_BV.argmax(dim=-1)
+        logits_BK, ids_BK = self._candidates(logits_BV)
+        # Relative to the likeliest, so that no temperature is so low that the quotient overflows.
+        logits_BK = logits_BK.float()
+        most_B1 = logits_BK.amax(dim=-1, keepdim=True) if ids_BK is None else logits_BK[:, :1]
+        probabilities_BK = ((logits_BK - most_B1) / self._temperature).exp()
+        for candidate_filter in self._filters:
+            probabilities_BK = candidate_filter(probabilities_BK)
+        sums_BK = probabilities_BK.cumsum(dim=-1, dtype=torch.float64)
+        uniforms_B1 = torch.tensor(uniforms, dtype=torch.float64, device=logits.device)[:, None]
+        index_B1 = torch.searchsorted(sums_BK, uniforms_B1 * sums_BK[:, -1:], right=True)
+        index_B1 = index_B1.clamp_(max=sums_BK.size(-1) - 1)
+        return (index_B1 if ids_BK is None else ids_BK.gather(1, index_B1))[:, 0]
+
+    def _candidates(self, logits_BV: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Logits to choose among, (B, K), and their ids; None if they are the vocabulary."""
+        V = logits_BV.size(-1)
+        if self._top_k is not None and self._top_k < V:
+            return top_k(logits_BV, self._top_k)
+        if self._sorted:
+            return logits_BV.sort(dim=-1, descending=True)
+        return logits_BV, None
+
+
+_CHUNK = 64
+
+
+def top_k(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k largest logits of each row and their ids, the largest first: (B, V) to (B, k) twice.
+
+    In two steps, which is several times faster than one on a CPU: the k largest lie in the k
+    chunks of the vocabulary with the largest maxima.
+    """
+    B, V = logits.shape
+    whole = V - V % _CHUNK
+    if 8 * k * _CHUNK > V:
+        return logits.topk(k, dim=-1)
+    chunks = logits[:, :whole].view(B, -1, _CHUNK)
+    best_BK = chunks.amax(dim=-1).topk(k, dim=-1, sorted=False).indices
+    first_BK1 = best_BK[:, :, None] * _CHUNK
+    in_chunk = torch.arange(_CHUNK, device=logits.device)
+    rest = torch.arange(whole, V, device=logits.device).expand(B, -1)
+    ids = torch.cat(((first_BK1 + in_chunk).flatten(1), rest), dim=1)
+    values_BK, index_BK = logits.gather(1, ids).topk(k, dim=-1)
+    return values_BK, ids.gather(1, index_BK)

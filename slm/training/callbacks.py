@@ -17,7 +17,8 @@ from slm.data.datamodule import StoryData
 from slm.errors import UserError
 from slm.model import SamplingOptions
 from slm.training.budget import time_budget
-from slm.training.module import StoryModel, StoryRequest
+from slm.training.module import StoryModel
+from slm.training.storyteller import StoryRequest
 
 
 def tokens_per_step(trainer: Trainer, data: StoryData) -> int:
@@ -166,7 +167,7 @@ class SampledStories(Callback):
         if trainer.state.fn != "fit" or trainer.sanity_checking:
             return
         assert isinstance(pl_module, StoryModel)
-        story = self.request.prompt + "".join(pl_module.tell(self.request))
+        story = self.request.prompt + "".join(pl_module.storyteller().tell(self.request))
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 # Two spaces before a line end: a line break in TensorBoard's Markdown.

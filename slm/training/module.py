@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,9 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from slm.data.batches import Batch
 from slm.data.datamodule import StoryData
-from slm.data.tokenizer import CHECKPOINT_KEY, StreamDecoder, Tokenizer
+from slm.data.tokenizer import CHECKPOINT_KEY, Tokenizer
 from slm.errors import UserError
-from slm.model import GPT, GPTConfig, SamplingOptions, stream
+from slm.model import GPT, GPTConfig
 from slm.training.budget import in_words, time_budget
 from slm.training.checkpoint import (
     FORMAT_VERSION,
@@ -32,21 +32,7 @@ from slm.training.checkpoint import (
 from slm.training.loss import Loss, next_token_loss
 from slm.training.metrics import LanguageModelMetrics
 from slm.training.optimization import OptimizerOptions, learning_rate_curve, make_optimizer
-
-
-class StoryRequest:
-    """One story to tell.
-
-    A plain class: Lightning takes tuples and dataclasses apart to look for tensors in them.
-
-    Args:
-        prompt: How the story begins.
-        options: How it goes on.
-    """
-
-    def __init__(self, prompt: str, options: SamplingOptions) -> None:
-        self.prompt = prompt
-        self.options = options
+from slm.training.storyteller import StoryRequest, Storyteller
 
 
 def check_sizes(data: int, model: int) -> None:
@@ -218,27 +204,19 @@ class StoryModel(LightningModule):
 
     # ---- telling ------------------------------------------------------------------------
 
-    def tell(self, request: StoryRequest) -> Iterator[str]:
-        """Tells one story, piece by piece; the prompt itself is not repeated.
+    def storyteller(self) -> Storyteller:
+        """What tells stories with the weights of this moment.
 
         Raises:
             ValueError: There is no tokenizer yet: it comes from the data or a checkpoint.
         """
         if self.tokenizer is None:
             raise ValueError("the model has no tokenizer; load it from a checkpoint")
-        end = self.tokenizer.end_of_text
-        # Every story in the training data stands behind an end-of-text.
-        prompt = [end, *self.tokenizer.encode(request.prompt)]
-        decoder = StreamDecoder(self.tokenizer)
-        for token in stream(self.model, prompt, request.options, stop_id=end):
-            if piece := decoder.push(token):
-                yield piece
-        if rest := decoder.flush():
-            yield rest
+        return Storyteller(self.model, self.tokenizer)
 
-    def predict_step(self, batch: StoryRequest, batch_idx: int) -> Iterator[str]:
-        """A story that is told while it is read; a callback reads and writes it."""
-        return self.tell(batch)
+    def predict_step(self, batch: StoryRequest, batch_idx: int) -> str:
+        """A story, for `Trainer.predict`; `slm predict` tells faster, without a Trainer."""
+        return "".join(self.storyteller().tell(batch))
 
     # ---- checkpoints --------------------------------------------------------------------
 

@@ -1,0 +1,168 @@
+"""How fast stories are told: tokens per second, time to the first, share of the memory's speed."""
+
+import random
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import count
+
+import torch
+from torch import nn
+
+from slm.data.batches import IGNORED, ConsecutiveWindows
+from slm.data.tokenizer import Tokenizer
+from slm.model import GPT, SamplingOptions
+from slm.model.generation import Batch, Continuation
+from slm.model.weights import FastLinear
+from slm.training.metrics import LanguageModelMetrics
+
+Teller = Callable[[Sequence[Sequence[int]], int], None]
+"""Tells stories side by side: from prompts of one length, that many new tokens for each."""
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What one teller reached with one number of stories side by side."""
+
+    teller: str
+    stories: int
+    tokens_per_second: float
+    """New tokens of all stories, per second; the median of the repetitions."""
+    slowest: float
+    fastest: float
+    first_token_ms: float
+    """From prompts to the first new token of each; median."""
+    weights_per_second: float
+    """Bytes of weights read per second, if every token of a story reads all of them once."""
+
+
+PROMPT_LENGTH = 5
+
+
+def make_prompts(stories: int, vocab_size: int, length: int = PROMPT_LENGTH) -> list[list[int]]:
+    """Prompts of random tokens: the speed does not depend on what they say."""
+    draw = random.Random(stories)
+    return [[draw.randrange(vocab_size) for _ in range(length)] for _ in range(stories)]
+
+
+def our_teller(model: GPT, options: SamplingOptions, compile: bool = False) -> Teller:
+    """A network of ours, as `fast_weights` made it; end-of-text is put off to the last token."""
+    seeds = count(options.seed)
+
+    def tell(prompts: Sequence[Sequence[int]], tokens: int) -> None:
+        chosen = replace(options, min_new_tokens=tokens, max_new_tokens=tokens)
+        batch = Batch(model, chosen, model.config.vocab_size - 1, len(prompts), compile)
+        batch.admit([Continuation(prompt, next(seeds)) for prompt in prompts])
+        while len(batch):
+            batch.step()
+
+    return tell
+
+
+def measure(
+    tellers: Mapping[str, tuple[Teller, int]],
+    stories: int,
+    tokens: int,
+    vocab_size: int,
+    repeats: int,
+) -> list[Speed]:
+    """Lets all tellers tell, one after the other, and that several times.
+
+    In turns, so that what disturbs the machine disturbs all of them.
+
+    Args:
+        tellers: By name, each with the bytes of weights that a token reads.
+        stories: How many side by side.
+        tokens: New tokens of each.
+        vocab_size: Of the prompts' tokens.
+        repeats: Turns that count; one before them does not.
+    """
+    prompts = make_prompts(stories, vocab_size)
+    whole: dict[str, list[float]] = {name: [] for name in tellers}
+    first: dict[str, list[float]] = {name: [] for name in tellers}
+    for turn in range(repeats + 1):
+        for name, (tell, _) in tellers.items():
+            for times, length in ((first, 1), (whole, tokens)):
+                started = time.perf_counter()
+                tell(prompts, length)
+                if torch.cuda.is_available():
+                    torch.cuda.synchronize()
+                if turn:
+                    times[name].append(time.perf_counter() - started)
+    speeds = []
+    for name, (_, weight_bytes) in tellers.items():
+        rates = [stories * tokens / seconds for seconds in whole[name]]
+        median = statistics.median(rates)
+        speeds.append(
+            Speed(
+                name,
+                stories,
+                median,
+                min(rates),
+                max(rates),
+                1000 * statistics.median(first[name]),
+                weight_bytes * median / stories,
+            )
+        )
+    return speeds
+
+
+def weight_bytes(model: nn.Module, *, without: Sequence[str] = ()) -> int:
+    """Bytes of a network's parameters and buffers, those of some modules left out."""
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    return sum(
+        tensor.numel() * tensor.element_size()
+        for name, tensor in tensors.items()
+        if not any(name.startswith(f"{module}.") for module in without)
+    )
+
+
+def bytes_per_token(model: GPT) -> int:
+    """Bytes of weights that one token of one story reads: all but single rows of embeddings."""
+    without = ["position_embedding"] + (["token_embedding"] if model.head is not None else [])
+    packed = sum(part.n_bytes for part in model.modules() if isinstance(part, FastLinear))
+    return packed + weight_bytes(model, without=without)
+
+
+def memory_speed(device: str, megabytes: int = 512, repeats: int = 7) -> float:
+    """Bytes per second that a sum over a large tensor reads; the best of some repetitions."""
+    values = torch.ones(megabytes * 2**20 // 4, device=device)
+    best = 0.0
+    for _ in range(repeats):
+        started = time.perf_counter()
+        values.sum().item()
+        best = max(best, values.numel() * 4 / (time.perf_counter() - started))
+    return best
+
+
+def bits_per_byte(
+    models: Mapping[str, GPT],
+    windows: ConsecutiveWindows,
+    tokenizer: Tokenizer,
+    tokens: int | None = None,
+) -> tuple[dict[str, float], int]:
+    """What the same text costs under several networks.
+
+    Args:
+        models: By name.
+        windows: The text.
+        tokenizer: Its tokenizer.
+        tokens: Read about this many tokens from the front; None reads all.
+
+    Returns:
+        Bits per byte by name, and how many tokens were predicted.
+    """
+    metrics = {name: LanguageModelMetrics(tokenizer.byte_lengths()) for name in models}
+    predicted = 0
+    with torch.inference_mode():
+        for index in range(len(windows)):
+            inputs_BT, targets_BT = windows[index]
+            for name, model in models.items():
+                device = model.token_embedding.weight.device
+                logits_BTV = model(inputs_BT.to(device))
+                metrics[name].update(logits_BTV.cpu(), targets_BT)
+            predicted += int((targets_BT != IGNORED).sum())
+            if tokens is not None and predicted >= tokens:
+                break
+    return {name: float(m.compute()["bits_per_byte"]) for name, m in metrics.items()}, predicted

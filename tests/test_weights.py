@@ -1,0 +1,146 @@
+"""Weights for telling: what they cost, and what they stay equal to."""
+
+import pytest
+import torch
+
+from slm.model import GPT, GPTConfig, SamplingOptions
+from slm.model.generation import Batch, Continuation
+from slm.model.weights import (
+    FastLinear,
+    Int8Linear,
+    PackedBf16Linear,
+    PackedLinear,
+    can_compile,
+    fast_weights,
+    quantize,
+    resolve_device,
+    resolve_weights,
+)
+
+CLASSIC = GPTConfig(
+    block_size=40, vocab_size=90, n_layer=2, n_head=2, n_embd=32, dropout=0.2, bias=True
+)
+MODERN = GPTConfig(
+    block_size=40, vocab_size=90, n_layer=2, n_head=2, n_embd=32, position="rotary",
+    norm="rms", qk_norm=True, mlp="swiglu", tied=False, softcap=15.0,
+)  # fmt: skip
+
+
+def make_model(config):
+    torch.manual_seed(0)
+    model = GPT(config).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    return model
+
+
+def test_quantizing_errs_by_half_a_step_at_most():
+    weight = torch.randn(50, 70, generator=torch.Generator().manual_seed(0)) * 0.02
+    weight[3] = 0.0
+    integers, scales = quantize(weight)
+    assert integers.dtype == torch.int8
+    assert integers.abs().max() == 127
+    steps = scales.float()[:, None]
+    # The largest of a channel may have to stay below 127.5 steps of a scale rounded down.
+    assert ((integers * steps - weight).abs() <= 0.51 * steps + 1e-12).all()
+    assert (integers[3] == 0).all()
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 5, 16, 40])
+@pytest.mark.parametrize(
+    ("kind", "tolerance"), [(PackedLinear, 1e-6), (PackedBf16Linear, 1e-2), (Int8Linear, 2e-2)]
+)
+def test_a_fast_layer_computes_what_the_layer_computes(kind, tolerance, rows):
+    """And the same bits for a row, however many there are."""
+    generator = torch.Generator().manual_seed(0)
+    weight, bias = torch.randn(24, 48, generator=generator), torch.randn(24, generator=generator)
+    x = torch.randn(rows, 1, 48, generator=generator)
+    layer = kind(weight, bias)
+    expected = torch.nn.functional.linear(x, weight, bias)
+    found = layer(x)
+    assert found.shape == expected.shape
+    scale = expected.abs().max()
+    torch.testing.assert_close(found.float() / scale, expected / scale, atol=tolerance, rtol=0)
+    for row in range(rows):
+        assert torch.equal(layer(x[row : row + 1]), found[row : row + 1])
+
+
+@pytest.mark.parametrize("config", [CLASSIC, MODERN], ids=["classic", "modern"])
+@pytest.mark.parametrize(("weights", "tolerance"), [("fp32", 1e-5), ("bf16", 0.03), ("int8", 0.05)])
+def test_fast_weights_give_the_networks_logits(config, weights, tolerance):
+    model = make_model(config)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    fast = fast_weights(model, weights, "cpu")
+    tokens = torch.randint(90, (3, 30), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        expected, found = model(tokens), fast(tokens).float()
+    scale = expected.abs().max()
+    torch.testing.assert_close(found / scale, expected / scale, atol=tolerance, rtol=0)
+    assert weights == "fp32" or not torch.equal(found, expected), "they are different arithmetic"
+    layers = [part for part in fast.modules() if isinstance(part, FastLinear)]
+    assert len(layers) == 4 * 2 + 1
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_int8_reads_a_quarter_of_the_bytes():
+    model = make_model(CLASSIC)
+
+    def read(weights):
+        parts = fast_weights(model, weights, "cpu").modules()
+        return sum(part.n_bytes for part in parts if isinstance(part, FastLinear))
+
+    assert read("bf16") == read("fp32") / 2
+    assert read("fp32") / 4 < read("int8") < read("fp32") / 3.5
+
+
+def test_what_auto_and_devices_mean(monkeypatch):
+    capabilities = {"avx512_bf16": True}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    assert resolve_weights("auto", "cpu") == "bf16"
+    capabilities["avx512_bf16"] = False
+    assert resolve_weights("auto", "cpu") == "fp32"
+    assert resolve_weights("int8", "cpu") == "int8"
+    assert resolve_weights("auto", "mps") == "fp32"
+    with pytest.raises(ValueError, match="int8 on cuda"):
+        resolve_weights("int8", "cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert resolve_device("auto") == "cpu"
+    for accelerator in ("gpu", "cuda", "mps"):
+        with pytest.raises(ValueError, match=f"accelerator is {accelerator}, and there is none"):
+            resolve_device(accelerator)
+    assert not can_compile("bf16", "cpu")
+    assert can_compile("bf16", "cuda")
+
+
+def tell(model, compile, rows=3):
+    options = SamplingOptions(temperature=0, max_new_tokens=50)
+    batch = Batch(model, options, 7, rows, compile)
+    stories = [Continuation([1 + n] * (1 + 5 * n), n) for n in range(5)]
+    waiting = list(stories)
+    while waiting or len(batch):
+        while waiting and batch.free:
+            batch.admit([waiting.pop(0)])
+        batch.step()
+    return [story.tokens for story in stories]
+
+
+@pytest.mark.timeout(600)
+def test_a_compiled_pass_tells_what_the_plain_one_tells():
+    """Greedily, past the context, with stories that come and go; in both kinds of positions."""
+    for config in (CLASSIC, MODERN):
+        model = make_model(config)
+        assert tell(model, compile=True) == tell(model, compile=False)
+        # Greedy choices among logits of eight bits hang on their last: the first few only.
+        model = fast_weights(model, "int8", "cpu")
+        compiled, plain = (tell(model, compile) for compile in (True, False))
+        assert [told[:8] for told in compiled[:1]] == [told[:8] for told in plain[:1]]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("compile", [False, True])
+def test_a_gpu_tells_what_the_cpu_tells(compile):
+    model = make_model(CLASSIC)
+    ours = tell(fast_weights(model, "fp32", "cpu"), compile=False)
+    assert tell(fast_weights(model, "fp32", "cuda"), compile) == ours
