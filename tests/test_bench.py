@@ -8,7 +8,18 @@ from conftest import checkpoint, refuse
 
 
 def test_bench_measures_a_checkpoint(slm, trained, workplace):
-    words = ("--tokens", "4", "--repeats", "1", "--stories", "[1,3]", "--json", "speed.json")
+    words = (
+        "--trainer.accelerator",
+        "cpu",
+        "--tokens",
+        "4",
+        "--repeats",
+        "1",
+        "--stories",
+        "[1,3]",
+        "--json",
+        "speed.json",
+    )
     result = slm("bench", "generate", "--ckpt_path", checkpoint("best", root=trained), *words)
     assert result.status == 0, result.err
     facts = json.loads(Path("speed.json").read_text())
@@ -55,6 +66,11 @@ def test_bench_measures_transformers_with_the_same_weights(slm, workplace):
             ("generate", "--config", "tiny.yaml", "--tokens", "16", "--vs", "transformers"),
             ("at most 11",),
         ),
+        (("generate", "--config", "tiny.yaml", "--stories", "[0]"), ("--stories [0]",)),
+        (("generate", "--config", "tiny.yaml", "--stories", "[]"), ("--stories []",)),
+        (("generate", "--config", "tiny.yaml", "--repeats", "0"), ("--repeats 0",)),
+        (("generate", "--config", "tiny.yaml", "--tokens", "0"), ("--tokens 0",)),
+        (("generate", "--config", "tiny.yaml", "--json", "no/a.json"), ("mkdir -p no",)),
         (("generate", "--config", "none.yaml"), ("none.yaml does not exist",)),
         (("generate",), ("there is no run",)),
         (("generate", "--config", "modern-5min", "--vs", "transformers"), ("position rotary",)),

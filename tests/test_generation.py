@@ -1,5 +1,7 @@
 """Generation: one story, and many side by side."""
 
+import os
+
 import pytest
 import torch
 
@@ -10,11 +12,11 @@ from slm.model.weights import fast_weights
 CONFIG = GPTConfig(block_size=8, vocab_size=30, n_layer=2, n_head=2, n_embd=16, dropout=0.2)
 
 
-def make_model(config=CONFIG):
+def make_model(config=CONFIG, std=0.3):
     torch.manual_seed(0)
     model = GPT(config)
     for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.3)  # opinions, instead of a uniform guess
+        torch.nn.init.normal_(parameter, std=std)  # opinions, instead of a uniform guess
     return model
 
 
@@ -147,6 +149,32 @@ def test_a_story_does_not_depend_on_its_neighbours(weights, options):
         assert [s.ended for s in together] == [s.ended for s in alone]
     assert len({s.n_new for s in alone}) > 2, "they do not all end together"
     assert len({tuple(s.new_tokens) for s in alone}) > 6, "they are different stories"
+
+
+@pytest.mark.parametrize("weights", ["fp32", "bf16", "int8"])
+def test_nor_in_the_shape_and_with_the_threads_that_people_use(weights):
+    """384 wide, hidden 1,536, 256 positions; prompts of 1 to 150 tokens, in several blocks."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(os.cpu_count() or 1)
+    try:
+        config = GPTConfig(block_size=256, vocab_size=2000, n_layer=2, n_head=6, n_embd=384)
+        model = fast_weights(make_model(config, std=0.1), weights, "cpu")
+        options = SamplingOptions(temperature=1.0, top_k=None, max_new_tokens=80)
+        lengths = [1, 20, 150, 40, 3]
+        prompts = [[7 + n] * length for n, length in enumerate(lengths)]
+        alone = []
+        for seed, prompt in enumerate(prompts):
+            story = Continuation(prompt, seed)
+            batch = Batch(model, options)
+            batch.admit([story])
+            while len(batch):
+                batch.step()
+            alone.append(story.tokens)
+        for rows in (2, 5):
+            together = tell_all(model, prompts, options, None, rows)
+            assert [story.tokens for story in together] == alone
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_log_probabilities_are_the_models_own(model):

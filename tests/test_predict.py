@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from conftest import checkpoint, refuse
+from filelock import FileLock
 
 
 def test_predict_needs_only_the_checkpoint(slm, trained, workplace):
@@ -33,7 +34,8 @@ def test_predict_without_a_checkpoint_takes_the_best_of_the_newest_run_and_says_
 
 
 def tell(slm, trained, *words):
-    result = slm("predict", "--ckpt_path", checkpoint("best", root=trained), *words)
+    ckpt = checkpoint("best", root=trained)
+    result = slm("predict", "--ckpt_path", ckpt, "--trainer.accelerator", "cpu", *words)
     assert result.status == 0, result.err
     return result.out
 
@@ -88,6 +90,21 @@ def test_each_kind_of_weights_tells_and_is_recorded(slm, trained, workplace, wei
     assert record["checkpoint"].endswith("best.ckpt")
 
 
+def test_a_runs_own_config_is_no_harm(slm, trained, monkeypatch):
+    """It says `default_root_dir: null`, among much else."""
+    monkeypatch.chdir(trained)
+    result = slm("predict", "--config", "lightning_logs/version_0/config.yaml")
+    assert result.status == 0, result.err
+
+
+def test_prompts_are_lines_and_nothing_else_ends_one(slm, trained, workplace):
+    (workplace / "prompts.txt").write_bytes("Tom\u2028and Lily\r\nA\x85B\n".encode())
+    tell(slm, trained, "--prompt_file", "prompts.txt", "--out", "s.jsonl", "--prompt", "\udcff!")
+    records = [json.loads(line) for line in Path("s.jsonl").read_bytes().splitlines()]
+    assert [r["prompt"] for r in records] == ["?!", "Tom\u2028and Lily", "A\x85B"]
+    assert not Path("s.jsonl.part.lock").exists()
+
+
 def test_a_stop_text_and_a_config_reach_the_story(slm, trained, workplace):
     free = tell(slm, trained)
     stop = free[len("Once upon a time") + 5 :][:3]
@@ -106,7 +123,8 @@ def predict_many(trained, *words):
     """The command line of a process that tells many stories into a file."""
     ckpt = str(checkpoint("best", root=trained))
     command = [sys.executable, "-m", "slm.cli", "predict", "--ckpt_path", ckpt]
-    return [*command, "--prompt_file", "prompts.txt", "--out", "stories.jsonl", *words]
+    command += ["--trainer.accelerator", "cpu", "--prompt_file", "prompts.txt"]
+    return [*command, "--out", "stories.jsonl", *words]
 
 
 def wait_for_lines(path, count, process):
@@ -139,6 +157,8 @@ def test_a_killed_prompt_file_goes_on_where_it_was(slm, trained, workplace):
     assert "Traceback" not in err
     assert not whole.exists()
     refuse(slm(*predict_many(trained, "--seed", "5")[3:]), "stories of another command")
+    with FileLock(f"{part}.lock"):
+        refuse(slm(*predict_many(trained)[3:]), "another process is writing")
     done = subprocess.run(command, capture_output=True, text=True, env=env)
     assert done.returncode == 0, done.stderr
     assert "300 stories written to stories.jsonl" in done.stderr
@@ -200,9 +220,9 @@ def test_predict_does_not_look_at_the_data(slm, trained):
         (("--batch_size", "0"), "--batch_size 0"),
         (("--weights", "int3"), "int3"),
         (("--weights", "fp32", "--compile", "true"), "--compile true with weights fp32 on cpu"),
-        (("--trainer.accelerator", "cuda"), "accelerator is cuda, and there is none"),
+        (("--trainer.accelerator", "mps"), "accelerator is mps, and there is none"),
         (("--trainer.precision", "bf16-mixed"), "there is no option --trainer.precision"),
-        (("--prompt", "a long one " * 9, "--past_context", "stop"), "longer than the context"),
+        (("--prompt", "a long one " * 9, "--past_context", "stop"), "a prompt of 74 tokens"),
         (("--prompt_file", "none.txt"), "none.txt cannot be read"),
         (("--out", "stories.txt"), "stories.txt is there already"),
         (("--out", "nowhere/s.jsonl"), "there is no folder nowhere"),
@@ -211,7 +231,8 @@ def test_predict_does_not_look_at_the_data(slm, trained):
 )
 def test_mistakes_in_telling_are_explained(slm, trained, workplace, words, expected):
     before = (workplace / "stories.txt").read_bytes()
-    refuse(slm("predict", "--ckpt_path", checkpoint("best", root=trained), *words), expected)
+    ckpt = checkpoint("best", root=trained)
+    refuse(slm("predict", "--ckpt_path", ckpt, "--trainer.accelerator", "cpu", *words), expected)
     assert (workplace / "stories.txt").read_bytes() == before
 
 

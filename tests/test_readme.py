@@ -14,6 +14,7 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DATA = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
 RECIPE = (ROOT / "docs" / "recipe.md").read_text(encoding="utf-8")
+TELLING = (ROOT / "docs" / "telling.md").read_text(encoding="utf-8")
 NOTEBOOK = (ROOT / "docs" / "common-notebook.md").read_text(encoding="utf-8")
 DATA_OPTIONS = "--data.source stories.txt --data.tokenizer bpe --data.vocab_size 300"
 MODEL_OPTIONS = """
@@ -36,6 +37,8 @@ def made_small(verb, words):
     """What has to be added to a command for it to run in a second."""
     if verb == "predict":
         return "--max_new_tokens 5"
+    if verb == "bench":
+        return "--tokens 3 --repeats 1 --cold false --loss_tokens 50"
     if verb == "fit" and "last" in words:
         return "--trainer.max_steps 4"
     if verb == "fit" and "--model.init_from" in words:
@@ -51,6 +54,7 @@ def made_small(verb, words):
 def write_corpora(folder):
     """The files that the commands speak of."""
     (folder / "books").mkdir()
+    (folder / "prompts.txt").write_text("Tom\nLily\n")
     write_stories(folder / "books" / "a.jsonl", make_stories(60, seed=1))
     write_stories(folder / "other.txt", make_stories(100, seed=2))
     rows = [{"Context": f"I am {n}.", "Response": "Why?"} for n in range(100)]
@@ -67,13 +71,13 @@ def test_make_targets_exist():
 
 @pytest.mark.parametrize(
     ("text", "least"),
-    [(README, 16), (DATA, 5), (RECIPE, 5)],
-    ids=["README", "data.md", "recipe.md"],
+    [(README, 17), (DATA, 5), (RECIPE, 5), (TELLING, 7)],
+    ids=["README", "data.md", "recipe.md", "telling.md"],
 )
 def test_every_command_runs(slm, workplace, text, least):
     """In the order of the text, in one folder, as a reader would type them."""
     write_corpora(workplace)
-    if text is DATA:
+    if text in (DATA, TELLING):
         assert slm("fit", "--config", "tiny.yaml").status == 0
     ran = 0
     for words in shell_commands(text):
@@ -93,8 +97,13 @@ def test_the_python_example_runs(slm, workplace, capsys):
     assert capsys.readouterr().out.strip()
 
 
+def test_no_figure_is_left_to_be_filled_in():
+    for text in (README, DATA, RECIPE, NOTEBOOK, TELLING):
+        assert not re.search(r"\b(TABLE|COLD|COST\w*|TODO|XXX)\b", text)
+
+
 def test_files_it_points_to_exist():
-    docs = [(ROOT / "docs", text) for text in (DATA, RECIPE, NOTEBOOK)]
+    docs = [(ROOT / "docs", text) for text in (DATA, RECIPE, NOTEBOOK, TELLING)]
     for folder, text in [(ROOT, README), *docs]:
         for path in re.findall(r"\]\(((?!http|#)[^)]+)\)", text):
             assert (folder / path).exists(), path

@@ -28,14 +28,17 @@ def test_temperature_draws_from_the_stated_distribution(top_k):
 
 
 def test_a_temperature_near_zero_is_greedy():
-    assert draws(torch.tensor([1.0, 300.0, 299.0]), 9, temperature=1e-40).tolist() == [1] * 9
+    for temperature in (1e-3, 1e-40, 1e-300):
+        logits = torch.tensor([1.0, 300.0, 299.0])
+        assert draws(logits, 9, temperature=temperature).tolist() == [1] * 9
 
 
 def test_the_last_candidate_can_be_drawn_and_none_behind_it():
-    logits = torch.tensor([[0.0, 0.0, -1e9]])
+    logits = torch.tensor([[2.0, 1.0, -1e9]])
     sampler = Sampler(SamplingOptions(temperature=1.0))
     almost_one = 1 - 2**-53
-    assert sampler.choose(logits, [[0]], [0], [almost_one]).item() in (0, 1)
+    assert sampler.choose(logits, [[0]], [0], [almost_one]).item() == 1
+    assert sampler.choose(logits, [[0]], [0], [0.0]).item() == 0
 
 
 def test_top_k_never_leaves_the_k_likeliest():
@@ -86,6 +89,13 @@ def test_the_repetition_penalty_lowers_what_has_occurred_in_each_row_alone():
     assert logits.tolist() == [[2.0, -2.0, 1.0]] * 2, "the given logits are left alone"
 
 
+def test_end_of_text_is_not_penalised_for_standing_in_front_of_every_story():
+    options = SamplingOptions(temperature=0, repetition_penalty=2.0)
+    sampler = Sampler(options, stop_id=1)
+    logits = torch.tensor([[1.5, 2.0, 1.8]])
+    assert sampler.choose(logits, [[1, 2]], [1], [0.0]).item() == 1
+
+
 def test_no_ngram_twice():
     logits = torch.zeros(2, 6)
     found = no_repeat_ngram(3)(logits, [[1, 2, 3, 4, 1, 2, 5, 1, 2], [1, 2]])
@@ -113,6 +123,7 @@ def test_end_of_text_waits_for_the_minimum():
         ({"max_new_tokens": 0}, "max_new_tokens is 0"),
         ({"min_new_tokens": 9, "max_new_tokens": 8}, "min_new_tokens is 9 with max_new_tokens 8"),
         ({"stop": ("",)}, "stop is an empty text"),
+        ({"stop": "The end"}, "stop is the text 'The end'"),
         ({"seed": -1}, "seed is -1"),
         ({"num_samples": 0}, "num_samples is 0"),
         ({"seed": 2**63 - 1, "num_samples": 2}, "with 2 samples"),

@@ -1,7 +1,6 @@
 """The verb `bench`: measures speed."""
 
 import json
-import os
 import platform
 import subprocess
 import sys
@@ -15,7 +14,7 @@ import torch
 import yaml
 
 from slm.commands.complaints import QuickParser, os_errors_explained
-from slm.commands.resolve import resolve_checkpoint
+from slm.commands.resolve import names, resolve_checkpoint
 from slm.data.batches import ConsecutiveWindows, TokenFile
 from slm.data.cleaning import Cleaning
 from slm.data.corpus import Corpus
@@ -71,9 +70,10 @@ def run_bench(words: Sequence[str]) -> int:
     parser = _make_parser()
     rest = list(words[1:])
     checkpoint: Checkpoint | None = None
-    if not any(word.partition("=")[0] in ("--config", "-h", "--help") for word in rest):
+    if not names(rest, "--config") or names(rest, "--ckpt_path"):
         rest, checkpoint, _ = resolve_checkpoint("bench", rest)
     options = parser.parse_args(rest)
+    _check(options)
     if checkpoint is None:
         torch.manual_seed(1337)
         model = GPT(_shape(Path(options.config)))
@@ -86,6 +86,29 @@ def run_bench(words: Sequence[str]) -> int:
     if options.json:
         Path(options.json).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     return 0
+
+
+def _check(options: Any) -> None:
+    """Checks before anything is measured.
+
+    Raises:
+        UserError: An option is out of range, two contradict, or a file cannot be written.
+    """
+    if options.config and options.ckpt_path:
+        raise UserError(
+            "--config and --ckpt_path", "one of them: random weights, or trained ones", "leave one"
+        )
+    for name, values in (("stories", options.stories), ("repeats", [options.repeats])):
+        if not values or min(values) < 1:
+            raise UserError(f"--{name} {getattr(options, name)}", "1 or more", f"--{name} 1")
+    if options.tokens is not None and options.tokens < 1:
+        raise UserError(f"--tokens {options.tokens}", "1 or more", "--tokens 100")
+    if options.json and not Path(options.json).absolute().parent.is_dir():
+        raise UserError(
+            f"--json {options.json}: there is no folder {Path(options.json).parent}",
+            "a folder that exists",
+            f"mkdir -p {Path(options.json).parent}",
+        )
 
 
 def _make_parser() -> QuickParser:
@@ -278,14 +301,18 @@ def _their_teller(theirs: Any, device: str, options: SamplingOptions) -> Teller:
 def _cost(
     checkpoint: Checkpoint, models: dict[str, GPT], tokens: int | None
 ) -> tuple[dict[str, float] | None, str]:
-    """What fast weights cost on the checkpoint's own validation split, if it is there."""
+    """What fast weights cost on the validation split that the checkpoint was trained beside."""
     if tokens == 0:
         return None, "Loss       not measured: --loss_tokens 0"
     known = {field.name for field in fields(Corpus)}
     given = {name: value for name, value in checkpoint.data_options.items() if name in known}
     try:
-        folder = find_folder(Corpus(**given | {"clean": Cleaning(**given["clean"])}))
+        folder = find_folder(Corpus(**given | {"clean": Cleaning(**given.get("clean", {}))}))
         manifest = Manifest.load(folder)
+        checkpoint.check_tokenizer(manifest.tokenizer)
+        trained = (checkpoint.entry["data"] or {}).get("splits", {}).get("validation", {})
+        if manifest.splits["validation"].sha256 != trained.get("sha256"):
+            raise UserError(f"{folder} holds other data than the checkpoint's", "", "")
     except UserError as error:
         return None, f"Loss       not measured: {error.found}"
     file = TokenFile(Manifest.path(folder, "validation"), manifest.dtype)
@@ -311,7 +338,9 @@ def _cold(checkpoint: Checkpoint, options: Any) -> tuple[dict[str, float], str]:
         times = []
         for _ in range(3):
             started = time.perf_counter()
-            subprocess.run(command, check=True, capture_output=True, env=dict(os.environ))
+            done = subprocess.run(command, capture_output=True, text=True)
+            if done.returncode:
+                return {}, f"Cold       not measured: {done.stderr.strip()}"
             times.append(time.perf_counter() - started)
         found[f"{tokens} new token{'s' * (tokens > 1)}"] = sorted(times)[1]
     said = ", ".join(f"{seconds:.1f} s for {name}" for name, seconds in found.items())

@@ -85,5 +85,23 @@ def os_errors_explained() -> Iterator[None]:
         ) from error
 
 
+@contextlib.contextmanager
+def out_of_memory_explained(remedy: str) -> Iterator[None]:
+    """Turns a device that is out of memory into a UserError.
+
+    Args:
+        remedy: What to do about it.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        # A class of its own on CUDA, known by its words elsewhere.
+        if not re.search("out of memory|can't allocate memory", str(error)):
+            raise
+        raise UserError(
+            str(error).split(". ")[0], "a batch that fits into the device's memory", remedy
+        ) from error
+
+
 class QuickParser(Complaints, jsonargparse.ArgumentParser):
     """The parser of the verbs that need no Trainer."""

@@ -1,7 +1,8 @@
 """The verb `predict`: tells stories with a trained model, without a Trainer."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -9,12 +10,17 @@ from typing import Any, Literal
 import jsonargparse
 import yaml
 
-from slm.commands.complaints import QuickParser, os_errors_explained
+from slm.commands.complaints import (
+    QuickParser,
+    os_errors_explained,
+    out_of_memory_explained,
+)
 from slm.commands.resolve import resolve_checkpoint
 from slm.commands.stories import JsonLines, Sink, Terminal, read_prompts, story_requests
 from slm.errors import UserError
 from slm.model import SamplingOptions
 from slm.model.weights import (
+    Device,
     Weights,
     can_compile,
     fast_weights,
@@ -49,10 +55,59 @@ def run_predict(words: Sequence[str]) -> int:
     options = parser.parse_args(words)
     assert checkpoint is not None  # parse_args has printed the help and left, otherwise
     sampling = _sampling(options)
-    prompts = list(options.prompt or [])
-    if options.prompt_file:
-        prompts += read_prompts(Path(options.prompt_file))
-    requests = story_requests(prompts or ["Once upon a time"], sampling)
+    device, weights = _arithmetic(options)
+    teller = Storyteller(
+        fast_weights(checkpoint.make_model(), weights, device), checkpoint.make_tokenizer()
+    )
+    requests = story_requests(_prompts(options, sampling, teller), sampling)
+    sink: Sink = Terminal(requests)
+    if options.out:
+        facts = {
+            "checkpoint": str(checkpoint.path.resolve()),
+            "step": checkpoint.step,
+            "fingerprint": checkpoint.fingerprint(),
+            "weights": weights,
+            "device": device,
+            "compile": options.compile,
+        }
+        sink = writer = JsonLines(Path(options.out), requests, facts)
+        requests = requests[writer.done :]
+    rows = min(options.batch_size or _ROWS[device], max(1, len(requests)))
+    alike = replace(sampling, num_samples=1)
+    finished = False
+    try:
+        compiling = _compiling_explained() if options.compile else nullcontext()
+        with compiling, out_of_memory_explained("--batch_size 1, or a larger number that fits"):
+            for story, piece in teller.tell_all(requests, alike, rows, options.compile):
+                sink.take(story, piece)
+        finished = True
+    finally:
+        sink.close(finished)
+    return 0
+
+
+@contextmanager
+def _compiling_explained() -> Iterator[None]:
+    """Turns what torch.compile stumbles over into a UserError."""
+    from torch._dynamo.exc import TorchDynamoException  # a second that only compiling may cost
+
+    try:
+        yield
+    except TorchDynamoException as error:
+        raise UserError(
+            "torch.compile does not work on this machine "
+            f"({type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]})",
+            "a C++ compiler, or on a GPU Triton",
+            "leave out --compile",
+        ) from error
+
+
+def _arithmetic(options: Any) -> tuple[Device, Literal["fp32", "bf16", "int8"]]:
+    """The device and the weights that the options mean.
+
+    Raises:
+        UserError: There is no such device, or they do not go together.
+    """
     try:
         device = resolve_device(options.trainer.accelerator)
         weights = resolve_weights(options.weights, device)
@@ -66,28 +121,27 @@ def run_predict(words: Sequence[str]) -> int:
         )
     if options.batch_size is not None and options.batch_size < 1:
         raise UserError(f"--batch_size {options.batch_size}", "1 or more", "--batch_size 16")
-    sink: Sink
-    if options.out:
-        facts = {"checkpoint": str(checkpoint.path), "step": checkpoint.step, "weights": weights}
-        sink = writer = JsonLines(Path(options.out), requests, facts)
-        requests = requests[writer.done :]
-    else:
-        sink = Terminal(requests)
-    teller = Storyteller(
-        fast_weights(checkpoint.make_model(), weights, device), checkpoint.make_tokenizer()
-    )
-    rows = min(options.batch_size or _ROWS[device], max(1, len(requests)))
-    try:
-        alike = replace(sampling, num_samples=1)
-        for story, piece in teller.tell_all(requests, alike, rows, options.compile):
-            sink.take(story, piece)
-    except ValueError as error:
-        raise UserError.from_value_error(error, "slm predict --help explains it") from error
-    except KeyboardInterrupt:
-        sink.close(finished=False)
-        raise
-    sink.close(finished=True)
-    return 0
+    return device, weights
+
+
+def _prompts(options: Any, sampling: SamplingOptions, teller: Storyteller) -> list[str]:
+    """The prompts of the command line and of the file, or the classic one.
+
+    Raises:
+        UserError: The file cannot be read, or a prompt does not fit the context it has to fit.
+    """
+    prompts = list(options.prompt or [])
+    if options.prompt_file:
+        prompts += read_prompts(Path(options.prompt_file))
+    context = teller.model.config.block_size
+    for prompt in prompts if sampling.past_context == "stop" else []:
+        if (length := 1 + len(teller.tokenizer.encode(prompt))) > context:
+            raise UserError(
+                f"--past_context stop, and a prompt of {length} tokens: {prompt[:40]!r} …",
+                f"at most {context}: the model's context",
+                "a shorter prompt, or --past_context rebuild, which reads its end",
+            )
+    return prompts or ["Once upon a time"]
 
 
 def _make_parser() -> QuickParser:
@@ -150,7 +204,7 @@ def _make_parser() -> QuickParser:
         type=int | None,
         default=None,
         help=f"Stories told side by side at most; null takes {_ROWS['cpu']} on a CPU, "
-        f"{_ROWS['cuda']} on a GPU. No story depends on it.",
+        f"{_ROWS['cuda']} on a CUDA GPU. On a CPU no story depends on it.",
     )
     parser.add_argument(
         "--config",
@@ -182,7 +236,8 @@ def _sampling(options: Any) -> SamplingOptions:
     given: dict[str, Any] = {
         field.name: getattr(options, field.name, None) for field in fields(SamplingOptions)
     }
-    given["stop"] = tuple(options.stop or ())
+    # "\n" as it is typed in a shell, where it is two characters.
+    given["stop"] = tuple(stop.replace("\\n", "\n") for stop in options.stop or ())
     given["log_probs"] = options.out is not None
     try:
         return SamplingOptions(**given)
@@ -214,7 +269,7 @@ def _config_words(parser: QuickParser, path: Path) -> list[str]:
         config = dict(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
         trainer = dict(config.pop("trainer", None) or {})
         config |= {f"trainer.{name}": trainer[name] for name in _TRAINER if name in trainer}
-        known = {name.removeprefix("--") for name in parser.option_names()}
+        known = {name.removeprefix("--") for name in parser.option_names()} - {"config", "help"}
         if unknown := set(config) - known - _TRAINING:
             raise ValueError(f"there is no option {', '.join(map(str, unknown))}")
     except (OSError, ValueError, yaml.YAMLError, TypeError) as error:
@@ -226,6 +281,6 @@ def _config_words(parser: QuickParser, path: Path) -> list[str]:
     return [
         f"--{name}={value if isinstance(value, str) else json.dumps(value)}"
         for name, values in config.items()
-        if name in known
+        if name in known and values is not None
         for value in (values if isinstance(values, list) else [values])
     ]

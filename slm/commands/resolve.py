@@ -30,7 +30,8 @@ def resolve_checkpoint(
             "--ckpt_path without a value", "a file, last or best", f"slm {verb} --ckpt_path last"
         )
     wish = take_option(words, "--ckpt_path")
-    root = Path(option(words, "--trainer.default_root_dir") or ".") / "lightning_logs"
+    base = option(words, "--trainer.default_root_dir")
+    root = Path("." if base in (None, "null", "None") else str(base)) / "lightning_logs"
     if wish in (None, "null", "None"):
         if verb == "fit" or {"-h", "--help", "--print_config"} & set(words):
             return words, None, None

@@ -1,7 +1,6 @@
 """From a verb and its words to what they do: checkpoints found, errors put in words."""
 
 import logging
-import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +8,7 @@ from pathlib import Path
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from slm.commands.budget import BASE_CONFIG
-from slm.commands.complaints import os_errors_explained
+from slm.commands.complaints import os_errors_explained, out_of_memory_explained
 from slm.commands.configs import find_configs
 from slm.commands.resolve import names, option, resolve_checkpoint
 from slm.commands.trainer import StoryCLI
@@ -39,22 +38,16 @@ def run_verb(verb: str, words: Sequence[str]) -> int:
         if option(words, "--budget") and not (checkpoint or initial or names(words, "--config")):
             choose_size = not any(names(words, name) for name in _SIZE)
             words = [*find_configs(["--config", BASE_CONFIG]), *words]
-        StoryCLI(verb, words, checkpoint, resume_run, initial, choose_size)
+        with out_of_memory_explained(
+            "halve --data.batch_size and double --trainer.accumulate_grad_batches: the same "
+            "batch in smaller portions"
+        ):
+            StoryCLI(verb, words, checkpoint, resume_run, initial, choose_size)
     except (MisconfigurationException, ModuleNotFoundError) as error:
         raise UserError(
             " ".join(str(error).split()),
             "Trainer options that fit this machine and each other",
             f"slm {verb} --help lists them; without any, the machine's best device is used",
-        ) from error
-    except RuntimeError as error:
-        # Out of memory: a class of its own on CUDA, known by its words elsewhere.
-        if not re.search("out of memory|can't allocate memory", str(error)):
-            raise
-        raise UserError(
-            str(error).split(". ")[0],
-            "a batch that fits into the device's memory",
-            "halve --data.batch_size and double --trainer.accumulate_grad_batches: the same "
-            "batch in smaller portions",
         ) from error
     return 0
 

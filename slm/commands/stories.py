@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from slm.errors import UserError
@@ -17,7 +18,11 @@ from slm.training.storyteller import Story, StoryRequest
 def story_requests(prompts: Sequence[str], options: SamplingOptions) -> list[StoryRequest]:
     """One request for each prompt and sample, in this order."""
     return [
-        StoryRequest(prompt, replace(options, seed=options.seed + sample, num_samples=1))
+        # A lone surrogate, as a shell may hand one over, becomes "?".
+        StoryRequest(
+            prompt.encode(errors="replace").decode(),
+            replace(options, seed=options.seed + sample, num_samples=1),
+        )
         for prompt in prompts
         for sample in range(options.num_samples)
     ]
@@ -30,7 +35,8 @@ def read_prompts(path: Path) -> list[str]:
         UserError: The file cannot be read or holds no prompt.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        # Not splitlines(), for which a line separator within a text ends a line, too.
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
             f"--prompt_file {path} cannot be read: {error}",
@@ -124,7 +130,7 @@ class Terminal:
         """Ends the line of a story that was interrupted."""
         if self._open:
             print(flush=True)
-        if not finished:
+        if isinstance(sys.exception(), KeyboardInterrupt):
             print("Interrupted.", file=sys.stderr)
 
 
@@ -143,8 +149,8 @@ class JsonLines:
         done: How many stories are there already.
 
     Raises:
-        UserError: The file is there already, its folder is not, or an unfinished one holds the
-            stories of another command.
+        UserError: The file is there already, its folder is not, an unfinished one holds the
+            stories of another command, or another process is writing it.
     """
 
     def __init__(self, path: Path, requests: Sequence[StoryRequest], facts: dict[str, Any]) -> None:
@@ -162,9 +168,22 @@ class JsonLines:
             )
         self._path = path
         self._part = path.with_name(f"{path.name}.part")
+        self._lock = FileLock(f"{self._part}.lock")
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout as error:
+            raise UserError(
+                f"another process is writing {self._part}",
+                "one process for each file",
+                "wait for it, or name another --out",
+            ) from error
         self._requests = requests
         self._facts = facts
-        self.done = self._take_up() if self._part.exists() else 0
+        try:
+            self.done = self._take_up() if self._part.exists() else 0
+        except UserError:
+            self._unlock()
+            raise
         self._order = InOrder(requests[self.done :])
         self._file = self._part.open("a", encoding="utf-8", newline="\n")
         self._bar = tqdm(
@@ -202,6 +221,10 @@ class JsonLines:
             print(f"Going on   behind {len(lines):,} stories in {self._part}", file=sys.stderr)
         return len(lines)
 
+    def _unlock(self) -> None:
+        self._lock.release()
+        Path(self._lock.lock_file).unlink(missing_ok=True)
+
     def take(self, story: Story, piece: str) -> None:
         """Writes the stories that have ended and have none missing in front of them."""
         for told, _, last in self._order.sort(story, piece):
@@ -222,6 +245,7 @@ class JsonLines:
         """Gives a finished file its name; says how to go on with an unfinished one."""
         self._bar.close()
         self._file.close()
+        self._unlock()
         if finished:
             self._part.rename(self._path)
             print(f"{self.done:,} stories written to {self._path}", file=sys.stderr)

@@ -122,9 +122,9 @@ class StoryCLI(LightningCLI):
     # ---- options ------------------------------------------------------------------------
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
-        """The one verb asked for: building all four parsers would only cost time."""
+        """The one verb asked for: to build the others' parsers would only cost time."""
         skip = {"model", "train_dataloaders", "val_dataloaders", "dataloaders", "datamodule"}
-        return {self.verb: skip | {"return_predictions", "verbose", "weights_only"}}
+        return {self.verb: skip | {"verbose", "weights_only"}}
 
     def _prepare_subcommand_parser(
         self, klass: type, subcommand: str, **kwargs: Any

@@ -47,7 +47,11 @@ class Continuation:
     @property
     def new_tokens(self) -> list[int]:
         """The tokens behind the prompt."""
-        return self.tokens[self._prompt_length :]
+        return self.new_since(0)
+
+    def new_since(self, count: int) -> list[int]:
+        """The tokens behind the prompt and the first `count` new ones."""
+        return self.tokens[self._prompt_length + count :]
 
     @property
     def n_new(self) -> int:
@@ -66,7 +70,8 @@ class Batch:
     """Stories that are told side by side, each as if it were alone.
 
     A story takes a row of the cache when it is admitted and leaves it when it ends; others may
-    be admitted at any time.
+    be admitted at any time. What a story says does not depend on the others, up to the rounding
+    of the matrix products; on a CPU, with a network of `fast_weights`, not even by that.
 
     Args:
         model: The network; it is put into evaluation mode, and left in it.
@@ -97,6 +102,7 @@ class Batch:
         self._cache = KVCache(model.config, rows, embedding.dtype, embedding.device)
         self._told: list[Continuation] = []
         self._slots = self._cache.all_slots() if compile else None
+        self._fits = False
         self._ready: list[Tensor] = []  # logits (V,) of the last rows, which have just been read
 
     def __len__(self) -> int:
@@ -138,20 +144,17 @@ class Batch:
             )
 
     @torch.inference_mode()
-    def step(self) -> list[Continuation]:
+    def step(self) -> None:
         """Draws one token for each story under way, or its end.
 
         A story that has filled the context first has its last half read anew: learned positions
         cannot slide, and rotary ones could, but what the layers hold was computed from the tokens
         that are to be forgotten.
-
-        Returns:
-            The stories it went on with, some of which may have ended by it.
         """
         self._leave()
         self._make_room()
         if not self._told:
-            return []
+            return
         logits_BV = self._next_logits()
         new = [story.n_new for story in self._told]
         uniforms = [story.uniform() for story in self._told]
@@ -172,7 +175,6 @@ class Batch:
                 story.ended = "max_new_tokens"
             elif self._options.past_context == "stop" and len(story.tokens) > self._limit:
                 story.ended = "context"
-        return list(self._told)
 
     def _leave(self) -> None:
         """Gives the rows of ended stories free."""
@@ -238,7 +240,15 @@ class Batch:
         tokens_B1 = torch.tensor([last + [0] * (self._rows - len(last))], device=self._device).T
         lengths = [min(length, self._limit - 1) for length in self._cache.lengths]
         positions_B1 = torch.tensor([lengths], device=self._device).T
-        logits_BV = fixed_pass(self._device.type)(self._model, tokens_B1, positions_B1, slots)
+        # The first call looks whether a graph fits, or makes one. To look again at every token
+        # would cost up to a tenth of the time; nothing it asks for changes while this batch lives.
+        with (
+            torch.compiler.set_stance("default", skip_guard_eval_unsafe=self._fits),
+            # One graph for each model and number of rows; never the plain pass without a word.
+            torch._dynamo.config.patch(recompile_limit=64, fail_on_recompile_limit_hit=True),
+        ):
+            logits_BV = fixed_pass(self._device.type)(self._model, tokens_B1, positions_B1, slots)
+        self._fits = True
         self._cache.grow(0, len(last), 1)
         # What is read next would overwrite the output of a CUDA graph.
         return logits_BV[: len(last)].clone()
@@ -253,8 +263,9 @@ def fixed_pass(device: str) -> Callable[[GPT, Tensor, Tensor, AllSlots], Tensor]
         past = Past(positions, mask_GTS, slots.layers, None)
         return model.unembed(model.hidden(tokens, past)[:, 0])
 
-    mode = "reduce-overhead" if device == "cuda" else None
-    return torch.compile(run, dynamic=False, mode=mode)
+    if device == "cuda":
+        return torch.compile(run, dynamic=False, mode="reduce-overhead")  # CUDA graphs
+    return torch.compile(run, dynamic=False, options={"cpp_wrapper": True})
 
 
 def stream(
@@ -267,7 +278,8 @@ def stream(
     Args:
         model: The network, as it was trained or as `fast_weights` made it.
         prompt: Token ids to go on from, at least one.
-        options: How the next token is chosen, and when the story ends.
+        options: How the next token is chosen, and when the story ends. Not read: `num_samples`,
+            and `stop`, for which there has to be a tokenizer (slm.training.storyteller).
         stop_id: Generation ends before this id (end-of-text) would be yielded.
 
     Raises:
@@ -279,7 +291,7 @@ def stream(
     while story.ended is None:
         told = story.n_new
         batch.step()
-        yield from story.new_tokens[told:]
+        yield from story.new_since(told)
 
 
 def generate(

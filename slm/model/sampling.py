@@ -33,13 +33,14 @@ class SamplingOptions:
     no_repeat_ngram: int | None = None
     """No sequence of this many tokens occurs twice in a story."""
     min_new_tokens: int = 0
-    """The story does not end before it has this many tokens behind the prompt."""
+    """Neither end-of-text nor a stop text ends the story before it has this many new tokens."""
     max_new_tokens: int = 300
     """The story is cut here if the model has not ended it before."""
     stop: tuple[str, ...] = ()
     """Texts in front of which the story ends; end-of-text always ends it."""
     seed: int = 1337
-    """Same seed, same checkpoint, same prompt: same story, whatever is told beside it."""
+    """Same seed, same checkpoint, same prompt: same story. On a CPU, with the weights that
+    `predict` makes, also whatever is told beside it."""
     num_samples: int = 1
     """Stories per prompt, with seeds seed, seed + 1, …"""
     past_context: Literal["rebuild", "stop"] = "rebuild"
@@ -75,6 +76,8 @@ class SamplingOptions:
                 f"min_new_tokens is {self.min_new_tokens} with max_new_tokens "
                 f"{self.max_new_tokens}; from 0 to max_new_tokens"
             )
+        if isinstance(self.stop, str):
+            raise ValueError(f"stop is the text {self.stop!r}; a tuple of texts")
         if not all(self.stop):
             raise ValueError("stop is an empty text; a text that a story may hold")
         if not 0 <= self.seed < 2**63:
@@ -105,10 +108,14 @@ HistoryFilter = Callable[[Tensor, Sequence[Sequence[int]]], Tensor]
 """From logits (B, V) and each row's tokens, prompt included, to logits (B, V)."""
 
 
-def repetition_penalty(penalty: float) -> HistoryFilter:
+def repetition_penalty(penalty: float, exempt: int | None = None) -> HistoryFilter:
     """Divides positive logits of tokens that have occurred by a penalty, multiplies negative ones.
 
     Keskar et al. 2019, "CTRL" (arXiv 1909.05858), section 4.1.
+
+    Args:
+        penalty: Above 0; 1 changes nothing.
+        exempt: A token that is left alone: end-of-text, behind which every story begins.
     """
 
     def apply(logits_BV: Tensor, tokens: Sequence[Sequence[int]]) -> Tensor:
@@ -119,7 +126,10 @@ def repetition_penalty(penalty: float) -> HistoryFilter:
         )
         seen_BS = logits_BV.gather(1, ids_BS)
         seen_BS = torch.where(seen_BS > 0, seen_BS / penalty, seen_BS * penalty)
-        return logits_BV.scatter(1, ids_BS, seen_BS)
+        penalised_BV = logits_BV.scatter(1, ids_BS, seen_BS)
+        if exempt is not None:
+            penalised_BV[:, exempt] = logits_BV[:, exempt]
+        return penalised_BV
 
     return apply
 
@@ -192,7 +202,7 @@ class Sampler:
         self._stop_id = stop_id
         self._history_filters: list[HistoryFilter] = []
         if options.repetition_penalty != 1.0:
-            self._history_filters.append(repetition_penalty(options.repetition_penalty))
+            self._history_filters.append(repetition_penalty(options.repetition_penalty, stop_id))
         if options.no_repeat_ngram is not None:
             self._history_filters.append(no_repeat_ngram(options.no_repeat_ngram))
         self._sorted = options.top_k is not None or options.top_p is not None
@@ -233,13 +243,15 @@ class Sampler:
             return logits_BV.argmax(dim=-1)
         logits_BK, ids_BK = self._candidates(logits_BV)
         # Relative to the likeliest, so that no temperature is so low that the quotient overflows.
-        logits_BK = logits_BK.float()
+        # Metal has no float64.
+        exact = torch.float32 if logits.device.type == "mps" else torch.float64
+        logits_BK = logits_BK.to(exact)
         most_B1 = logits_BK.amax(dim=-1, keepdim=True) if ids_BK is None else logits_BK[:, :1]
         probabilities_BK = ((logits_BK - most_B1) / self._temperature).exp()
         for candidate_filter in self._filters:
             probabilities_BK = candidate_filter(probabilities_BK)
-        sums_BK = probabilities_BK.cumsum(dim=-1, dtype=torch.float64)
-        uniforms_B1 = torch.tensor(uniforms, dtype=torch.float64, device=logits.device)[:, None]
+        sums_BK = probabilities_BK.cumsum(dim=-1)
+        uniforms_B1 = torch.tensor(uniforms, dtype=exact, device=logits.device)[:, None]
         index_B1 = torch.searchsorted(sums_BK, uniforms_B1 * sums_BK[:, -1:], right=True)
         index_B1 = index_B1.clamp_(max=sums_BK.size(-1) - 1)
         return (index_B1 if ids_BK is None else ids_BK.gather(1, index_B1))[:, 0]

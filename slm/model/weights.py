@@ -39,16 +39,18 @@ def resolve_weights(weights: Weights, device: Device) -> Literal["fp32", "bf16",
     """What `auto` means: bf16 where the device multiplies it natively, else fp32.
 
     Raises:
-        ValueError: int8 was asked for elsewhere than on a CPU.
+        ValueError: int8 was asked for elsewhere than on a CPU, or bf16 on one without it.
     """
     if weights == "int8" and device != "cpu":
         raise ValueError(f"weights is int8 on {device}; int8 on a CPU, here bf16 or fp32")
+    if weights == "bf16" and device == "cpu" and not _has_bf16():
+        raise ValueError("weights is bf16 on a CPU for which oneDNN has none; fp32 or int8")
     if weights != "auto":
         return weights
     if device == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        native = device == "cpu" and _multiplies_bf16()
+        native = device == "cpu" and multiplies_bf16() and _has_bf16()
     return "bf16" if native else "fp32"
 
 
@@ -57,7 +59,12 @@ def can_compile(weights: str, device: Device) -> bool:
     return device == "cuda" or (device, weights) == ("cpu", "int8")
 
 
-def _multiplies_bf16() -> bool:
+def _has_bf16() -> bool:
+    return torch._C._has_mkldnn and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def multiplies_bf16() -> bool:
+    """Whether this machine's CPU multiplies bfloat16 in hardware (AVX512-BF16 or AMX)."""
     # torch.cpu.get_capabilities came with torch 2.12.
     capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
@@ -174,7 +181,11 @@ def fast_weights(model: GPT, weights: Literal["fp32", "bf16", "int8"], device: D
         kinds = {"fp32": PackedLinear, "bf16": PackedBf16Linear, "int8": Int8Linear}
         if weights == "int8" or torch._C._has_mkldnn:
             return _replace(fast, kinds[weights])
-    return fast.to(torch.bfloat16) if weights == "bf16" else fast
+    if weights == "bf16":
+        fast.to(torch.bfloat16)
+        if fast.config.position == "rotary":  # eight bits are too few for an angle
+            fast.angles = model.angles.to(device)
+    return fast
 
 
 def _replace(model: GPT, kind: type[FastLinear]) -> GPT:
@@ -182,7 +193,7 @@ def _replace(model: GPT, kind: type[FastLinear]) -> GPT:
     head = model.token_embedding.weight if model.head is None else model.head.weight
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
-            if isinstance(child, nn.Linear):
+            if isinstance(child, nn.Linear) and module is not model:  # the head is in `head`
                 setattr(module, name, kind(child.weight, child.bias))
             elif isinstance(child, nn.Dropout):
                 setattr(module, name, nn.Identity())

@@ -40,10 +40,10 @@ class Speed:
 PROMPT_LENGTH = 5
 
 
-def make_prompts(stories: int, vocab_size: int, length: int = PROMPT_LENGTH) -> list[list[int]]:
+def make_prompts(stories: int, vocab_size: int) -> list[list[int]]:
     """Prompts of random tokens: the speed does not depend on what they say."""
     draw = random.Random(stories)
-    return [[draw.randrange(vocab_size) for _ in range(length)] for _ in range(stories)]
+    return [[draw.randrange(vocab_size) for _ in range(PROMPT_LENGTH)] for _ in range(stories)]
 
 
 def our_teller(model: GPT, options: SamplingOptions, compile: bool = False) -> Teller:
@@ -125,11 +125,11 @@ def bytes_per_token(model: GPT) -> int:
     return packed + weight_bytes(model, without=without)
 
 
-def memory_speed(device: str, megabytes: int = 512, repeats: int = 7) -> float:
-    """Bytes per second that a sum over a large tensor reads; the best of some repetitions."""
-    values = torch.ones(megabytes * 2**20 // 4, device=device)
+def memory_speed(device: str) -> float:
+    """Bytes per second that a sum over half a gigabyte reads; the best of seven."""
+    values = torch.ones(2**27, device=device)
     best = 0.0
-    for _ in range(repeats):
+    for _ in range(7):
         started = time.perf_counter()
         values.sum().item()
         best = max(best, values.numel() * 4 / (time.perf_counter() - started))

@@ -1,5 +1,6 @@
 """Checkpoints as files: finding them, opening them, and what makes them complete."""
 
+import hashlib
 import os
 import pickle
 from dataclasses import asdict, dataclass
@@ -102,6 +103,14 @@ class Checkpoint:
                     f"--model.gpt.{name} {saved[name]}, or train a new model without that "
                     "checkpoint",
                 )
+
+    def fingerprint(self) -> str:
+        """The beginning of a SHA-256 over the weights: which model this is, wherever it lies."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.contents["state_dict"].items()):
+            digest.update(name.encode())
+            digest.update(tensor.contiguous().view(torch.uint8).numpy())
+        return digest.hexdigest()[:12]
 
     def make_model(self) -> GPT:
         """The trained network, in evaluation mode, on the CPU."""

@@ -1,8 +1,10 @@
 """Which number format to compute in."""
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
+
+from slm.model.weights import multiplies_bf16
 
 Precision = Literal["auto", "32-true", "16-mixed", "bf16-mixed", "64-true"]
 # No bf16-true: weights kept in bfloat16 lose the small updates of AdamW.
@@ -28,10 +30,4 @@ def resolve_precision(
         return "bf16-mixed" if native else "16-mixed"
     if accelerator in ("auto", "gpu", "mps") and torch.backends.mps.is_available():
         return "32-true"
-    return "bf16-mixed" if _cpu_multiplies_bf16() else "32-true"
-
-
-def _cpu_multiplies_bf16() -> bool:
-    # torch.cpu.get_capabilities came with torch 2.12.
-    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    return "bf16-mixed" if multiplies_bf16() else "32-true"

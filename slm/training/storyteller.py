@@ -63,7 +63,7 @@ class Story:
 
     def advance(self) -> str:
         """Reads the tokens that have come: the text that is certain with them."""
-        tokens = self.continuation.new_tokens[self._read :]
+        tokens = self.continuation.new_since(self._read)
         self._read += len(tokens)
         coming = self._held + "".join(self._decoder.push(token) for token in tokens)
         if self.ended is not None:
