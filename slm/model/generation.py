@@ -240,14 +240,16 @@ class Batch:
         tokens_B1 = torch.tensor([last + [0] * (self._rows - len(last))], device=self._device).T
         lengths = [min(length, self._limit - 1) for length in self._cache.lengths]
         positions_B1 = torch.tensor([lengths], device=self._device).T
-        # The first call looks whether a graph fits, or makes one. To look again at every token
-        # would cost up to a tenth of the time; nothing it asks for changes while this batch lives.
-        with (
-            torch.compiler.set_stance("default", skip_guard_eval_unsafe=self._fits),
-            # One graph for each model and number of rows; never the plain pass without a word.
-            torch._dynamo.config.patch(recompile_limit=64, fail_on_recompile_limit_hit=True),
-        ):
-            logits_BV = fixed_pass(self._device.type)(self._model, tokens_B1, positions_B1, slots)
+        run = fixed_pass(self._device.type)
+        if self._fits:
+            # To look again at every token whether the graph fits would cost a tenth of the time;
+            # nothing that it asks for changes as long as this batch lives.
+            with torch.compiler.set_stance("default", skip_guard_eval_unsafe=True):
+                logits_BV = run(self._model, tokens_B1, positions_B1, slots)
+        else:
+            # A graph for each model and number of rows; never the plain pass without a word.
+            with torch._dynamo.config.patch(recompile_limit=64, fail_on_recompile_limit_hit=True):
+                logits_BV = run(self._model, tokens_B1, positions_B1, slots)
         self._fits = True
         self._cache.grow(0, len(last), 1)
         # What is read next would overwrite the output of a CUDA graph.
