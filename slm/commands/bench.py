@@ -14,6 +14,7 @@ import torch
 import yaml
 
 from slm.commands.complaints import QuickParser, os_errors_explained
+from slm.commands.opponent import transformers_tellers
 from slm.commands.resolve import names, resolve_checkpoint
 from slm.data.batches import ConsecutiveWindows, TokenFile
 from slm.data.cleaning import Cleaning
@@ -32,13 +33,11 @@ from slm.model.weights import (
 from slm.reports.telling_speed import (
     PROMPT_LENGTH,
     Speed,
-    Teller,
     bits_per_byte,
     bytes_per_token,
     measure,
     memory_speed,
     our_teller,
-    weight_bytes,
 )
 from slm.training.checkpoint import Checkpoint
 from slm.verbs import VERBS
@@ -194,7 +193,7 @@ def _bench(options: Any, model: GPT, checkpoint: Checkpoint | None) -> dict[str,
     }
     if options.vs:
         theirs = [kind for kind in kinds if kind != "int8"]
-        tellers |= _transformers(model, theirs, device, sampling)
+        tellers |= transformers_tellers(model, theirs, device, sampling)
     memory = memory_speed(device)
     speeds: list[Speed] = []
     for stories in options.stories:
@@ -262,40 +261,6 @@ def _processor() -> str:
             return next(line.partition(":")[2].strip() for line in file if "model name" in line)
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
-
-
-def _transformers(
-    model: GPT, kinds: Sequence[str], device: str, options: SamplingOptions
-) -> dict[str, tuple[Teller, int]]:
-    """The same weights in transformers' GPT-2."""
-    from slm.sharing.gpt2 import to_transformers
-
-    tellers = {}
-    for kind in kinds:
-        theirs = to_transformers(model).to(device)
-        if kind == "bf16":
-            theirs = theirs.to(torch.bfloat16)
-        read = weight_bytes(theirs.transformer, without=["wpe"])  # wte is the head
-        tellers[f"transformers {kind}"] = (_their_teller(theirs, device, options), read)
-    return tellers
-
-
-def _their_teller(theirs: Any, device: str, options: SamplingOptions) -> Teller:
-    def tell(prompts: Sequence[Sequence[int]], tokens: int) -> None:
-        ids_BT = torch.tensor(prompts, device=device)
-        with torch.inference_mode():
-            theirs.generate(
-                ids_BT,
-                attention_mask=torch.ones_like(ids_BT),
-                do_sample=options.temperature > 0,
-                temperature=options.temperature,
-                top_k=options.top_k,
-                min_new_tokens=tokens,
-                max_new_tokens=tokens,
-                pad_token_id=theirs.config.eos_token_id,
-            )
-
-    return tell
 
 
 def _cost(

@@ -3,6 +3,6 @@
 from slm.model.config import GPTConfig
 from slm.model.generation import generate, stream
 from slm.model.gpt import GPT
-from slm.model.sampling import SamplingOptions
+from slm.model.options import SamplingOptions
 
 __all__ = ["GPT", "GPTConfig", "SamplingOptions", "generate", "stream"]

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from slm.model.cache import AllSlots, KVCache, Past, round_up
 from slm.model.gpt import GPT
-from slm.model.sampling import Sampler, SamplingOptions
+from slm.model.options import SamplingOptions
+from slm.model.sampling import Sampler
 
 _PADDING = 16
 """Prompts are read in lengths that are multiples of this, those of one length together; a prompt
