@@ -541,10 +541,12 @@ def test_compiled_training_equals_eager_training(tmp_path, make_data):
 
 def test_compile_falls_back_to_eager_with_one_warning(tmp_path, make_data, monkeypatch):
     """As on a machine without a C++ compiler."""
-    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
     torch._dynamo.reset()
-    with pytest.warns(UserWarning, match=r"torch\.compile does not work") as warned:
+    with (
+        torch._inductor.config.patch({"cpp.cxx": ("no-such-compiler",)}),
+        pytest.warns(UserWarning, match=r"torch\.compile does not work") as warned,
+    ):
         model = train(tmp_path, make_data(), model=make_model(compile=True))
     assert len([w for w in warned if "torch.compile" in str(w.message)]) == 1
     torch.testing.assert_close(weights(model), weights(train(tmp_path, make_data())))

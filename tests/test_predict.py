@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import checkpoint, refuse
 from filelock import FileLock
 
@@ -88,6 +89,16 @@ def test_each_kind_of_weights_tells_and_is_recorded(slm, trained, workplace, wei
     assert record["seconds"] > 0
     assert record["step"] == 12
     assert record["checkpoint"].endswith("best.ckpt")
+
+
+def test_without_a_compiler_compiling_is_explained(slm, trained, workplace, monkeypatch):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(workplace / "cache"))
+    torch._dynamo.reset()
+    words = ("--ckpt_path", checkpoint("best", root=trained), "--trainer.accelerator", "cpu")
+    words += ("--compile", "true")
+    with torch._inductor.config.patch({"cpp.cxx": ("no-such-compiler",)}):
+        refuse(slm("predict", *words, "--weights", "int8"), "leave out --compile")
+        refuse(slm("bench", "generate", *words, "--repeats", "1"), "leave out --compile")
 
 
 def test_a_runs_own_config_is_no_harm(slm, trained, monkeypatch):

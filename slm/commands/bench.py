@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +14,7 @@ from typing import Any, Literal
 import torch
 import yaml
 
-from slm.commands.complaints import QuickParser, os_errors_explained
+from slm.commands.complaints import QuickParser, compiling_explained, os_errors_explained
 from slm.commands.opponent import transformers_tellers
 from slm.commands.resolve import names, resolve_checkpoint
 from slm.data.batches import ConsecutiveWindows, TokenFile
@@ -79,7 +80,8 @@ def run_bench(words: Sequence[str]) -> int:
     else:
         model = checkpoint.make_model()
     try:
-        facts = _bench(options, model.eval(), checkpoint)
+        with compiling_explained() if options.compile else nullcontext():
+            facts = _bench(options, model.eval(), checkpoint)
     except ValueError as error:
         raise UserError.from_value_error(error, "slm bench generate --help explains it") from error
     if options.json:

@@ -103,5 +103,21 @@ def out_of_memory_explained(remedy: str) -> Iterator[None]:
         ) from error
 
 
+@contextlib.contextmanager
+def compiling_explained() -> Iterator[None]:
+    """Turns what torch.compile stumbles over into a UserError."""
+    from torch._dynamo.exc import TorchDynamoException  # a second that only compiling may cost
+
+    try:
+        yield
+    except TorchDynamoException as error:
+        raise UserError(
+            "torch.compile does not work on this machine "
+            f"({type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]})",
+            "a C++ compiler, or on a GPU Triton",
+            "leave out --compile",
+        ) from error
+
+
 class QuickParser(Complaints, jsonargparse.ArgumentParser):
     """The parser of the verbs that need no Trainer."""

@@ -1,12 +1,13 @@
 """The verb `predict`: tells stories with a trained model, without a Trainer."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 from slm.commands.complaints import (
+    compiling_explained,
     os_errors_explained,
     out_of_memory_explained,
 )
@@ -65,7 +66,7 @@ def run_predict(words: Sequence[str]) -> int:
     alike = replace(sampling, num_samples=1)
     finished = False
     try:
-        compiling = _compiling_explained() if options.compile else nullcontext()
+        compiling = compiling_explained() if options.compile else nullcontext()
         with compiling, out_of_memory_explained("--batch_size 1, or a larger number that fits"):
             for story, piece in teller.tell_all(requests, alike, rows, options.compile):
                 sink.take(story, piece)
@@ -73,22 +74,6 @@ def run_predict(words: Sequence[str]) -> int:
     finally:
         sink.close(finished)
     return 0
-
-
-@contextmanager
-def _compiling_explained() -> Iterator[None]:
-    """Turns what torch.compile stumbles over into a UserError."""
-    from torch._dynamo.exc import TorchDynamoException  # a second that only compiling may cost
-
-    try:
-        yield
-    except TorchDynamoException as error:
-        raise UserError(
-            "torch.compile does not work on this machine "
-            f"({type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]})",
-            "a C++ compiler, or on a GPU Triton",
-            "leave out --compile",
-        ) from error
 
 
 def _arithmetic(options: Any) -> tuple[Device, Literal["fp32", "bf16", "int8"]]:
