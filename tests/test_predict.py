@@ -138,6 +138,11 @@ def predict_many(trained, *words):
     return [*command, "--out", "stories.jsonl", *words]
 
 
+def heed_interrupts():
+    """For a child of tests that run in the background, where shells have Ctrl-C ignored."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def wait_for_lines(path, count, process):
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and process.poll() is None:
@@ -158,7 +163,9 @@ def test_a_killed_prompt_file_goes_on_where_it_was(slm, trained, workplace):
         process.kill()
     killed = part.read_bytes()
     part.write_bytes(killed[:-7])
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=env) as process:
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, env=env, preexec_fn=heed_interrupts
+    ) as process:
         wait_for_lines(part, killed.count(b"\n") + 20, process)
         process.send_signal(signal.SIGINT)
         err = process.stderr.read()
@@ -189,7 +196,9 @@ def test_ctrl_c_keeps_what_was_told(trained):
     command = [sys.executable, "-m", "slm.cli", "predict", "--ckpt_path", ckpt]
     command += ["--min_new_tokens", "90000", "--max_new_tokens", "90000"]
     terminal, inside = pty.openpty()
-    with subprocess.Popen(command, stdout=inside, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, stdout=inside, stderr=subprocess.PIPE, text=True, preexec_fn=heed_interrupts
+    ) as process:
         os.close(inside)
         told = b""
         while len(told) < 200:
