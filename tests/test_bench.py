@@ -30,10 +30,10 @@ def test_bench_measures_a_checkpoint(slm, trained, workplace):
         assert 0 < row["slowest"] <= row["tokens_per_second"] <= row["fastest"]
         assert f"{row['tokens_per_second']:,.0f}" in result.out
     ours = measured_bits(slm, trained)
-    assert facts["cost"]["fp32"] == pytest.approx(ours, abs=2e-3), "what `validate` says, in fp32"
+    assert facts["cost"]["fp32"] == pytest.approx(ours, abs=1e-5), "what `validate` says, in fp32"
     assert facts["cost"]["fp32"] != facts["cost"]["int8"]
     assert abs(facts["cost"]["fp32"] - facts["cost"]["int8"]) < 0.01
-    assert facts["cold"]["1 new token"] > 0.5
+    assert facts["cold"]["1 new token"] > 0
 
 
 def measured_bits(slm, trained):

@@ -15,7 +15,8 @@ from conftest import checkpoint, make_stories, refuse
 
 from slm import __version__
 from slm.cli import VERBS, find_configs
-from slm.commands.prepare import _with_config
+from slm.commands.configs import expand_configs
+from slm.commands.prepare import _options
 from slm.data.corpus import Corpus
 from slm.data.datamodule import StoryData
 from slm.data.tokenizer import Tokenizer
@@ -197,7 +198,7 @@ def test_preparing_and_training_know_the_same_data_options():
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
 def test_prepare_reads_the_data_section_of_every_config(workplace, config):
-    options = list(_with_config(["--config", str(config), "--data.root", "elsewhere"]))
+    options = expand_configs(["--config", str(config), "--data.root", "elsewhere"], _options)
     data = yaml.safe_load(config.read_text())["data"]
     assert f"--data.source={data['source']}" in options
     assert f"--data.tokenizer={data['tokenizer']}" in options

@@ -125,6 +125,9 @@ def test_a_stop_text_and_a_config_reach_the_story(slm, trained, workplace):
     (workplace / "telling.yaml").write_text(json.dumps(options))  # JSON is YAML
     assert tell(slm, trained, "--config", "telling.yaml") == cut
     assert tell(slm, trained, "--config", "tiny.yaml") == free, "a config for training is no harm"
+    (workplace / "free.yaml").write_text("top_k: null\ntop_p: null")
+    assert tell(slm, trained, "--config", "free.yaml") == tell(slm, trained, "--top_k", "null")
+    assert tell(slm, trained, "--config", "free.yaml") != free
     (workplace / "wrong.yaml").write_text("temprature: 1.0")
     ckpt = checkpoint("best", root=trained)
     refuse(slm("predict", "--ckpt_path", ckpt, "--config", "wrong.yaml"), "no option temprature")

@@ -7,24 +7,25 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 import yaml
 
-from slm.commands.complaints import QuickParser, compiling_explained, os_errors_explained
+from slm.commands.complaints import (
+    QuickParser,
+    compiling_explained,
+    os_errors_explained,
+    quick_parser,
+)
 from slm.commands.opponent import transformers_tellers
 from slm.commands.resolve import names, resolve_checkpoint
-from slm.data.batches import ConsecutiveWindows, TokenFile
-from slm.data.cleaning import Cleaning
-from slm.data.corpus import Corpus
-from slm.data.manifest import Manifest
-from slm.data.preparation import find_folder
 from slm.errors import UserError
 from slm.model import GPT, GPTConfig, SamplingOptions
 from slm.model.weights import (
+    Device,
     Weights,
     can_compile,
     fast_weights,
@@ -34,14 +35,13 @@ from slm.model.weights import (
 from slm.reports.telling_speed import (
     PROMPT_LENGTH,
     Speed,
-    bits_per_byte,
     bytes_per_token,
     measure,
     memory_speed,
     our_teller,
 )
+from slm.reports.weights_cost import cost_of_weights
 from slm.training.checkpoint import Checkpoint
-from slm.verbs import VERBS
 
 _COLD_TOKENS = 100
 
@@ -79,11 +79,8 @@ def run_bench(words: Sequence[str]) -> int:
         model = GPT(_shape(Path(options.config)))
     else:
         model = checkpoint.make_model()
-    try:
-        with compiling_explained() if options.compile else nullcontext():
-            facts = _bench(options, model.eval(), checkpoint)
-    except ValueError as error:
-        raise UserError.from_value_error(error, "slm bench generate --help explains it") from error
+    with compiling_explained() if options.compile else nullcontext():
+        facts = _bench(options, model.eval(), checkpoint)
     if options.json:
         Path(options.json).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     return 0
@@ -113,11 +110,9 @@ def _check(options: Any) -> None:
 
 
 def _make_parser() -> QuickParser:
-    parser = QuickParser(
-        prog="slm",
-        usage="slm bench generate [--ckpt_path FILE | --config FILE] [--option value ...]",
-        description=f"{VERBS['bench'][0].upper()}{VERBS['bench'][1:]}.",
-        allow_abbrev=False,
+    parser = quick_parser(
+        "bench",
+        "slm bench generate [--ckpt_path FILE | --config FILE] [--option value ...]",
     )
     for name, kind, default, words in (
         ("ckpt_path", str | None, None, "A checkpoint, or `last` or `best` of the newest run."),
@@ -168,12 +163,25 @@ def _shape(path: Path) -> GPTConfig:
         ) from error
 
 
+def _plan(options: Any) -> tuple[Device, list[Literal["fp32", "bf16", "int8"]], SamplingOptions]:
+    """The device, the kinds of weights and how tokens are chosen.
+
+    Raises:
+        UserError: An option is out of range, or there is no such device.
+    """
+    try:
+        device = resolve_device(options.trainer.accelerator)
+        named: list[Weights] = ["fp32", "bf16", "int8"] if device == "cpu" else ["fp32", "bf16"]
+        kinds = [resolve_weights(weights, device) for weights in options.weights or named]
+        sampling = SamplingOptions(options.temperature, options.top_k)
+    except ValueError as error:
+        raise UserError.from_value_error(error, "slm bench generate --help explains it") from error
+    return device, list(dict.fromkeys(kinds)), sampling
+
+
 def _bench(options: Any, model: GPT, checkpoint: Checkpoint | None) -> dict[str, Any]:
     """Measures, and prints each part when it is there."""
-    device = resolve_device(options.trainer.accelerator)
-    named: list[Weights] = ["fp32", "bf16", "int8"] if device == "cpu" else ["fp32", "bf16"]
-    named = options.weights or named
-    kinds = list(dict.fromkeys(resolve_weights(weights, device) for weights in named))
+    device, kinds, sampling = _plan(options)
     room = model.config.block_size - PROMPT_LENGTH
     tokens = options.tokens or min(200, room)
     if options.vs and tokens > room:
@@ -182,7 +190,6 @@ def _bench(options: Any, model: GPT, checkpoint: Checkpoint | None) -> dict[str,
             f"at most {room}: its GPT-2 ends there",
             f"--tokens {room}",
         )
-    sampling = SamplingOptions(options.temperature, options.top_k, max_new_tokens=tokens)
     models: dict[str, GPT] = {kind: fast_weights(model, kind, device) for kind in kinds}
     tellers = {
         f"slm {kind}": (our_teller(fast, sampling), bytes_per_token(fast))
@@ -222,7 +229,7 @@ def _bench(options: Any, model: GPT, checkpoint: Checkpoint | None) -> dict[str,
         flush=True,
     )
     if checkpoint is not None:
-        facts["cost"], cost = _cost(checkpoint, models, options.loss_tokens)
+        facts["cost"], cost = cost_of_weights(checkpoint, models, options.loss_tokens)
         print(f"\n{cost}", flush=True)
         if options.cold:
             facts["cold"], cold = _cold(checkpoint, options)
@@ -263,34 +270,6 @@ def _processor() -> str:
             return next(line.partition(":")[2].strip() for line in file if "model name" in line)
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
-
-
-def _cost(
-    checkpoint: Checkpoint, models: dict[str, GPT], tokens: int | None
-) -> tuple[dict[str, float] | None, str]:
-    """What fast weights cost on the validation split that the checkpoint was trained beside."""
-    if tokens == 0:
-        return None, "Loss       not measured: --loss_tokens 0"
-    known = {field.name for field in fields(Corpus)}
-    given = {name: value for name, value in checkpoint.data_options.items() if name in known}
-    try:
-        folder = find_folder(Corpus(**given | {"clean": Cleaning(**given.get("clean", {}))}))
-        manifest = Manifest.load(folder)
-        checkpoint.check_tokenizer(manifest.tokenizer)
-        trained = (checkpoint.entry["data"] or {}).get("splits", {}).get("validation", {})
-        if manifest.splits["validation"].sha256 != trained.get("sha256"):
-            raise UserError(f"{folder} holds other data than the checkpoint's", "", "")
-    except UserError as error:
-        return None, f"Loss       not measured: {error.found}"
-    file = TokenFile(Manifest.path(folder, "validation"), manifest.dtype)
-    windows = ConsecutiveWindows(file, checkpoint.gpt.block_size, 4)
-    found, predicted = bits_per_byte(models, windows, checkpoint.make_tokenizer(), tokens)
-    base = found.get("fp32")
-    said = ", ".join(
-        f"{kind} {bits:.4f}" + (f" ({bits - base:+.5f})" if base and kind != "fp32" else "")
-        for kind, bits in found.items()
-    )
-    return found, f"Loss       {said} bits per byte on {predicted:,} tokens of {folder}"
 
 
 def _cold(checkpoint: Checkpoint, options: Any) -> tuple[dict[str, float], str]:

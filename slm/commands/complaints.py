@@ -9,6 +9,7 @@ from typing import Any
 import jsonargparse
 
 from slm.errors import UserError
+from slm.verbs import VERBS
 
 
 class Complaints:
@@ -121,3 +122,17 @@ def compiling_explained() -> Iterator[None]:
 
 class QuickParser(Complaints, jsonargparse.ArgumentParser):
     """The parser of the verbs that need no Trainer."""
+
+
+def quick_parser(verb: str, usage: str) -> QuickParser:
+    """An empty parser for a verb; docstrings of option classes become the help of their options.
+
+    Args:
+        verb: Its name in `slm.verbs`.
+        usage: The line behind "usage:".
+    """
+    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    what = VERBS[verb]
+    return QuickParser(
+        prog="slm", usage=usage, description=f"{what[0].upper()}{what[1:]}.", allow_abbrev=False
+    )

@@ -1,7 +1,7 @@
 """The configs that come with the package, found by their names."""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from slm.errors import UserError
@@ -26,6 +26,25 @@ def find_configs(words: Sequence[str]) -> list[str]:
         elif index + 1 < len(words):
             found[index + 1] = _find_config(words[index + 1])
     return found
+
+
+def expand_configs(words: Sequence[str], read: Callable[[Path], list[str]]) -> list[str]:
+    """The command line, with what its config files say written out in front.
+
+    Args:
+        words: The command line.
+        read: From a config file to words of a command line.
+    """
+    configs: list[str] = []
+    others: list[str] = []
+    rest = iter(words)
+    for word in rest:
+        option, equals, value = word.partition("=")
+        if option in ("-c", "--config"):
+            configs += read(Path(value if equals else next(rest, "")))
+        else:
+            others.append(word)
+    return [*configs, *others]
 
 
 def _find_config(name: str) -> str:

@@ -5,14 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from slm.commands.complaints import QuickParser, os_errors_explained
+from slm.commands.complaints import os_errors_explained, quick_parser
 from slm.data.manifest import Manifest
 from slm.data.source import in_words
 from slm.data.statistics import SplitStatistics, count_split, examples, histogram
 from slm.data.tinystories import difference_from_known
 from slm.data.verification import check_touched, verify
 from slm.errors import UserError
-from slm.verbs import VERBS
 
 _CONTEXTS = (128, 256, 512, 1024)
 _BAR = 40
@@ -31,11 +30,9 @@ def run_info(words: Sequence[str]) -> int:
     Raises:
         UserError: There is no such thing, or it is damaged.
     """
-    parser = QuickParser(
-        prog="slm",
-        usage="slm info FOLDER [--verify] [--seed N] [--json FILE]   or   slm info CHECKPOINT",
-        description=f"{VERBS['info'][0].upper()}{VERBS['info'][1:]}.",
-        allow_abbrev=False,
+    parser = quick_parser(
+        "info",
+        "slm info FOLDER [--verify] [--seed N] [--json FILE]   or   slm info CHECKPOINT",
     )
     parser.add_argument("path", type=str, help="A folder of prepared data, or a checkpoint.")
     parser.add_argument(

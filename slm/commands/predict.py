@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,10 +12,11 @@ from slm.commands.complaints import (
     os_errors_explained,
     out_of_memory_explained,
 )
+from slm.commands.configs import expand_configs
 from slm.commands.resolve import resolve_checkpoint
 from slm.commands.sinks import JsonLines, Sink, Terminal
 from slm.commands.stories import read_prompts, story_requests
-from slm.commands.telling import ROWS, make_parser, sampling_options, with_config
+from slm.commands.telling import ROWS, config_words, make_parser, sampling_options
 from slm.errors import UserError
 from slm.model import SamplingOptions
 from slm.model.weights import (
@@ -41,7 +43,9 @@ def run_predict(words: Sequence[str]) -> int:
         UserError: The input has to change.
     """
     parser = make_parser()
-    words, checkpoint, _ = resolve_checkpoint("predict", with_config(parser, words))
+    words, checkpoint, _ = resolve_checkpoint(
+        "predict", expand_configs(words, partial(config_words, parser))
+    )
     options = parser.parse_args(words)
     assert checkpoint is not None  # parse_args has printed the help and left, otherwise
     sampling = sampling_options(options)

@@ -5,15 +5,14 @@ from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
-import jsonargparse
 import yaml
 
-from slm.commands.complaints import QuickParser, os_errors_explained
+from slm.commands.complaints import os_errors_explained, quick_parser
+from slm.commands.configs import expand_configs
 from slm.data.corpus import Corpus
 from slm.data.manifest import Manifest
 from slm.data.preparation import ensure_prepared
 from slm.errors import UserError
-from slm.verbs import VERBS
 
 # Options of the section `data` in a config that decide nothing here.
 _SECTIONS = {
@@ -36,12 +35,9 @@ def run_prepare(words: Sequence[str]) -> int:
     Raises:
         UserError: The input has to change.
     """
-    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = QuickParser(
-        prog="slm",
-        usage="slm prepare [--config FILE] [--data.option value ...]",
-        description=f"{VERBS['prepare'][0].upper()}{VERBS['prepare'][1:]}.",
-        allow_abbrev=False,
+    parser = quick_parser(
+        "prepare",
+        "slm prepare [--config FILE] [--data.option value ...]",
     )
     parser.add_argument(
         "--config",
@@ -51,7 +47,7 @@ def run_prepare(words: Sequence[str]) -> int:
         "one that comes with slm, such as small.",
     )
     parser.add_class_arguments(Corpus, "data")
-    corpus = parser.instantiate_classes(parser.parse_args(_with_config(words))).data
+    corpus = parser.instantiate_classes(parser.parse_args(expand_configs(words, _options))).data
     folder = ensure_prepared(corpus)
     print(describe(folder, Manifest.load(folder)))
     return 0
@@ -79,20 +75,6 @@ def describe(folder: Path, manifest: Manifest) -> str:
         if said:
             lines.append(f"{'':<11}{', '.join(said)}")
     return "\n".join(lines)
-
-
-def _with_config(words: Sequence[str]) -> list[str]:
-    """The command line, with the sections `data` of its configs written out in front."""
-    configs: list[str] = []
-    others: list[str] = []
-    rest = iter(words)
-    for word in rest:
-        option, equals, value = word.partition("=")
-        if option in ("-c", "--config"):
-            configs += _options(Path(value if equals else next(rest, "")))
-        else:
-            others.append(word)
-    return [*configs, *others]
 
 
 def _options(path: Path) -> list[str]:

@@ -1,19 +1,16 @@
 """The options of `predict`, on the command line and in files."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal
 
-import jsonargparse
 import yaml
 
-from slm.commands.complaints import QuickParser
+from slm.commands.complaints import QuickParser, quick_parser
 from slm.errors import UserError
 from slm.model import SamplingOptions
 from slm.model.weights import Weights
-from slm.verbs import VERBS
 
 # Sections and options of a config for training, which decide nothing here.
 _TRAINING = {"model", "data", "seed_everything", "val_interval", "save_interval", "budget"}
@@ -24,12 +21,9 @@ ROWS = {"cpu": 16, "mps": 64, "cuda": 256}
 
 def make_parser() -> QuickParser:
     """The parser of everything that `predict` understands."""
-    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = QuickParser(
-        prog="slm",
-        usage='slm predict [--ckpt_path FILE] [--prompt "Once upon a time"] [--option value ...]',
-        description=f"{VERBS['predict'][0].upper()}{VERBS['predict'][1:]}.",
-        allow_abbrev=False,
+    parser = quick_parser(
+        "predict",
+        'slm predict [--ckpt_path FILE] [--prompt "Once upon a time"] [--option value ...]',
     )
     parser.add_argument(
         "--ckpt_path",
@@ -124,21 +118,7 @@ def sampling_options(options: Any) -> SamplingOptions:
         raise UserError.from_value_error(error, "slm predict --help explains it") from error
 
 
-def with_config(parser: QuickParser, words: Sequence[str]) -> list[str]:
-    """The command line, with what its configs say of telling written out in front."""
-    configs: list[str] = []
-    others: list[str] = []
-    rest = iter(words)
-    for word in rest:
-        option, equals, value = word.partition("=")
-        if option in ("-c", "--config"):
-            configs += _config_words(parser, Path(value if equals else next(rest, "")))
-        else:
-            others.append(word)
-    return [*configs, *others]
-
-
-def _config_words(parser: QuickParser, path: Path) -> list[str]:
+def config_words(parser: QuickParser, path: Path) -> list[str]:
     """What a config file says of telling, as words of a command line.
 
     Raises:
@@ -157,9 +137,10 @@ def _config_words(parser: QuickParser, path: Path) -> list[str]:
             "a YAML file with options of `slm predict`, or a config for training",
             "repair the file, or leave it out: a checkpoint is all that predict needs",
         ) from error
+    defaults = parser.get_defaults()
     return [
         f"--{name}={value if isinstance(value, str) else json.dumps(value)}"
         for name, values in config.items()
-        if name in known and values is not None
+        if name in known and not (values is None and defaults[name] is None)
         for value in (values if isinstance(values, list) else [values])
     ]

@@ -113,7 +113,7 @@ class Sampler:
             self._history_filters.append(repetition_penalty(options.repetition_penalty, stop_id))
         if options.no_repeat_ngram is not None:
             self._history_filters.append(no_repeat_ngram(options.no_repeat_ngram))
-        self._sorted = options.top_k is not None or options.top_p is not None
+        self._sorted = options.top_p is not None
         self._filters: list[CandidateFilter] = []
         if options.top_p is not None:
             self._filters.append(top_p(options.top_p))
@@ -142,9 +142,9 @@ class Sampler:
             Token ids, (B,), int64.
         """
         logits_BV = logits
-        for row, count in enumerate(new):
-            if count < self._minimum:
-                logits_BV[row, self._stop_id] = float("-inf")
+        early = [row for row, count in enumerate(new) if count < self._minimum]
+        if early:
+            logits_BV[early, self._stop_id] = float("-inf")
         for history_filter in self._history_filters:
             logits_BV = history_filter(logits_BV.float(), tokens)
         if self._temperature == 0:

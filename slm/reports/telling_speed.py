@@ -10,12 +10,9 @@ from itertools import count
 import torch
 from torch import nn
 
-from slm.data.batches import IGNORED, ConsecutiveWindows
-from slm.data.tokenizer import Tokenizer
 from slm.model import GPT, SamplingOptions
 from slm.model.generation import Batch, Continuation
 from slm.model.weights import FastLinear
-from slm.training.metrics import LanguageModelMetrics
 
 Teller = Callable[[Sequence[Sequence[int]], int], None]
 """Tells stories side by side: from prompts of one length, that many new tokens for each."""
@@ -47,7 +44,7 @@ def make_prompts(stories: int, vocab_size: int) -> list[list[int]]:
 
 
 def our_teller(model: GPT, options: SamplingOptions, compile: bool = False) -> Teller:
-    """A network of ours, as `fast_weights` made it; end-of-text is put off to the last token."""
+    """A network of ours, as `fast_weights` made it; end-of-text is never drawn."""
     seeds = count(options.seed)
 
     def tell(prompts: Sequence[Sequence[int]], tokens: int) -> None:
@@ -134,35 +131,3 @@ def memory_speed(device: str) -> float:
         values.sum().item()
         best = max(best, values.numel() * 4 / (time.perf_counter() - started))
     return best
-
-
-def bits_per_byte(
-    models: Mapping[str, GPT],
-    windows: ConsecutiveWindows,
-    tokenizer: Tokenizer,
-    tokens: int | None = None,
-) -> tuple[dict[str, float], int]:
-    """What the same text costs under several networks.
-
-    Args:
-        models: By name.
-        windows: The text.
-        tokenizer: Its tokenizer.
-        tokens: Read about this many tokens from the front; None reads all.
-
-    Returns:
-        Bits per byte by name, and how many tokens were predicted.
-    """
-    metrics = {name: LanguageModelMetrics(tokenizer.byte_lengths()) for name in models}
-    predicted = 0
-    with torch.inference_mode():
-        for index in range(len(windows)):
-            inputs_BT, targets_BT = windows[index]
-            for name, model in models.items():
-                device = model.token_embedding.weight.device
-                logits_BTV = model(inputs_BT.to(device))
-                metrics[name].update(logits_BTV.cpu(), targets_BT)
-            predicted += int((targets_BT != IGNORED).sum())
-            if tokens is not None and predicted >= tokens:
-                break
-    return {name: float(m.compute()["bits_per_byte"]) for name, m in metrics.items()}, predicted

@@ -109,7 +109,7 @@ class Checkpoint:
         digest = hashlib.sha256()
         for name, tensor in sorted(self.contents["state_dict"].items()):
             digest.update(name.encode())
-            digest.update(tensor.contiguous().view(torch.uint8).numpy())
+            digest.update(tensor.flatten().view(torch.uint8).numpy())
         return digest.hexdigest()[:12]
 
     def make_model(self) -> GPT:
