@@ -5,7 +5,7 @@ VERBS = {
     "validate": "measure a checkpoint on the whole validation split",
     "test": "the same, reported as test_*: TinyStories has no third split",
     "predict": "tell stories with a trained model",
-    "bench": "measure how fast stories are told",
+    "bench": "measure how fast stories are told, or models trained",
     "prepare": "tokenise data without training",
     "info": "describe prepared data, or a checkpoint; --verify recomputes every checksum and count",
 }

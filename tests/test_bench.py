@@ -56,11 +56,76 @@ def test_bench_measures_transformers_with_the_same_weights(slm, workplace):
     assert "times transformers fp32" in result.out
 
 
+NANOGPT = """
+import torch
+class GPTConfig:
+    def __init__(self, block_size, vocab_size, n_layer, n_head, n_embd, dropout, bias):
+        self.vocab_size, self.n_embd = vocab_size, n_embd
+class GPT(torch.nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.embedding = torch.nn.Embedding(config.vocab_size, config.n_embd)
+    def configure_optimizers(self, weight_decay, lr, betas, device):
+        print("an optimizer of theirs")
+        return torch.optim.AdamW(self.parameters(), lr=lr)
+    def forward(self, inputs, targets):
+        logits = self.embedding(inputs) @ self.embedding.weight.T
+        return logits, torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
+"""
+
+
+def test_bench_measures_training_in_turns_with_another(slm, workplace):
+    (workplace / "model.py").write_text(NANOGPT)
+    words = ("--vs", "model.py", "--repeats", "2", "--steps", "3", "--json", "speed.json")
+    result = slm("bench", "train", "--config", "tiny.yaml", "--precision", "32-true", *words)
+    assert result.status == 0, result.err
+    facts = json.loads(Path("speed.json").read_text())
+    rates = {rate["arm"]: rate for rate in facts["rates"]}
+    assert list(rates) == [
+        "slm Trainer",
+        "slm bare loop",
+        "nanoGPT 32-true",
+        "nanoGPT float32, eager",
+    ]
+    for name, rate in rates.items():
+        assert len(rate["tokens_per_second"]) == 2
+        assert rate["peak_bytes"] > 100e6
+        assert f"{rate['median_tokens_per_second']:,.0f}" in result.out
+        share = rate["tokens_per_second"][0] * facts["flops_per_token"] / rate["utilization"][0]
+        assert share == pytest.approx(facts["matrix_flops_per_second"], rel=0.9), name
+    parts = rates["slm bare loop"]["parts"]
+    assert list(parts) == ["data", "forward", "backward", "optimizer"]
+    loop = facts["loop_seconds"]
+    assert loop["loop"] > loop["loop alone"] > 1e-5
+    assert f"our callbacks and curves {1e3 * loop['callbacks']:.2f}" in result.out
+    assert rates["slm Trainer"]["training"]["gpt"]["n_layer"] == 2, "of the config"
+
+
+def test_what_does_not_work_is_left_out_and_said(slm, workplace):
+    (workplace / "model.py").write_text("class GPTConfig: pass")
+    words = ("--vs", "model.py", "--repeats", "1", "--steps", "1", "--loop", "false")
+    result = slm("bench", "train", "--config", "tiny.yaml", "--batch_size", "[2,4]", *words)
+    assert result.status == 0, result.err
+    assert "does not work here: AttributeError" in result.err
+    assert "slm Trainer, 2 windows" in result.out
+    assert "slm bare loop, 4 windows" in result.out
+    assert "nanoGPT" not in result.out
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
         ((), ("without what to measure", "slm bench generate --help")),
-        (("train",), ("slm bench train", "slm bench generate")),
+        (("trian",), ("slm bench trian", "slm bench train --help")),
+        (("train", "--config", "none.yaml"), ("none.yaml does not exist",)),
+        (("train", "--config", "tiny.yaml", "--batch_size", "0"), ("--batch_size 0",)),
+        (("train", "--config", "tiny.yaml", "--batch_size", "[4,-1]"), ("--batch_size [4, -1]",)),
+        (("train", "--config", "tiny.yaml", "--repeats", "0"), ("--repeats 0",)),
+        (("train", "--config", "tiny.yaml", "--block_size", "0"), ("block_size is 0",)),
+        (("train", "--config", "tiny.yaml", "--dropout", "2"), ("dropout is 2",)),
+        (("train", "--config", "tiny.yaml", "--precision", "fp8"), ("--precision is",)),
+        (("train", "--config", "tiny.yaml", "--vs", "model.py"), ("git clone",)),
+        (("train", "--config", "tiny.yaml", "--json", "no/a.json"), ("mkdir -p no",)),
         (("generate", "--config", "tiny.yaml", "--vs", "llama"), ("llama",)),
         (
             ("generate", "--config", "tiny.yaml", "--tokens", "16", "--vs", "transformers"),

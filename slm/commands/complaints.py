@@ -49,6 +49,14 @@ class Complaints:
                 re.sub(r"<class '(\w+)'>", r"\1", value[1].replace("typing.", "")),
                 f"slm {verb} --help explains the option",
             )
+        if key and (value := re.search(r"Union subtypes .*Given value: (.*)", key[2])):
+            kinds = re.findall(r"- Expected an? (.*?)(?= - Expected| Given value type)", key[2])
+            expected = " or ".join(re.sub(r"<class '(\w+)'>", r"\1", kind) for kind in kinds)
+            raise UserError(
+                f"--{key[1]} is {value[1]}",
+                expected.replace("typing.", "").replace("NoneType", "null"),
+                f"slm {verb} --help explains the option",
+            )
         raise UserError(
             f"the options cannot be understood: {text}",
             "options and config files that fit together",
@@ -86,6 +94,11 @@ def os_errors_explained() -> Iterator[None]:
         ) from error
 
 
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether a device had no memory left: a class of its own on CUDA, elsewhere known by words."""
+    return bool(re.search("out of memory|can't allocate memory", str(error)))
+
+
 @contextlib.contextmanager
 def out_of_memory_explained(remedy: str) -> Iterator[None]:
     """Turns a device that is out of memory into a UserError.
@@ -96,8 +109,7 @@ def out_of_memory_explained(remedy: str) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        # A class of its own on CUDA, known by its words elsewhere.
-        if not re.search("out of memory|can't allocate memory", str(error)):
+        if not is_out_of_memory(error):
             raise
         raise UserError(
             str(error).split(". ")[0], "a batch that fits into the device's memory", remedy

@@ -3,8 +3,14 @@
 import difflib
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
 
 from slm.errors import UserError
+
+if TYPE_CHECKING:  # torch takes a second to load
+    from slm.model import GPTConfig
 
 
 def find_configs(words: Sequence[str]) -> list[str]:
@@ -62,3 +68,41 @@ def _find_config(name: str) -> str:
         f"a YAML file, or one of {', '.join(sorted(packaged))}",
         f"--config configs/{(difflib.get_close_matches(stem, packaged, n=1) or ['small'])[0]}.yaml",
     )
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A config file as nested dictionaries.
+
+    Raises:
+        UserError: It cannot be read.
+    """
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if isinstance(config, dict):
+            return config
+        error: Exception | str = f"it holds {type(config).__name__}"
+    except (OSError, yaml.YAMLError, ValueError) as problem:
+        error = problem
+    raise UserError(
+        f"--config {path} cannot be read: {' '.join(str(error).split())}",
+        "a YAML file with sections",
+        "--config configs/small.yaml",
+    )
+
+
+def model_of_config(path: Path) -> "GPTConfig":
+    """The model of a config.
+
+    Raises:
+        UserError: It cannot be read, or has none.
+    """
+    from slm.model import GPTConfig
+
+    try:
+        return GPTConfig(**read_config(path)["model"]["gpt"])
+    except (LookupError, TypeError, ValueError) as error:
+        raise UserError(
+            f"--config {path} names no model: {' '.join(str(error).split())}",
+            "a config with a section model.gpt",
+            "--config configs/small.yaml",
+        ) from error

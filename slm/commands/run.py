@@ -10,10 +10,12 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from slm.commands.budget import BASE_CONFIG
 from slm.commands.complaints import os_errors_explained, out_of_memory_explained
 from slm.commands.configs import find_configs
+from slm.commands.halving import TooLargeError
 from slm.commands.resolve import names, option, resolve_checkpoint
 from slm.commands.trainer import StoryCLI
 from slm.errors import UserError
 from slm.training.checkpoint import Checkpoint, open_checkpoint
+from slm.training.memory import return_freed_memory
 
 
 @os_errors_explained()
@@ -39,10 +41,19 @@ def run_verb(verb: str, words: Sequence[str]) -> int:
             choose_size = not any(names(words, name) for name in _SIZE)
             words = [*find_configs(["--config", BASE_CONFIG]), *words]
         with out_of_memory_explained(
-            "halve --data.batch_size and double --trainer.accumulate_grad_batches: the same "
-            "batch in smaller portions"
+            "a smaller --data.batch_size with more --trainer.accumulate_grad_batches, "
+            "--model.grad_checkpointing true, or a smaller model"
         ):
-            StoryCLI(verb, words, checkpoint, resume_run, initial, choose_size)
+            while True:
+                try:
+                    StoryCLI(verb, words, checkpoint, resume_run, initial, choose_size)
+                    break
+                except TooLargeError as found:
+                    words, resume_run = found.command_line(words), found.run
+                    checkpoint = (
+                        open_checkpoint(found.checkpoint) if found.checkpoint else checkpoint
+                    )
+                return_freed_memory()
     except (MisconfigurationException, ModuleNotFoundError) as error:
         raise UserError(
             " ".join(str(error).split()),

@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,11 +27,12 @@ from slm.commands.checks import (
     check_vocabulary_size,
 )
 from slm.commands.conclusion import conclude_fit, describe_run, print_figures
+from slm.commands.halving import too_large_noticed
 from slm.commands.parser import HELP_SHOWS, StoryParser, tidy_help
 from slm.data.datamodule import StoryData
 from slm.errors import UserError
 from slm.training.budget import TimeBudget
-from slm.training.callbacks import LastStep, ProgressLine, SampledStories, TrainingCurves
+from slm.training.callbacks import ProgressLine, TrainingCurves, watchers
 from slm.training.checkpoint import Checkpoint, open_checkpoint
 from slm.training.checkpointing import AtomicCheckpointIO, LastCheckpoint, best_checkpoint
 from slm.training.interruption import Interruption
@@ -286,20 +287,20 @@ class StoryCLI(LightningCLI):
                 kwargs["logger"] = self._make_logger(root)
             if options.plugins is None:
                 kwargs["plugins"] = [AtomicCheckpointIO()]
-            # The last step first: the others ask it whether this step is the last.
             if self.budget:
                 kwargs["callbacks"].append(self.budget)
-            kwargs["callbacks"] += [LastStep(), self.curves, SampledStories()]
+            kwargs["callbacks"] += watchers(self.curves, options.enable_progress_bar is not False)
             if options.enable_checkpointing is not False:
                 kwargs["callbacks"] += [
                     best_checkpoint(),
                     LastCheckpoint(self.config.fit.save_interval),
                 ]
-        elif options.logger is None:
-            kwargs["logger"] = False
-            kwargs["enable_checkpointing"] = False
-        if options.enable_progress_bar is not False:
-            kwargs["callbacks"].append(ProgressLine(self.curves))
+        else:
+            if options.logger is None:
+                kwargs["logger"] = False
+                kwargs["enable_checkpointing"] = False
+            if options.enable_progress_bar is not False:
+                kwargs["callbacks"].append(ProgressLine(self.curves))
         return super().instantiate_trainer(**kwargs)
 
     def _make_logger(self, root: Path) -> TensorBoardLogger:
@@ -345,7 +346,10 @@ class StoryCLI(LightningCLI):
         self.trainer.callbacks.insert(0, LambdaCallback(on_train_start=say))  # type: ignore[attr-defined]
         with self._interruptible(), Interruption() as interruption:
             self.trainer.callbacks.insert(0, interruption)  # type: ignore[attr-defined]
-            self.trainer.fit(model, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
+            with nullcontext() if self.budget else too_large_noticed(self.trainer, datamodule):
+                self.trainer.fit(
+                    model, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True
+                )
         if self.trainer.is_global_zero:
             conclude_fit(self.trainer)
 

@@ -17,6 +17,7 @@ from slm.data.datamodule import StoryData
 from slm.errors import UserError
 from slm.model import SamplingOptions
 from slm.training.budget import time_budget
+from slm.training.collection import QuietCollector
 from slm.training.module import StoryModel
 from slm.training.storyteller import StoryRequest
 
@@ -291,6 +292,19 @@ class ProgressLine(Callback):
         for bar in (self._validation, self._bar):
             if bar is not None:
                 bar.close()
+
+
+def watchers(curves: TrainingCurves, progress: bool = True) -> list[Callback]:
+    """What `fit` hangs around each step, apart from checkpoints; in this order.
+
+    The last step comes first: the others ask it whether this step is the last.
+
+    Args:
+        curves: The curves, of which the progress line reads.
+        progress: Whether there is a progress line.
+    """
+    line: list[Callback] = [ProgressLine(curves)] if progress else []
+    return [LastStep(), curves, SampledStories(), QuietCollector(), *line]
 
 
 def describe_device(trainer: Trainer) -> str:

@@ -1,29 +1,189 @@
-"""The loss that training minimises.
+"""The loss that training minimises, without ever holding the logits of a whole batch.
 
-Shape suffixes: B batch, T positions, V vocabulary, N positions of all windows (B T).
+Shape suffixes: B batch, T positions, N positions of all windows (B T), n positions of a chunk,
+C width, V vocabulary, P vocabulary padded to a multiple of 64.
 """
 
 from collections.abc import Callable
+from typing import Any
 
+import torch
 from torch import Tensor
+from torch._functorch import config as functorch_config
+from torch.autograd.function import once_differentiable
 
 from slm.model import GPT
 
-Loss = Callable[[GPT, Tensor, Tensor], Tensor]
+_PADDING = 64  # rows: matrix products are a quarter faster than with GPT-2's odd 50,257
+_SLICE = 8192  # tokens whose part of the weight's gradient fits into a CPU's cache
+
+Kernel = Callable[[Tensor, Tensor, float | None], tuple[Tensor, Tensor]]
 
 
-def next_token_loss(model: GPT, inputs: Tensor, targets: Tensor) -> Tensor:
+class NextTokenLoss:
     """Mean cross-entropy of the next token, in nats: log(sum of exp(logits)) - logit of the target.
 
-    The same as `F.cross_entropy`, but in a form that the compiler fuses: no table of
-    log-probabilities of all tokens is written to memory, forward or backward.
+    Called with a model, token ids (B, T) and the ids that follow them (B, T), both int64.
 
     Args:
-        model: The network.
-        inputs: Token ids, (B, T), int64.
-        targets: The ids that follow them, (B, T), int64.
+        compile: Whether to compile the network and the softmax, each for fixed shapes. Functions
+            are compiled, not modules: weights keep their names in checkpoints, and whatever else
+            calls the model, as measuring and telling do, needs no compiling.
     """
-    logits_NV = model(inputs).flatten(0, 1).float()
-    of_target_N = logits_NV.gather(1, targets.view(-1, 1)).squeeze(1)
-    loss: Tensor = (logits_NV.logsumexp(dim=1) - of_target_N).mean()
-    return loss
+
+    def __init__(self, compile: bool = False) -> None:
+        self.compiled = compile
+        self._hidden: Callable[[GPT, Tensor], Tensor] = GPT.hidden
+        self._kernel: Kernel = softmax_gradient_
+        if compile:
+            self._hidden = torch.compile(GPT.hidden, dynamic=False)
+            self._kernel = torch.compile(softmax_gradient_, dynamic=False)
+
+    def __call__(self, model: GPT, inputs: Tensor, targets: Tensor) -> Tensor:
+        """The loss of a batch, with the gradients on their way."""
+        # Rather than store GELU's and the norms' results, a CPU computes them again: no slower,
+        # and half of a block's memory. Read when compiling only.
+        budget = 0.9 if inputs.device.type == "cpu" else 1.0
+        with functorch_config.patch(activation_memory_budget=budget):
+            hidden_BTC = self._hidden(model, inputs)
+        rows = rows_at_once(model.config.vocab_size, inputs.device.type, self.compiled)
+        loss: Tensor = LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
+            hidden_BTC.flatten(0, 1),
+            model.head_weight,
+            targets.flatten(),
+            model.config.softcap,
+            rows,
+            self._kernel,
+        )
+        return loss
+
+
+def rows_at_once(vocab_size: int, device: str, compiled: bool) -> int:
+    """How many positions' logits to hold at once.
+
+    Enough for matrix products to be efficient; on a CPU little enough to stay near the cache: 64
+    MiB of bfloat16, on a GPU 512. Without a compiler, softmax keeps float32 copies: a quarter.
+    """
+    elements = 1 << (25 if device == "cpu" else 28)
+    return max(1, elements // (1 if compiled else 4) // vocab_size)
+
+
+class LinearCrossEntropy(torch.autograd.Function):
+    """Mean cross-entropy of softmax(hidden @ weight.T), chunk of positions by chunk.
+
+    The logits' gradient, softmax - one-hot, is known as soon as the logits are. So each chunk goes
+    forward and backward at once and is forgotten: what a large vocabulary needs in memory no longer
+    grows with the batch. The products are computed in autocast's format where it is on.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_NC: Tensor,
+        weight_VC: Tensor,
+        targets_N: Tensor,
+        softcap: float | None,
+        rows: int,
+        kernel: Kernel,
+    ) -> Tensor:
+        """Computes the loss, and both gradients but for a factor.
+
+        Args:
+            ctx: Keeps them.
+            hidden_NC: Final hidden states.
+            weight_VC: The output head.
+            targets_N: int64.
+            softcap: As in `GPTConfig`.
+            rows: Positions per chunk.
+            kernel: `softmax_gradient_`, or the same compiled.
+        """
+        device = hidden_NC.device.type
+        dtype = weight_VC.dtype
+        if torch.is_autocast_enabled(device):
+            dtype = torch.get_autocast_dtype(device)
+        N, (V, C) = len(hidden_NC), weight_VC.shape
+        P = -(-V // _PADDING) * _PADDING
+        step = _SLICE if device == "cpu" else P
+        with torch.autocast(device, enabled=False):
+            padded_PC = hidden_NC.new_zeros(P, C, dtype=dtype)
+            padded_PC[:V] = weight_VC
+            inputs_NC = hidden_NC.to(dtype)
+            d_inputs_NC = torch.empty_like(inputs_NC)
+            d_weight_PC = weight_VC.new_empty(P, C)
+            buffer_nP = inputs_NC.new_empty(min(rows, N), P)
+            losses = []
+            for start in range(0, N, rows):
+                inputs_nC = inputs_NC[start : start + rows]
+                targets_n = targets_N[start : start + rows]
+                logits_nP = torch.mm(inputs_nC, padded_PC.t(), out=buffer_nP[: len(inputs_nC)])
+                log_sum_n, of_target_n = kernel(logits_nP[:, :V], targets_n, softcap)
+                losses.append(log_sum_n - of_target_n)
+                gradient_nP = _at_targets(logits_nP, targets_n, losses[-1], of_target_n, softcap)
+                gradient_nP[:, V:] = 0
+                torch.mm(gradient_nP, padded_PC, out=d_inputs_NC[start : start + rows])
+                for first in range(0, P, step):
+                    part = gradient_nP[:, first : first + step].t() @ inputs_nC
+                    if start == 0:
+                        d_weight_PC[first : first + step] = part
+                    else:
+                        d_weight_PC[first : first + step] += part.to(weight_VC.dtype)
+            loss = torch.cat(losses).mean()
+        ctx.save_for_backward(d_inputs_NC, d_weight_PC)
+        ctx.hidden_dtype, ctx.vocab_size = hidden_NC.dtype, V
+        return loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_loss: Tensor) -> tuple[Tensor | None, ...]:
+        """Multiplies by the factor, in place: the graph can be used only once."""
+        d_inputs_NC, d_weight_PC = ctx.saved_tensors
+        factor = d_loss / len(d_inputs_NC)
+        d_hidden_NC = d_inputs_NC.to(ctx.hidden_dtype).mul_(factor)
+        return d_hidden_NC, d_weight_PC[: ctx.vocab_size].mul_(factor), None, None, None, None
+
+
+def softmax_gradient_(
+    logits_nV: Tensor, targets_n: Tensor, softcap: float | None
+) -> tuple[Tensor, Tensor]:
+    """Overwrites logits by the gradient of log(sum of exp(logits)): their softmax.
+
+    With a soft cap c, logits are c tanh(x / c), and the gradient is by x.
+
+    Args:
+        logits_nV: Changed in place.
+        targets_n: Their targets, int64.
+        softcap: c, or None.
+
+    Returns:
+        log(sum of exp(logits)) and the target's logit for each position, in float32 or better.
+    """
+    x_nV = logits_nV.to(torch.promote_types(logits_nV.dtype, torch.float32))
+    slope_nV = None
+    if softcap is not None:
+        x_nV = torch.tanh(x_nV / softcap)
+        slope_nV = 1 - x_nV.square()
+        x_nV = softcap * x_nV
+    of_target_n = x_nV.gather(1, targets_n.unsqueeze(1)).squeeze(1)
+    log_sum_n = x_nV.logsumexp(1)
+    softmax_nV = x_nV.sub_(log_sum_n.unsqueeze(1)).exp_()
+    logits_nV.copy_(softmax_nV if slope_nV is None else softmax_nV.mul_(slope_nV))
+    return log_sum_n, of_target_n
+
+
+def _at_targets(
+    gradient_nP: Tensor,
+    targets_n: Tensor,
+    losses_n: Tensor,
+    of_target_n: Tensor,
+    softcap: float | None,
+) -> Tensor:
+    """Puts in p - 1 for the targets: from the loss, as bfloat16's p - 1 would be mostly rounding.
+
+    Outside of what is compiled: there it would cost a copy of all logits.
+    """
+    values_n = torch.expm1(-losses_n)
+    if softcap is not None:
+        values_n = values_n * (1 - (of_target_n / softcap).square())
+    return gradient_nP.scatter_(
+        1, targets_n.unsqueeze(1), values_n.to(gradient_nP.dtype).unsqueeze(1)
+    )

@@ -29,7 +29,8 @@ from slm.training.checkpoint import (
     align_progress,
     open_checkpoint,
 )
-from slm.training.loss import Loss, next_token_loss
+from slm.training.loss import NextTokenLoss, rows_at_once
+from slm.training.memory import keep_freed_memory, return_freed_memory
 from slm.training.metrics import LanguageModelMetrics
 from slm.training.optimization import OptimizerOptions, learning_rate_curve, make_optimizer
 from slm.training.storyteller import StoryRequest, Storyteller
@@ -58,6 +59,8 @@ class StoryModel(LightningModule):
         compile: Whether to train through torch.compile; costs a minute, pays on GPUs.
         init_from: A checkpoint whose weights to start from, with a fresh optimizer and schedule;
             the data have to be in its vocabulary. No part of the model's own checkpoints.
+        grad_checkpointing: Whether to keep only the input of each block and compute the rest once
+            more for the gradients: less memory, a third more time.
     """
 
     def __init__(
@@ -66,6 +69,7 @@ class StoryModel(LightningModule):
         optimizer: OptimizerOptions = OptimizerOptions(),
         compile: bool = False,
         init_from: str | None = None,
+        grad_checkpointing: bool = False,
     ) -> None:
         super().__init__()
         self.gpt = gpt
@@ -78,10 +82,12 @@ class StoryModel(LightningModule):
                 "gpt": asdict(self.gpt),
                 "optimizer": asdict(self.optimizer_options),
                 "compile": compile,
+                "grad_checkpointing": grad_checkpointing,
             }
         )
         self.model = GPT(self.gpt)
-        self._loss: Loss = next_token_loss
+        self.model.recompute = grad_checkpointing
+        self._loss = NextTokenLoss()
         self.metrics: LanguageModelMetrics | None = None
         self.tokenizer: Tokenizer | None = None
         self.grad_norm: Tensor | None = None
@@ -106,9 +112,7 @@ class StoryModel(LightningModule):
         check_sizes(self.tokenizer.n_vocab, self.gpt.vocab_size)
         self.metrics = LanguageModelMetrics(self.tokenizer.byte_lengths())
         if self.compile_model and stage == "fit":
-            # The function, not the module: weights keep their names in checkpoints, and whatever
-            # else calls the model, as measuring and telling do, needs no compiling.
-            self._loss = torch.compile(next_token_loss, dynamic=False)
+            self._loss = NextTokenLoss(compile=True)
 
     def _data(self) -> StoryData | None:
         data = getattr(self._trainer, "datamodule", None)
@@ -151,7 +155,7 @@ class StoryModel(LightningModule):
                 "torch.compile does not work on this machine; training goes on without it "
                 f"({type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]})"
             )
-            self._loss = next_token_loss
+            self._loss = NextTokenLoss()
             return self._loss(self.model, *batch)
 
     def configure_gradient_clipping(
@@ -176,7 +180,13 @@ class StoryModel(LightningModule):
         """Adds a batch to the sums."""
         inputs_BT, targets_BT = batch
         assert self.metrics is not None
-        self.metrics.update(self.model(inputs_BT), targets_BT)
+        hidden_BTC = self.model.hidden(inputs_BT)
+        # The logits of the whole batch would need more memory than all of training.
+        rows = rows_at_once(self.gpt.vocab_size, self.device.type, compiled=False)
+        windows = max(1, rows // inputs_BT.size(1))
+        for start in range(0, len(inputs_BT), windows):
+            some = slice(start, start + windows)
+            self.metrics.update(self.model.unembed(hidden_BTC[some]), targets_BT[some])
 
     def on_validation_epoch_end(self) -> None:
         """Reports `val_loss`, `val_perplexity` and `val_bits_per_byte`."""
@@ -306,8 +316,11 @@ class StoryModel(LightningModule):
         curve = scheduler.lr_lambdas[0]
         for group, options in zip(optimizer.param_groups, self._group_options, strict=True):
             group |= options | {"initial_lr": options["lr"], "lr": options["lr"] * curve(step)}
+        if self.device.type == "cpu":
+            keep_freed_memory()
         if self.compile_model:
             self._warm_up()
+            return_freed_memory()
 
     def _warm_up(self) -> None:
         """Compiles forward and backward on a batch of zeros, so that no step has to wait for it."""

@@ -3,14 +3,14 @@
 import contextlib
 import re
 import statistics
-import sys
 import time
 from dataclasses import dataclass
 
 import torch
 
 from slm.model import GPT, GPTConfig
-from slm.training.loss import Loss, next_token_loss
+from slm.training.loss import NextTokenLoss
+from slm.training.memory import keep_freed_memory, peak_memory
 from slm.training.optimization import OptimizerOptions, make_optimizer
 
 _FORMATS = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
@@ -25,7 +25,7 @@ class Measurement:
     update_seconds: float
     """One step of the optimizer, median."""
     peak_bytes: int
-    """Memory at its highest: of the device on CUDA, elsewhere of this process so far."""
+    """Memory at its highest, as `peak_memory` says."""
     first_seconds: float
     """The first forward and backward, compilation included."""
 
@@ -62,6 +62,8 @@ def measure(
         What was measured, or None if the memory does not suffice.
     """
     cuda = device.type == "cuda"
+    if device.type == "cpu":
+        keep_freed_memory()
     fused = precision != "16-mixed" and device.type in ("cpu", "cuda")
     number_format = _FORMATS.get(precision)
     autocast = (
@@ -79,9 +81,7 @@ def measure(
                 torch.cuda.reset_peak_memory_stats(device)
             model = GPT(gpt).to(device, torch.float64 if precision == "64-true" else None)
             update = make_optimizer(model, optimizer, fused=fused)
-            loss_of: Loss = next_token_loss
-            if compile:
-                loss_of = torch.compile(next_token_loss, dynamic=False)
+            loss_of = NextTokenLoss(compile)
             tokens_BT = torch.randint(gpt.vocab_size, (batch_size, gpt.block_size), device=device)
             targets_BT = tokens_BT.clone()
             times: list[tuple[float, float]] = []
@@ -103,15 +103,6 @@ def measure(
     return Measurement(
         statistics.median(forward for forward, _ in later),
         statistics.median(update for _, update in later),
-        torch.cuda.max_memory_allocated(device) if cuda else _peak_of_process(),
+        peak_memory(device),
         times[0][0],
     )
-
-
-def _peak_of_process() -> int:
-    try:
-        import resource
-    except ImportError:  # Windows has none
-        return 0
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes on macOS, kilobytes elsewhere
-    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

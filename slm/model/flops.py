@@ -1,0 +1,17 @@
+"""How much arithmetic training takes."""
+
+from slm.model.config import GPTConfig
+
+
+def training_flops_per_token(config: GPTConfig) -> int:
+    """Floating-point operations of forward and backward for one token of a full window.
+
+    6 for each weight that multiplies (two forward, four backward), the head's included and lookups
+    in embeddings not, and 12 L T C for attention, as if it looked at all T positions (Chowdhery et
+    al. 2022, PaLM, arXiv 2204.02311, appendix B). Recomputed blocks do not count.
+    """
+    C = config.n_embd
+    hidden = 8 * round(C / 3) if config.mlp == "swiglu" else 4 * C
+    mlp = (3 if config.mlp == "swiglu" else 2) * hidden * C
+    weights = config.n_layer * (4 * C * C + mlp) + config.vocab_size * C
+    return 6 * weights + 12 * config.n_layer * config.block_size * C
