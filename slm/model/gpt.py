@@ -263,16 +263,22 @@ class GPT(nn.Module):
         Raises:
             ValueError: T exceeds `block_size`.
         """
-        T = tokens.size(1)
+        return self.from_embeddings(self.token_embedding(tokens), past)
+
+    def from_embeddings(self, embeddings: Tensor, past: Past | None = None) -> Tensor:
+        """`hidden`, from the tokens' embeddings (B, T, C) on."""
+        T = embeddings.size(1)
         limit = self.config.block_size
         if limit < T:
             raise ValueError(
                 f"a sequence of {T} tokens does not fit into a context of {limit}; "
                 f"crop it to its last {limit} tokens"
             )
-        x_BTC, angles = self.token_embedding(tokens), None
+        x_BTC, angles = embeddings, None
         if self.config.position == "learned":
-            positions = torch.arange(T, device=tokens.device) if past is None else past.positions
+            positions = (
+                torch.arange(T, device=embeddings.device) if past is None else past.positions
+            )
             x_BTC = x_BTC + self.position_embedding(positions)
         else:
             angles = self.angles[:, :T]

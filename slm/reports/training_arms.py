@@ -234,6 +234,7 @@ def train_bare(training: Training, turns: Turns, folder: Path) -> dict[str, floa
             clip_grad_norm_(model.parameters(), training.gradient_clip_val)
         scaler.step(optimizer)
         scaler.update()
+        loss_of.recycle(model)
         optimizer.zero_grad()
         mark()
 

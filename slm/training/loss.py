@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch._functorch import config as functorch_config
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 from slm.model import GPT
 
@@ -33,10 +34,11 @@ class NextTokenLoss:
 
     def __init__(self, compile: bool = False) -> None:
         self.compiled = compile
-        self._hidden: Callable[[GPT, Tensor], Tensor] = GPT.hidden
+        self._network: Callable[[GPT, Tensor], Tensor] = GPT.from_embeddings
         self._kernel: Kernel = softmax_gradient_
+        self._workspace: dict[str, Tensor] = {}
         if compile:
-            self._hidden = torch.compile(GPT.hidden, dynamic=False)
+            self._network = torch.compile(GPT.from_embeddings, dynamic=False)
             self._kernel = torch.compile(softmax_gradient_, dynamic=False)
 
     def __call__(self, model: GPT, inputs: Tensor, targets: Tensor) -> Tensor:
@@ -44,8 +46,14 @@ class NextTokenLoss:
         # Rather than store GELU's and the norms' results, a CPU computes them again: no slower,
         # and half of a block's memory. Read when compiling only.
         budget = 0.9 if inputs.device.type == "cpu" else 1.0
+        meeting: list[Tensor] | None = None
+        if model.config.tied and torch.is_grad_enabled():
+            meeting = []
+            embeddings_BTC = TiedEmbedding.apply(model.token_embedding.weight, inputs, meeting)  # type: ignore[no-untyped-call]
+        else:
+            embeddings_BTC = model.token_embedding(inputs)
         with functorch_config.patch(activation_memory_budget=budget):
-            hidden_BTC = self._hidden(model, inputs)
+            hidden_BTC = self._network(model, embeddings_BTC)
         rows = rows_at_once(model.config.vocab_size, inputs.device.type, self.compiled)
         loss: Tensor = LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
             hidden_BTC.flatten(0, 1),
@@ -54,18 +62,28 @@ class NextTokenLoss:
             model.config.softcap,
             rows,
             self._kernel,
+            self._workspace,
+            meeting,
         )
         return loss
+
+    def recycle(self, model: GPT) -> None:
+        """Takes the head's gradient away, when the optimizer has used it: room for the next one."""
+        weight = model.head_weight
+        if weight.grad is not None:
+            self._workspace["gradient"], weight.grad = weight.grad, None
 
 
 def rows_at_once(vocab_size: int, device: str, compiled: bool) -> int:
     """How many positions' logits to hold at once.
 
-    Enough for matrix products to be efficient; on a CPU little enough to stay near the cache: 64
-    MiB of bfloat16, on a GPU 512. Without a compiler, softmax keeps float32 copies: a quarter.
+    A power of two, enough for matrix products to be efficient; on a CPU little enough to stay near
+    the cache, at most 64 MiB of bfloat16, on a GPU 512. Without a compiler, softmax makes copies in
+    float32: a quarter of that.
     """
     elements = 1 << (25 if device == "cpu" else 28)
-    return max(1, elements // (1 if compiled else 4) // vocab_size)
+    rows = max(1, elements // (1 if compiled else 4) // vocab_size)
+    return 1 << (rows.bit_length() - 1)
 
 
 class LinearCrossEntropy(torch.autograd.Function):
@@ -85,6 +103,8 @@ class LinearCrossEntropy(torch.autograd.Function):
         softcap: float | None,
         rows: int,
         kernel: Kernel,
+        workspace: dict[str, Tensor],
+        meeting: list[Tensor] | None = None,
     ) -> Tensor:
         """Computes the loss, and both gradients but for a factor.
 
@@ -96,6 +116,8 @@ class LinearCrossEntropy(torch.autograd.Function):
             softcap: As in `GPTConfig`.
             rows: Positions per chunk.
             kernel: `softmax_gradient_`, or the same compiled.
+            workspace: Keeps what the next call needs again.
+            meeting: Where to leave the weight's gradient for `TiedEmbedding`; None returns it.
         """
         device = hidden_NC.device.type
         dtype = weight_VC.dtype
@@ -105,12 +127,14 @@ class LinearCrossEntropy(torch.autograd.Function):
         P = -(-V // _PADDING) * _PADDING
         step = _SLICE if device == "cpu" else P
         with torch.autocast(device, enabled=False):
-            padded_PC = hidden_NC.new_zeros(P, C, dtype=dtype)
+            padded_PC = _reuse(workspace, "weight", hidden_NC, P, C, dtype)
             padded_PC[:V] = weight_VC
+            padded_PC[V:] = 0
             inputs_NC = hidden_NC.to(dtype)
             d_inputs_NC = torch.empty_like(inputs_NC)
-            d_weight_PC = weight_VC.new_empty(P, C)
-            buffer_nP = inputs_NC.new_empty(min(rows, N), P)
+            d_weight_VC = _reuse(workspace, "gradient", weight_VC, V, C, weight_VC.dtype)
+            del workspace["gradient"]  # it is autograd's now
+            buffer_nP = _reuse(workspace, "logits", hidden_NC, min(rows, N), P, dtype)
             losses = []
             for start in range(0, N, rows):
                 inputs_nC = inputs_NC[start : start + rows]
@@ -122,24 +146,78 @@ class LinearCrossEntropy(torch.autograd.Function):
                 gradient_nP[:, V:] = 0
                 torch.mm(gradient_nP, padded_PC, out=d_inputs_NC[start : start + rows])
                 for first in range(0, P, step):
-                    part = gradient_nP[:, first : first + step].t() @ inputs_nC
+                    part = (gradient_nP[:, first : first + step].t() @ inputs_nC)[: V - first]
                     if start == 0:
-                        d_weight_PC[first : first + step] = part
+                        d_weight_VC[first : first + step] = part
                     else:
-                        d_weight_PC[first : first + step] += part.to(weight_VC.dtype)
+                        d_weight_VC[first : first + step] += part.to(weight_VC.dtype)
             loss = torch.cat(losses).mean()
-        ctx.save_for_backward(d_inputs_NC, d_weight_PC)
-        ctx.hidden_dtype, ctx.vocab_size = hidden_NC.dtype, V
+        ctx.save_for_backward(d_inputs_NC, d_weight_VC)
+        ctx.hidden_dtype, ctx.meeting = hidden_NC.dtype, meeting
         return loss
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_loss: Tensor) -> tuple[Tensor | None, ...]:
         """Multiplies by the factor, in place: the graph can be used only once."""
-        d_inputs_NC, d_weight_PC = ctx.saved_tensors
+        d_inputs_NC, d_weight_VC = ctx.saved_tensors
         factor = d_loss / len(d_inputs_NC)
         d_hidden_NC = d_inputs_NC.to(ctx.hidden_dtype).mul_(factor)
-        return d_hidden_NC, d_weight_PC[: ctx.vocab_size].mul_(factor), None, None, None, None
+        d_weight: Tensor | None = d_weight_VC.mul_(factor)
+        if ctx.meeting is not None:
+            ctx.meeting.append(d_weight)
+            d_weight = None
+        return d_hidden_NC, d_weight, None, None, None, None, None, None
+
+
+class TiedEmbedding(torch.autograd.Function):
+    """Token embeddings from a matrix that is the output head, too.
+
+    Its gradient is added to the head's, row by row, where autograd would make a second matrix of
+    the vocabulary's size, mostly zeros, and add the two.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, weight_VC: Tensor, tokens_BT: Tensor, meeting: list[Tensor]) -> Tensor:
+        """Looks up: (B, T) to (B, T, C).
+
+        Args:
+            ctx: Keeps the rest.
+            weight_VC: The matrix.
+            tokens_BT: int64.
+            meeting: Where `LinearCrossEntropy` leaves the head's gradient: always before this
+                one's turn, for the loss depends on these embeddings.
+        """
+        ctx.save_for_backward(tokens_BT)
+        ctx.meeting = meeting
+        return F.embedding(tokens_BT, weight_VC)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_embeddings_BTC: Tensor) -> tuple[Tensor, None, None]:
+        """The gradient of both uses."""
+        (tokens_BT,) = ctx.saved_tensors
+        d_weight_VC = ctx.meeting.pop()
+        rows_NC = d_embeddings_BTC.flatten(0, 1).to(d_weight_VC.dtype)
+        index_NC = tokens_BT.flatten().unsqueeze(1).expand_as(rows_NC)
+        return d_weight_VC.scatter_add_(0, index_NC, rows_NC), None, None
+
+
+def _reuse(
+    workspace: dict[str, Tensor],
+    name: str,
+    like: Tensor,
+    rows: int,
+    columns: int,
+    dtype: torch.dtype,
+) -> Tensor:
+    """An uninitialised matrix, the same as last time where that fits: (rows, columns)."""
+    found = workspace.get(name)
+    if found is None or (found.shape, found.dtype, found.device) != (
+        (rows, columns), dtype, like.device,
+    ):  # fmt: skip
+        found = workspace[name] = like.new_empty(rows, columns, dtype=dtype)
+    return found
 
 
 def softmax_gradient_(
@@ -184,6 +262,7 @@ def _at_targets(
     values_n = torch.expm1(-losses_n)
     if softcap is not None:
         values_n = values_n * (1 - (of_target_n / softcap).square())
-    return gradient_nP.scatter_(
-        1, targets_n.unsqueeze(1), values_n.to(gradient_nP.dtype).unsqueeze(1)
-    )
+    # Not scatter_, which copies a CPU's whole bfloat16 matrix into float32 and back.
+    rows_n = torch.arange(len(targets_n), device=targets_n.device)
+    gradient_nP[rows_n, targets_n] = values_n.to(gradient_nP.dtype)
+    return gradient_nP

@@ -24,7 +24,7 @@ def keep_freed_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):  # not glibc; TypeError is Windows'
         return False
-    settings = {_M_MMAP_THRESHOLD: 1 << 30, _M_TRIM_THRESHOLD: (1 << 31) - 1}
+    settings = {_M_MMAP_THRESHOLD: 1 << 26, _M_TRIM_THRESHOLD: (1 << 31) - 1}
     return all(mallopt(name, value) == 1 for name, value in settings.items())
 
 

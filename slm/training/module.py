@@ -91,6 +91,7 @@ class StoryModel(LightningModule):
         self.metrics: LanguageModelMetrics | None = None
         self.tokenizer: Tokenizer | None = None
         self.grad_norm: Tensor | None = None
+        self._first_step = True
 
     # ---- set-up -------------------------------------------------------------------------
 
@@ -173,6 +174,20 @@ class StoryModel(LightningModule):
         self.grad_norm = get_total_norm(gradients)
         if gradient_clip_val:
             clip_grads_with_norm_(self.model.parameters(), gradient_clip_val, self.grad_norm)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Takes the step and lets go of the gradients.
+
+        Lightning would hold them until the next backward pass, next to all the activations.
+        """
+        super().optimizer_step(*args, **kwargs)
+        self._loss.recycle(self.model)
+        self.zero_grad(set_to_none=True)
+        if self._first_step:
+            # Compiling has left much behind, and the optimizer's state, made just now, lies among
+            # what the first pass has freed.
+            return_freed_memory()
+            self._first_step = False
 
     # ---- measuring ----------------------------------------------------------------------
 
@@ -316,11 +331,11 @@ class StoryModel(LightningModule):
         curve = scheduler.lr_lambdas[0]
         for group, options in zip(optimizer.param_groups, self._group_options, strict=True):
             group |= options | {"initial_lr": options["lr"], "lr": options["lr"] * curve(step)}
+        self._first_step = True
         if self.device.type == "cpu":
             keep_freed_memory()
         if self.compile_model:
             self._warm_up()
-            return_freed_memory()
 
     def _warm_up(self) -> None:
         """Compiles forward and backward on a batch of zeros, so that no step has to wait for it."""

@@ -92,6 +92,7 @@ def measure(
                 torch.autograd.backward(loss)
                 middle = clock()
                 update.step()
+                loss_of.recycle(model)
                 update.zero_grad()
                 times.append((middle - start, clock() - middle))
     except RuntimeError as error:
