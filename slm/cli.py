@@ -28,6 +28,7 @@ usage: slm VERB [--option value ...]      (or: python -m slm.cli VERB ...)
   slm predict --prompt "Once upon a time"             a story from it
   slm predict --ckpt_path FILE --prompt "One day" --num_samples 3 --out stories.jsonl
   slm prepare --data.source "books/*.jsonl"           tokenise only
+  slm bench train --config small --compile true       how fast would it train here?
   slm info data/TinyStories-gpt2 --verify             what prepared data hold; are they intact?
 
 slm VERB --help lists a verb's options. slm --version prints the version.

@@ -92,7 +92,7 @@ def test_bench_measures_training_in_turns_with_another(slm, workplace):
         assert rate["peak_bytes"] > 100e6
         assert f"{rate['median_tokens_per_second']:,.0f}" in result.out
         share = rate["tokens_per_second"][0] * facts["flops_per_token"] / rate["utilization"][0]
-        assert share == pytest.approx(facts["matrix_flops_per_second"], rel=0.9), name
+        assert share == pytest.approx(facts["matrix_flops_per_second"], rel=0.5), name
     parts = rates["slm bare loop"]["parts"]
     assert list(parts) == ["data", "forward", "backward", "optimizer"]
     loop = facts["loop_seconds"]

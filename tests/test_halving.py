@@ -6,6 +6,7 @@ from conftest import checkpoint, refuse
 
 from slm.training.checkpoint import open_checkpoint
 from slm.training.loss import NextTokenLoss
+from slm.training.metrics import LanguageModelMetrics
 
 SMALL = (
     "fit", "--config", "tiny.yaml", "--trainer.max_steps", 6, "--save_interval", 100,
@@ -77,3 +78,11 @@ def test_other_errors_are_not_taken_for_it(slm, monkeypatch):
     monkeypatch.setattr(NextTokenLoss, "__call__", loss)
     with pytest.raises(RuntimeError, match="mat1 and mat2"):
         slm(*SMALL)
+
+
+def test_a_validation_that_does_not_fit_is_no_reason_to_train_in_smaller_portions(slm, monkeypatch):
+    def update(self, logits, targets):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(LanguageModelMetrics, "update", update)
+    refuse(slm(*SMALL), "out of memory", "--data.eval_batch_size")

@@ -14,6 +14,7 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DATA = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
 RECIPE = (ROOT / "docs" / "recipe.md").read_text(encoding="utf-8")
+TRAINING = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
 TELLING = (ROOT / "docs" / "telling.md").read_text(encoding="utf-8")
 NOTEBOOK = (ROOT / "docs" / "common-notebook.md").read_text(encoding="utf-8")
 DATA_OPTIONS = "--data.source stories.txt --data.tokenizer bpe --data.vocab_size 300"
@@ -37,6 +38,8 @@ def made_small(verb, words):
     """What has to be added to a command for it to run in a second."""
     if verb == "predict":
         return "--max_new_tokens 5"
+    if verb == "bench" and words[0] == "train":
+        return "--config tiny.yaml --repeats 1 --steps 1 --loop false --compile false"
     if verb == "bench":
         return "--tokens 3 --repeats 1 --cold false --loss_tokens 50"
     if verb == "fit" and "last" in words:
@@ -71,8 +74,8 @@ def test_make_targets_exist():
 
 @pytest.mark.parametrize(
     ("text", "least"),
-    [(README, 17), (DATA, 5), (RECIPE, 5), (TELLING, 7)],
-    ids=["README", "data.md", "recipe.md", "telling.md"],
+    [(README, 18), (DATA, 5), (RECIPE, 5), (TELLING, 7), (TRAINING, 3)],
+    ids=["README", "data.md", "recipe.md", "telling.md", "training.md"],
 )
 def test_every_command_runs(slm, workplace, text, least):
     """In the order of the text, in one folder, as a reader would type them."""
@@ -98,12 +101,12 @@ def test_the_python_example_runs(slm, workplace, capsys):
 
 
 def test_no_figure_is_left_to_be_filled_in():
-    for text in (README, DATA, RECIPE, NOTEBOOK, TELLING):
+    for text in (README, DATA, RECIPE, NOTEBOOK, TELLING, TRAINING):
         assert not re.search(r"\b(TABLE|COLD|COST\w*|TODO|XXX)\b", text)
 
 
 def test_files_it_points_to_exist():
-    docs = [(ROOT / "docs", text) for text in (DATA, RECIPE, NOTEBOOK, TELLING)]
+    docs = [(ROOT / "docs", text) for text in (DATA, RECIPE, NOTEBOOK, TELLING, TRAINING)]
     for folder, text in [(ROOT, README), *docs]:
         for path in re.findall(r"\]\(((?!http|#)[^)]+)\)", text):
             assert (folder / path).exists(), path

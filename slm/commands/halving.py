@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import LambdaCallback
 
 from slm.commands.complaints import is_out_of_memory
 from slm.commands.resolve import take_option
 from slm.data.datamodule import StoryData
+from slm.training.module import StoryModel
 
 
 @dataclass
@@ -45,20 +47,26 @@ class TooLargeError(Exception):
 
 
 @contextmanager
-def too_large_noticed(trainer: Trainer, data: StoryData) -> Iterator[None]:
+def too_large_noticed(trainer: Trainer, model: StoryModel, data: StoryData) -> Iterator[None]:
     """Around `Trainer.fit`: turns running out of memory into `TooLargeError`.
 
-    Not where windows come singly already, nor with several processes, of which each would have to
-    know of the others' trouble.
+    Not where windows come singly already, nor in a validation, whose batches are others, nor with
+    several processes, of which each would have to know of the others' trouble.
 
     Raises:
         TooLargeError: Smaller micro-batches may help.
     """
+    stages: list[bool] = []  # the Trainer has forgotten when the error gets here
+    trainer.callbacks.append(  # type: ignore[attr-defined]
+        LambdaCallback(on_exception=lambda at, *_: stages.append(at.training))
+    )
     try:
         yield
     except RuntimeError as error:
-        if not is_out_of_memory(error) or data.batch_size == 1 or trainer.world_size > 1:
+        hopeless = data.batch_size == 1 or trainer.world_size > 1 or stages != [True]
+        if not is_out_of_memory(error) or hopeless:
             raise
+        model.release_memory()
         parts = next(n for n in range(2, data.batch_size + 1) if data.batch_size % n == 0)
         smaller = TooLargeError(
             data.batch_size // parts,

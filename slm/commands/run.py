@@ -41,8 +41,8 @@ def run_verb(verb: str, words: Sequence[str]) -> int:
             choose_size = not any(names(words, name) for name in _SIZE)
             words = [*find_configs(["--config", BASE_CONFIG]), *words]
         with out_of_memory_explained(
-            "a smaller --data.batch_size with more --trainer.accumulate_grad_batches, "
-            "--model.grad_checkpointing true, or a smaller model"
+            "to measure, a smaller --data.eval_batch_size; to train, a smaller --data.batch_size "
+            "with more --trainer.accumulate_grad_batches, or --model.grad_checkpointing true"
         ):
             while True:
                 try:

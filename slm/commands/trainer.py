@@ -346,7 +346,9 @@ class StoryCLI(LightningCLI):
         self.trainer.callbacks.insert(0, LambdaCallback(on_train_start=say))  # type: ignore[attr-defined]
         with self._interruptible(), Interruption() as interruption:
             self.trainer.callbacks.insert(0, interruption)  # type: ignore[attr-defined]
-            with nullcontext() if self.budget else too_large_noticed(self.trainer, datamodule):
+            with (
+                nullcontext() if self.budget else too_large_noticed(self.trainer, model, datamodule)
+            ):
                 self.trainer.fit(
                     model, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True
                 )

@@ -19,28 +19,35 @@ class QuietCollector(Callback):
 
     def __init__(self, interval: int = 1000) -> None:
         self.interval = interval
+        self._started = False
         self._was_on = False
 
     def on_train_start(self, *_: Any) -> None:
-        """Collects once more and stops the automatic collections."""
-        self._was_on = gc.isenabled()
-        gc.collect()
-        gc.freeze()
-        gc.disable()
+        """Waits for the first batch: what compiling makes is to be left out, too."""
+        self._started = False
 
     def on_train_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Collects at the interval."""
-        if (batch_idx + 1) % self.interval == 0:
+        """Collects at the interval; behind the first batch stops the automatic collections."""
+        if not self._started:
+            self._started, self._was_on = True, gc.isenabled()
+            gc.collect()
+            gc.freeze()
+            gc.disable()
+        elif (batch_idx + 1) % self.interval == 0:
             gc.collect()
 
     def on_validation_start(self, *_: Any) -> None:
         """Collects: nobody waits for a step now."""
         gc.collect()
 
+    def on_exception(self, *_: Any) -> None:
+        """Leaves the collector as it was: after an error Lightning calls no `teardown`."""
+        self.teardown()
+
     def teardown(self, *_: Any, **__: Any) -> None:
-        """Leaves the collector as it was, after errors, too."""
+        """Leaves the collector as it was."""
         if self._was_on:
             gc.unfreeze()
             gc.enable()

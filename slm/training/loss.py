@@ -15,7 +15,10 @@ from torch.nn import functional as F
 
 from slm.model import GPT
 
-_PADDING = 64  # rows: matrix products are a quarter faster than with GPT-2's odd 50,257
+_PADDING = 64  # rows: GPUs want multiples of 8 at least, and GPT-2's 50,257 is odd
+# Rather than store GELU's and the norms' results, a compiled step on a CPU computes them again: no
+# slower, and little more than half of a block's memory.
+_ACTIVATION_BUDGET = 0.9
 _SLICE = 8192  # tokens whose part of the weight's gradient fits into a CPU's cache
 
 Kernel = Callable[[Tensor, Tensor, float | None], tuple[Tensor, Tensor]]
@@ -43,9 +46,8 @@ class NextTokenLoss:
 
     def __call__(self, model: GPT, inputs: Tensor, targets: Tensor) -> Tensor:
         """The loss of a batch, with the gradients on their way."""
-        # Rather than store GELU's and the norms' results, a CPU computes them again: no slower,
-        # and half of a block's memory. Read when compiling only.
-        budget = 0.9 if inputs.device.type == "cpu" else 1.0
+        # Read when compiling only.
+        budget = _ACTIVATION_BUDGET if inputs.device.type == "cpu" else 1.0
         meeting: list[Tensor] | None = None
         if model.config.tied and torch.is_grad_enabled():
             meeting = []
@@ -66,6 +68,10 @@ class NextTokenLoss:
             meeting,
         )
         return loss
+
+    def release(self) -> None:
+        """Lets go of the memory that is kept from call to call."""
+        self._workspace.clear()
 
     def recycle(self, model: GPT) -> None:
         """Takes the head's gradient away, when the optimizer has used it: room for the next one."""
@@ -199,8 +205,12 @@ class TiedEmbedding(torch.autograd.Function):
         (tokens_BT,) = ctx.saved_tensors
         d_weight_VC = ctx.meeting.pop()
         rows_NC = d_embeddings_BTC.flatten(0, 1).to(d_weight_VC.dtype)
-        index_NC = tokens_BT.flatten().unsqueeze(1).expand_as(rows_NC)
-        return d_weight_VC.scatter_add_(0, index_NC, rows_NC), None, None
+        if d_weight_VC.device.type == "cpu":
+            index_NC = tokens_BT.flatten().unsqueeze(1).expand_as(rows_NC)
+            d_weight_VC.scatter_add_(0, index_NC, rows_NC)
+        else:  # in a fixed order, as scatter_add_ on a GPU is not
+            d_weight_VC.index_put_((tokens_BT.flatten(),), rows_NC, accumulate=True)
+        return d_weight_VC, None, None
 
 
 def _reuse(

@@ -175,6 +175,14 @@ class StoryModel(LightningModule):
         if gradient_clip_val:
             clip_grads_with_norm_(self.model.parameters(), gradient_clip_val, self.grad_norm)
 
+    def on_train_end(self) -> None:
+        """Lets go of the memory that the loss keeps."""
+        self.release_memory()
+
+    def release_memory(self) -> None:
+        """Lets go of what the loss keeps from step to step; Lightning does not ask after errors."""
+        self._loss.release()
+
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Takes the step and lets go of the gradients.
 
