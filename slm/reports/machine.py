@@ -1,6 +1,7 @@
 """What a machine is, and how fast it multiplies matrices."""
 
 import platform
+import re
 import time
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import torch
 
 DATASHEET = {
     "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
     "H100": 989e12,
     "H200": 989e12,
     "A100": 312e12,
@@ -44,7 +46,8 @@ def _processor() -> str:
 def datasheet_rate(name: str) -> float | None:
     """Operations per second in 16 bits, if a device of this name is known."""
     for part, rate in DATASHEET.items():
-        if all(word in name.split() for word in part.split()):
+        words = re.split("[ -]", name)
+        if "Laptop" not in words and all(word in words for word in part.split()):
             return rate
     return None
 

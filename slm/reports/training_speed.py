@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-from slm.errors import UserError
 from slm.model.flops import training_flops_per_token
 from slm.reports.machine import MatrixRate
 from slm.reports.training_arms import FORMATS, Training, work
@@ -120,7 +119,7 @@ def measure_training(
     steps: int | None,
     say: Callable[[str], None],
 ) -> tuple[list[Rate], float]:
-    """Lets several ways of training take turns.
+    """Lets several ways of training take turns. All of them are in memory at once.
 
     Args:
         arms: By their names in the table: a name in `ARMS`, what to train, and nanoGPT's place.
@@ -143,8 +142,8 @@ def measure_training(
             try:
                 worker.turn(1)
                 seconds = worker.turn(1)
-            except RuntimeError as error:
-                say(f"  {name} does not work here: {' '.join(str(error).split())[:300]}")
+            except (RuntimeError, OSError) as error:
+                say(_failed(name, error))
                 worker.kill()
                 continue
             ready[name] = worker, steps or max(1, round(_TURN_SECONDS / seconds))
@@ -153,23 +152,31 @@ def measure_training(
             say(f"Measuring  turn {turn + 1} of {repeats}")
             possible = matrices.measure()
             measured.append(possible)
-            for name, (worker, count) in ready.items():
+            for name, (worker, count) in list(ready.items()):
                 training = rates[name].training
                 tokens = count * training.batch_size * training.gpt.block_size
-                rate = tokens / worker.turn(count)
+                try:
+                    rate = tokens / worker.turn(count)
+                except (RuntimeError, OSError) as error:
+                    say(_failed(name, error))
+                    del ready[name], rates[name]
+                    continue
                 rates[name].tokens_per_second.append(rate)
                 flops = rate * training_flops_per_token(training.gpt)
                 rates[name].utilization.append(flops / possible)
         for name, (worker, _) in ready.items():
-            last = worker.finish()
+            try:
+                last = worker.finish()
+            except (RuntimeError, OSError) as error:
+                say(_failed(name, error))
+                del rates[name]
+                continue
             rates[name].peak_bytes, rates[name].parts = last["peak"], last["parts"]
-    if not rates:
-        raise UserError(
-            "nothing could be measured",
-            "a way of training that works on this machine; the lines above say why none did",
-            "a smaller --batch_size, or --compile false",
-        )
     return list(rates.values()), statistics.median(measured)
+
+
+def _failed(name: str, error: Exception) -> str:
+    return f"  {name} does not work here: {' '.join(str(error).split())[:300]}"
 
 
 def measure_loop(training: Training, repeats: int) -> dict[str, float]:
