@@ -86,3 +86,9 @@ def test_a_validation_that_does_not_fit_is_no_reason_to_train_in_smaller_portion
 
     monkeypatch.setattr(LanguageModelMetrics, "update", update)
     refuse(slm(*SMALL), "out of memory", "--data.eval_batch_size")
+
+
+def test_steps_that_no_checkpoint_holds_are_not_trained_again_in_silence(slm, monkeypatch):
+    calls = limit_memory(monkeypatch, 2, good_calls=4)
+    refuse(slm(*SMALL, "--trainer.enable_checkpointing", "false"), "out of memory")
+    assert calls == [4] * 5

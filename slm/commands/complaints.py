@@ -94,11 +94,6 @@ def os_errors_explained() -> Iterator[None]:
         ) from error
 
 
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether a device had no memory left: a class of its own on CUDA, elsewhere known by words."""
-    return bool(re.search("out of memory|can't allocate memory", str(error)))
-
-
 @contextlib.contextmanager
 def out_of_memory_explained(remedy: str) -> Iterator[None]:
     """Turns a device that is out of memory into a UserError.
@@ -106,6 +101,8 @@ def out_of_memory_explained(remedy: str) -> Iterator[None]:
     Args:
         remedy: What to do about it.
     """
+    from slm.training.memory import is_out_of_memory  # torch takes a second to load
+
     try:
         yield
     except RuntimeError as error:

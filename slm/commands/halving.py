@@ -9,9 +9,9 @@ from pathlib import Path
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import LambdaCallback
 
-from slm.commands.complaints import is_out_of_memory
 from slm.commands.resolve import take_option
 from slm.data.datamodule import StoryData
+from slm.training.memory import is_out_of_memory
 from slm.training.module import StoryModel
 
 
@@ -75,7 +75,9 @@ def too_large_noticed(trainer: Trainer, model: StoryModel, data: StoryData) -> I
             None,
         )
         last = smaller.run and smaller.run / "checkpoints" / "last.ckpt"
-        if trainer.global_step > data.first_step and last and last.exists():
+        if trainer.global_step > data.first_step:
+            if not last or not last.exists():
+                raise  # steps would be lost without a word
             smaller.checkpoint = last
         print(
             f"Memory     {data.batch_size} windows at once are too many for it; going on with "

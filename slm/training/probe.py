@@ -1,7 +1,6 @@
 """A few training steps on random tokens, to see how long they take and how much memory."""
 
 import contextlib
-import re
 import statistics
 import time
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ import torch
 
 from slm.model import GPT, GPTConfig
 from slm.training.loss import NextTokenLoss
-from slm.training.memory import keep_freed_memory, peak_memory
+from slm.training.memory import is_out_of_memory, keep_freed_memory, peak_memory
 from slm.training.optimization import OptimizerOptions, make_optimizer
 
 _FORMATS = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
@@ -96,8 +95,7 @@ def measure(
                 update.zero_grad()
                 times.append((middle - start, clock() - middle))
     except RuntimeError as error:
-        # A class of its own on CUDA, known by its words elsewhere.
-        if not re.search("out of memory|can't allocate memory", str(error)):
+        if not is_out_of_memory(error):
             raise
         return None
     later = times[1:]
