@@ -81,7 +81,7 @@ def base_of(arm: str) -> str:
 
 def run(arm: str, options: list[str], seed: int, steps: int, core: int, folder: Path) -> Any:
     """One training on one core, and what came out."""
-    from slm.reports.loss import read_curves
+    from slm.reports.figures.curves import read_run
 
     def pin() -> None:
         os.sched_setaffinity(0, {core})
@@ -99,14 +99,14 @@ def run(arm: str, options: list[str], seed: int, steps: int, core: int, folder: 
         if result.returncode:
             raise RuntimeError(f"{arm}: {result.stderr}")
         version = Path(root) / "lightning_logs" / "version_0"
-        curves = read_curves(version, ("train_loss", "tokens_seen"))
+        curves = read_run(version).scalars
     return {
         "arm": arm,
         "seed": seed,
         "steps": steps,
         "bits_per_byte": float(re.findall(r"bits_per_byte ([\d.]+)", result.stderr)[-1]),
-        "tokens": curves["tokens_seen"][1],
-        "train_loss": curves["train_loss"][1],
+        "tokens": curves["tokens_seen"][1].tolist(),
+        "train_loss": curves["train_loss"][1].tolist(),
     }
 
 

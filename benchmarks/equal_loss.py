@@ -9,11 +9,18 @@ nothing compiled, `F.cross_entropy` on all logits, AdamW without fused kernels, 
 other arm is this project's Trainer with its defaults on this machine, compiled. Both start from the
 same weights and see the same batches; both are judged at the end by the reference's loss on the
 same windows of the validation split. An arm that OUT already holds is not run again.
+
+Two runs that differ in rounding alone part anyway, once the learning rate is high. How far chance
+takes them apart is seen with `--arms ours ours+1 ours+2`: the same Trainer, from first weights
+multiplied by 1 + 1e-6 x, x normal with the seed behind the plus sign. `reference+1` and `float32`
+(ours without bfloat16), `float32+1`, … are there, too.
 """
 
 import argparse
+import functools
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -41,15 +48,23 @@ def plain_loss(model: GPT, inputs: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
 
 
-def fresh_model(seed: int) -> GPT:
-    """The classic model with weights that follow from the seed."""
+def fresh_model(seed: int, nudge: int) -> GPT:
+    """The classic model with weights that follow from the seed, nudged by a millionth."""
     torch.manual_seed(seed)
-    return GPT(SHAPE)
+    model = GPT(SHAPE)
+    if nudge:
+        generator = torch.Generator().manual_seed(nudge)
+        with torch.no_grad():
+            for weight in model.parameters():
+                weight.mul_(1 + 1e-6 * torch.randn(weight.shape, generator=generator))
+    return model
 
 
-def reference(folder: Path, device: torch.device, options: Any) -> tuple[list[float], GPT]:
+def reference(
+    folder: Path, device: torch.device, options: Any, nudge: int
+) -> tuple[list[float], GPT]:
     """The losses of a plain float32 loop, and what it trained."""
-    model = fresh_model(options.seed).to(device)
+    model = fresh_model(options.seed, nudge).to(device)
     optimizer = make_optimizer(model, OPTIMIZER, fused=False)
     curve = learning_rate_curve(OPTIMIZER, options.steps)
     tokens = TokenFile(Manifest.path(folder, "train"), Manifest.load(folder).dtype)
@@ -81,10 +96,12 @@ class Losses(Callback):
         self.values.append(args[2]["loss"].item())
 
 
-def ours(folder: Path, device: torch.device, options: Any) -> tuple[list[float], GPT]:
+def ours(
+    folder: Path, device: torch.device, options: Any, nudge: int, precision: str = "auto"
+) -> tuple[list[float], GPT]:
     """The losses of this project's Trainer, and what it trained."""
     module = StoryModel(SHAPE, OPTIMIZER, compile=True)
-    module.model.load_state_dict(fresh_model(options.seed).state_dict())
+    module.model.load_state_dict(fresh_model(options.seed, nudge).state_dict())
     manifest = Manifest.load(folder)
     data = StoryData(
         source=manifest.source,
@@ -97,7 +114,7 @@ def ours(folder: Path, device: torch.device, options: Any) -> tuple[list[float],
     trainer = Trainer(
         accelerator="gpu" if device.type == "cuda" else "cpu",
         devices=1,
-        precision=resolve_precision("auto", device.type),
+        precision=resolve_precision(precision, device.type),
         max_steps=options.steps,
         limit_val_batches=0,
         gradient_clip_val=1.0,
@@ -111,6 +128,13 @@ def ours(folder: Path, device: torch.device, options: Any) -> tuple[list[float],
         raise SystemExit(f"{folder} is not what its source is prepared to: {data.folder}")
     trainer.fit(module, datamodule=data)
     return losses.values, module.model
+
+
+ARMS: dict[str, Callable[..., tuple[list[float], GPT]]] = {
+    "reference": reference,
+    "ours": ours,
+    "float32": functools.partial(ours, precision="32-true"),
+}
 
 
 def validation_loss(model: GPT, folder: Path, device: torch.device, batches: int) -> float:
@@ -147,9 +171,8 @@ def main() -> None:
     for arm in options.arms:
         if arm not in found:
             started = time.perf_counter()
-            losses, model = {"reference": reference, "ours": ours}[arm](
-                options.folder, device, options
-            )
+            name, _, nudge = arm.partition("+")
+            losses, model = ARMS[name](options.folder, device, options, int(nudge or 0))
             found[arm] = {
                 "steps": options.steps,
                 "batch_size": options.batch_size,
@@ -159,14 +182,16 @@ def main() -> None:
                 "losses": losses,
             }
             options.out.write_text(json.dumps(found, indent=1) + "\n")
-    if {"reference", "ours"} <= set(found):
-        plain, fast = found["reference"], found["ours"]
+    base = found.get("reference", next(iter(found.values())))
+    for arm, run in found.items():
+        print(arm)
         for name, before, after in (
-            ("first step", plain["losses"][0], fast["losses"][0]),
-            ("mean of all steps", *(sum(f["losses"]) / len(f["losses"]) for f in (plain, fast))),
-            ("validation", plain["validation_loss"], fast["validation_loss"]),
+            ("first step", base["losses"][0], run["losses"][0]),
+            ("mean of all steps", *(sum(f["losses"]) / len(f["losses"]) for f in (base, run))),
+            ("last 20 steps", *(sum(f["losses"][-20:]) / 20 for f in (base, run))),
+            ("validation", base["validation_loss"], run["validation_loss"]),
         ):
-            print(f"{name:18} {before:.5f}  {after:.5f}  {after / before - 1:+.4%}")
+            print(f"  {name:18} {after:.5f}  {after / before - 1:+.4%}")
 
 
 if __name__ == "__main__":

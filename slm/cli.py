@@ -89,6 +89,18 @@ def _dispatch(words: list[str]) -> int:
         from slm.commands.bench import run_bench
 
         return run_bench(find_configs(rest))
+    if verb == "evaluate":
+        from slm.commands.evaluate import run_evaluate
+
+        return run_evaluate(rest)
+    if verb == "plot":
+        from slm.commands.plot import run_plot
+
+        return run_plot(rest)
+    if verb == "report":
+        from slm.commands.report import run_report
+
+        return run_report(rest)
     from slm.commands.run import run_verb
 
     return run_verb(verb, find_configs(rest))

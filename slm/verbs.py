@@ -6,6 +6,9 @@ VERBS = {
     "test": "the same, reported as test_*: TinyStories has no third split",
     "predict": "tell stories with a trained model",
     "bench": "measure how fast stories are told, or models trained",
+    "plot": "draw a run's curves, weights and attention, or compare runs",
+    "report": "write a run's report: one HTML file with everything in it",
+    "evaluate": "measure a model's stories: minimal pairs, generated stories, loss",
     "prepare": "tokenise data without training",
     "info": "describe prepared data, or a checkpoint; --verify recomputes every checksum and count",
 }

@@ -22,7 +22,7 @@ from slm.data.datamodule import StoryData
 from slm.data.tokenizer import Tokenizer
 from slm.errors import UserError
 from slm.model import GPT, GPTConfig
-from slm.reports.loss import read_curves
+from slm.reports.figures.curves import read_run
 from slm.training.checkpoint import open_checkpoint
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
@@ -433,7 +433,7 @@ def test_fine_tuning_is_ahead_of_a_fresh_model_from_the_first_step_on(slm, workp
     fresh = slm(*plan)
     assert (tuned.status, fresh.status) == (0, 0), tuned.err + fresh.err
     losses = [
-        read_curves(checkpoint("last", n).parent.parent, ("train_loss",))["train_loss"][1]
+        read_run(checkpoint("last", n).parent.parent).scalars["train_loss"][1].tolist()
         for n in (1, 2)
     ]
     assert len(losses[0]) == len(losses[1]) == 12

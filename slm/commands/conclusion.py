@@ -7,7 +7,9 @@ from lightning.pytorch import Trainer
 
 from slm.data.datamodule import StoryData
 from slm.model import SamplingOptions
-from slm.reports.loss import draw_loss
+from slm.reports.figures.curves import draw_loss, read_run
+from slm.reports.figures.style import save
+from slm.reports.run_report import write_report
 from slm.training.budget import in_words, time_budget
 from slm.training.callbacks import TrainingCurves, describe_device, tokens_per_step
 from slm.training.checkpoint import open_checkpoint
@@ -36,8 +38,13 @@ def describe_run(trainer: Trainer, model: StoryModel, data: StoryData) -> str:
     )
 
 
-def conclude_fit(trainer: Trainer) -> None:
-    """Draws the loss, says where everything lies, and tells a story by the best checkpoint."""
+def conclude_fit(trainer: Trainer, report: bool) -> None:
+    """Draws the loss, says where everything lies, and tells a story by the best checkpoint.
+
+    Args:
+        trainer: The Trainer that has trained.
+        report: Whether to write the run's report, too.
+    """
     run = _folder(trainer)
     print(f"\nRun        {_short(run)}")
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
@@ -45,9 +52,11 @@ def conclude_fit(trainer: Trainer) -> None:
             tokens = callback.latest.get("tokens_seen", 0.0) / 1e6
             time = in_words(callback.seconds)
             print(f"Trained    {time} from the first step to the last, {tokens:,.2f} M tokens seen")
-    if trainer.loggers and (picture := draw_loss(run)):
-        print(f"Loss       {_short(picture)}")
+    if trainer.loggers and (figure := draw_loss([read_run(run)])):
+        print(f"Loss       {_short(save(figure, run / 'loss.png'))}")
         print(f"Curves     tensorboard --logdir {_short(run.parent)}")
+    if report and trainer.loggers and run.is_dir():
+        print(f"Report     {_short(write_report(run))}")
     path = getattr(trainer.checkpoint_callback, "best_model_path", "")
     if trainer.global_step < trainer.max_steps:
         print(

@@ -13,7 +13,15 @@ from slm.model import SamplingOptions
 from slm.model.weights import Weights
 
 # Sections and options of a config for training, which decide nothing here.
-_TRAINING = {"model", "data", "seed_everything", "val_interval", "save_interval", "budget"}
+_TRAINING = {
+    "model",
+    "data",
+    "seed_everything",
+    "val_interval",
+    "save_interval",
+    "budget",
+    "report",
+}
 _TRAINER = ("accelerator", "default_root_dir")
 ROWS = {"cpu": 16, "mps": 64, "cuda": 256}
 """Stories side by side."""

@@ -31,6 +31,8 @@ from slm.commands.halving import too_large_noticed
 from slm.commands.parser import HELP_SHOWS, StoryParser, tidy_help
 from slm.data.datamodule import StoryData
 from slm.errors import UserError
+from slm.reports.pictures import Pictures
+from slm.reports.record import RunRecord
 from slm.training.budget import TimeBudget
 from slm.training.callbacks import ProgressLine, TrainingCurves, watchers
 from slm.training.checkpoint import Checkpoint, open_checkpoint
@@ -189,6 +191,12 @@ class StoryCLI(LightningCLI):
             "measurement plans micro-batch, accumulation, precision and compile, and, where no "
             "config is named, the model's size; the learning rate ends when the time does.",
         )
+        parser.add_argument(
+            "--report",
+            type=bool,
+            default=True,
+            help="Whether fit ends by writing report.html into the run's folder.",
+        )
         parser.link_arguments("model.gpt.block_size", "data.block_size")
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
         if self.verb in ("validate", "test"):
@@ -290,6 +298,7 @@ class StoryCLI(LightningCLI):
             if self.budget:
                 kwargs["callbacks"].append(self.budget)
             kwargs["callbacks"] += watchers(self.curves, options.enable_progress_bar is not False)
+            kwargs["callbacks"] += [Pictures(), RunRecord()]
             if options.enable_checkpointing is not False:
                 kwargs["callbacks"] += [
                     best_checkpoint(),
@@ -353,7 +362,7 @@ class StoryCLI(LightningCLI):
                     model, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True
                 )
         if self.trainer.is_global_zero:
-            conclude_fit(self.trainer)
+            conclude_fit(self.trainer, self.config.fit.report)
 
     @contextmanager
     def _interruptible(self) -> Iterator[None]:

@@ -102,6 +102,16 @@ class CausalSelfAttention(nn.Module):
         self.proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
         self.residual_dropout = nn.Dropout(config.dropout)
 
+    def heads(self, x: Tensor, angles: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of all heads: (B, T, C) to three times (B, H, T, D)."""
+        qkv_BT3HD = self.qkv(x).unflatten(2, (3, self.n_head, -1))
+        q_BHTD, k_BHTD, v_BHTD = qkv_BT3HD.permute(2, 0, 3, 1, 4).unbind()
+        if self.qk_norm:  # Henry et al. 2020, arXiv 2010.04245, with RMSNorm
+            q_BHTD, k_BHTD = (F.rms_norm(x, x.shape[-1:]) for x in (q_BHTD, k_BHTD))
+        if angles is not None:
+            q_BHTD, k_BHTD = rotate(q_BHTD, angles), rotate(k_BHTD, angles)
+        return q_BHTD, k_BHTD, v_BHTD
+
     def forward(self, x: Tensor, angles: Tensor | None = None, past: Past | None = None) -> Tensor:
         """Mixes each position with those before it: (B, T, C) to (B, T, C).
 
@@ -110,12 +120,7 @@ class CausalSelfAttention(nn.Module):
             angles: `rotary_angles` of the T positions; None where positions are learned.
             past: Where earlier positions' keys and values are, and these go; None without a cache.
         """
-        qkv_BT3HD = self.qkv(x).unflatten(2, (3, self.n_head, -1))
-        q_BHTD, k_BHSD, v_BHSD = qkv_BT3HD.permute(2, 0, 3, 1, 4).unbind()
-        if self.qk_norm:  # Henry et al. 2020, arXiv 2010.04245, with RMSNorm
-            q_BHTD, k_BHSD = (F.rms_norm(x, x.shape[-1:]) for x in (q_BHTD, k_BHSD))
-        if angles is not None:
-            q_BHTD, k_BHSD = rotate(q_BHTD, angles), rotate(k_BHSD, angles)
+        q_BHTD, k_BHSD, v_BHSD = self.heads(x, angles)
         dropout = self.dropout if self.training else 0.0
         if past is not None:
             mixed_BHTD = past.attend(self.layer, q_BHTD, k_BHSD, v_BHSD)

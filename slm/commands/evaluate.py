@@ -1,0 +1,257 @@
+"""The verb `evaluate`: a scorecard of a model's stories."""
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from slm.commands.complaints import QuickParser, os_errors_explained, quick_parser
+from slm.commands.resolve import resolve_checkpoint
+from slm.data.source import in_words
+from slm.errors import UserError
+from slm.model import GPT
+from slm.model.weights import Device, resolve_device
+from slm.reports.machine import describe_machine
+from slm.reports.scorecard import card
+from slm.reports.scorecard.generated import Told
+from slm.reports.scorecard.judge import Judge, grade_stories
+from slm.reports.scorecard.texts import Texts, texts_of
+from slm.training.checkpoint import Checkpoint
+
+
+@os_errors_explained()
+def run_evaluate(words: Sequence[str]) -> int:
+    """Measures a model and prints its scorecard.
+
+    Args:
+        words: The command line behind the verb.
+
+    Returns:
+        The exit status, 0.
+
+    Raises:
+        UserError: The input has to change.
+    """
+    rest, checkpoint, _ = resolve_checkpoint("evaluate", list(words))
+    options = _make_parser().parse_args(rest)
+    assert checkpoint is not None  # parse_args has printed the help and left, otherwise
+    settings = _settings(options)
+    judge = _judge(options)
+    device = _device(options)
+    stories = _read_stories(Path(options.generations)) if options.generations else None
+    held_out, trained_on = _texts(checkpoint, options)
+    torch.manual_seed(settings.seed)
+    model = GPT(checkpoint.gpt) if options.untrained else checkpoint.make_model()
+    tokenizer = checkpoint.make_tokenizer()
+    about = {
+        "checkpoint": str(checkpoint.path),
+        "step": 0 if options.untrained else checkpoint.step,
+        "fingerprint": None if options.untrained else checkpoint.fingerprint(),
+        "parameters": str(model.parameter_counts()),
+        "tokenizer": f"{tokenizer.name}, {tokenizer.n_vocab:,}",
+        "held_out": in_words(held_out.manifest.source),
+        "options": {"stories": settings.stories, "seed": settings.seed},
+        "machine": describe_machine(device),
+    }
+    print(
+        f"Checkpoint {'an untrained model of the shape of ' if options.untrained else ''}"
+        f"{checkpoint.path}, step {about['step']:,}\n"
+        f"Model      {about['parameters']}\n"
+        f"Held out   {about['held_out']}, in {held_out.folder}",
+        file=sys.stderr,
+    )
+    found = card.measure(
+        model.to(device).eval(), held_out, trained_on, settings, about, stories, _say
+    )
+    folder = None if options.untrained or options.generations else _run_of(checkpoint)
+    _keep(found, checkpoint, folder, options.json)
+    try:
+        if judge is not None:
+            _say("the judge")
+            found.judge = grade_stories(judge, [told for told, _ in found.told])
+            _keep(found, checkpoint, folder, options.json)
+    finally:  # a judge that does not answer takes nothing else away
+        print(card.as_text(found))
+        if folder:
+            print(f"\nScorecard  {folder / 'scorecard.json'}; slm report {folder} shows it")
+    return 0
+
+
+def _make_parser() -> QuickParser:
+    parser = quick_parser("evaluate", "slm evaluate [--ckpt_path FILE] [--option value ...]")
+    parser.add_argument(
+        "--ckpt_path",
+        type=str | None,
+        default=None,
+        help="A checkpoint file, or `last` or `best` of the newest run, which is also the default.",
+    )
+    parser.add_class_arguments(card.Options)
+    accelerators = Literal["auto", "cpu", "gpu", "cuda", "mps"]
+    for name, kind, default, words in (
+        ("untrained", bool, False, "Measure a fresh model of that shape instead: where chance is."),
+        (
+            "generations",
+            str | None,
+            None,
+            "Look at these stories instead of having some told: JSON lines with `text` or `story`, "
+            "and perhaps `prompt`, as `predict --out` writes them.",
+        ),
+        ("data.source", str | None, None, "Held-out stories of other data than the model's own."),
+        ("data.root", str | None, None, "Where prepared data lie."),
+        ("judge.url", str | None, None, "An OpenAI-compatible service that grades the stories."),
+        ("judge.model", str | None, None, "Which of its models. Key: OPENAI_API_KEY."),
+        ("json", str | None, None, "Also write everything to a file."),
+        ("trainer.accelerator", accelerators, "auto", "The device; `auto` takes the best."),
+        ("trainer.default_root_dir", str | None, None, "Where lightning_logs is."),
+    ):
+        parser.add_argument(f"--{name}", type=kind, default=default, help=words)
+    return parser
+
+
+def _settings(options: Any) -> card.Options:
+    """What to measure.
+
+    Raises:
+        UserError: An option is out of range, or there is no place for the file.
+    """
+    if options.json and not Path(options.json).absolute().parent.is_dir():
+        parent = Path(options.json).parent
+        raise UserError(
+            f"--json {options.json}: there is no folder {parent}",
+            "a folder that exists",
+            f"mkdir -p {parent}",
+        )
+    try:
+        return card.Options(options.stories, options.loss_tokens, options.seed)
+    except ValueError as error:
+        raise UserError.from_value_error(error, "slm evaluate --help explains it") from error
+
+
+def _judge(options: Any) -> Judge | None:
+    """The judge, if one is asked for.
+
+    Raises:
+        UserError: It has an address or a model only.
+    """
+    url, model = options.judge.url, options.judge.model
+    if not url and not model:
+        return None
+    if not url or not model:
+        raise UserError(
+            "--judge.url without --judge.model" if url else "--judge.model without --judge.url",
+            "both",
+            "--judge.url http://localhost:8000/v1 --judge.model NAME",
+        )
+    if not url.startswith(("http://", "https://")):
+        raise UserError(
+            f"--judge.url {url}", "an address that begins with http:// or https://", f"http://{url}"
+        )
+    return Judge(url, model, os.environ.get("OPENAI_API_KEY"))
+
+
+def _device(options: Any) -> Device:
+    """The device.
+
+    Raises:
+        UserError: There is no such one.
+    """
+    try:
+        return resolve_device(options.trainer.accelerator)
+    except ValueError as error:
+        raise UserError.from_value_error(error, "slm evaluate --help explains it") from error
+
+
+def _texts(checkpoint: Checkpoint, options: Any) -> tuple[Texts, Texts | None]:
+    """The held-out stories, and the training text.
+
+    Raises:
+        UserError: There are no held-out stories.
+    """
+    own: Texts | None = None
+    try:
+        own = texts_of(checkpoint, None, options.data.root)
+        trained = (checkpoint.entry["data"] or {}).get("splits", {})
+        for split in ("train", "validation"):
+            if own.manifest.splits[split].sha256 != trained.get(split, {}).get("sha256"):
+                raise UserError(
+                    f"{own.folder} holds other data than the checkpoint was trained beside",
+                    "the same",
+                    "name stories that it has not seen: --data.source stories.txt",
+                )
+    except UserError as error:
+        if options.data.source is None:
+            raise
+        own = None
+        print(f"No training text to compare with: {error.found}", file=sys.stderr)
+    if options.data.source is None:
+        assert own is not None
+        return own, own
+    return texts_of(checkpoint, options.data.source, options.data.root), own
+
+
+def _read_stories(path: Path) -> list[Told]:
+    """Stories from JSON lines.
+
+    Raises:
+        UserError: The file cannot be read or understood, or holds none.
+    """
+    stories = []
+    try:
+        for line in path.read_text(encoding="utf-8-sig").split("\n"):
+            if not line.strip():
+                continue
+            told = json.loads(line)
+            text = told["text"] if "text" in told else told["story"]
+            prompt = str(told.get("prompt") or "")
+            ended = told.get("ended")
+            stories.append(
+                Told(
+                    prompt,
+                    str(text).removeprefix(prompt),
+                    None if ended is None else ended in ("end of text", True),
+                )
+            )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"--generations {path} cannot be understood: {error!r}",
+            "JSON lines with a `text` or `story` each, as `slm predict --out` writes them",
+            "slm predict --num_samples 50 --out stories.jsonl",
+        ) from error
+    if not stories:
+        raise UserError(
+            f"--generations {path} holds no story",
+            "a story on each line",
+            "slm predict --num_samples 50 --out stories.jsonl",
+        )
+    return stories
+
+
+def _run_of(checkpoint: Checkpoint) -> Path | None:
+    """The run that a checkpoint lies in, if it lies in one."""
+    folder = checkpoint.path.resolve().parent
+    return folder.parent if folder.name == "checkpoints" else None
+
+
+def _keep(
+    found: card.Scorecard, checkpoint: Checkpoint, folder: Path | None, json_file: str | None
+) -> None:
+    """Writes the card into the run, into TensorBoard, and where it was asked for."""
+    if json_file:
+        found.save(Path(json_file))
+    if folder is None:
+        return
+    found.save(folder / "scorecard.json")
+    from torch.utils.tensorboard.writer import SummaryWriter
+
+    with SummaryWriter(str(folder)) as writer:
+        for name, value in found.scalars().items():
+            writer.add_scalar(name, value, checkpoint.step)
+        writer.add_text("scorecard", f"```\n{card.as_text(found)}\n```", checkpoint.step)
+
+
+def _say(what: str) -> None:
+    print(f"Measuring  {what}", file=sys.stderr, flush=True)

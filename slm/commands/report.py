@@ -1,0 +1,52 @@
+"""The verb `report`: a run's report as one HTML file."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from slm.commands.complaints import os_errors_explained, quick_parser
+from slm.commands.runs import find_run
+from slm.errors import UserError
+
+
+@os_errors_explained()
+def run_report(words: Sequence[str]) -> int:
+    """Writes the report of a run.
+
+    Args:
+        words: The command line behind the verb.
+
+    Returns:
+        The exit status, 0.
+
+    Raises:
+        UserError: There is no such run, or no place for the file.
+    """
+    parser = quick_parser("report", "slm report [RUN] [--out FILE]")
+    parser.add_argument(
+        "run",
+        nargs="?",
+        type=str,
+        help="A run's folder, or its name such as version_0. Without one, the newest.",
+    )
+    parser.add_argument(
+        "--out", type=str | None, default=None, help="The file; null: report.html in the run's."
+    )
+    parser.add_argument(
+        "--trainer.default_root_dir",
+        type=str | None,
+        default=None,
+        help="Where lightning_logs is.",
+    )
+    options = parser.parse_args(list(words))
+    run = find_run(options.run, options.trainer.default_root_dir)
+    out = Path(options.out).expanduser() if options.out else None
+    if out and not out.absolute().parent.is_dir():
+        raise UserError(
+            f"--out {out}: there is no folder {out.parent}",
+            "a folder that exists",
+            f"mkdir -p {out.parent}",
+        )
+    from slm.reports.run_report import write_report
+
+    print(f"Report     {write_report(run, out)}")
+    return 0

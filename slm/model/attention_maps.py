@@ -1,0 +1,40 @@
+"""What each head looks at: attention weights of a text, read while the network runs."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from slm.model.gpt import GPT, CausalSelfAttention, attention_weights
+
+
+@torch.no_grad()
+def attention_maps(model: GPT, tokens: Tensor) -> Tensor:
+    """The attention weights of all layers and heads.
+
+    The network runs as it always does; what goes into each attention layer is noted, and queries
+    and keys are computed from it once more. Dropout, if the model is in training mode, shows in
+    what a layer is given, never in the weights.
+
+    Args:
+        model: The network.
+        tokens: Token ids, (T,), int64, on the model's device, with T at most `block_size`.
+
+    Returns:
+        Weights (layers, heads, T, T): row t says how much position t takes from each position.
+        Rows sum to one, and are zero right of the diagonal.
+    """
+    maps: list[Tensor] = []
+
+    def look(attention: Any, arguments: tuple[Any, ...]) -> None:
+        queries, keys, _ = attention.heads(*arguments[:2])
+        maps.append(attention_weights(queries, keys)[0])
+
+    layers = [layer for layer in model.modules() if isinstance(layer, CausalSelfAttention)]
+    hooks = [layer.register_forward_pre_hook(look) for layer in layers]
+    try:
+        model.hidden(tokens.unsqueeze(0))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return torch.stack(maps)

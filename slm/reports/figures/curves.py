@@ -1,0 +1,175 @@
+"""The curves of runs: loss, learning rate, gradient norm, throughput."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from slm.reports.figures.style import COLORS, DASHES, new_figure, style
+
+Values = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class RunCurves:
+    """What a run has logged."""
+
+    folder: Path
+    scalars: dict[str, tuple[Values, Values]]
+    """Optimizer steps and values, by name."""
+    stories: list[tuple[int, str]]
+    """The sampled stories, with their steps."""
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.folder.resolve().name
+
+    def tokens(self, steps: Values) -> Values:
+        """Tokens seen at some steps."""
+        known, seen = self.scalars.get("tokens_seen", (np.ones(1), np.ones(1)))
+        # In proportion to the steps, between two log points and behind the last one.
+        per_step = seen[-1] / known[-1] if known[-1] else 0.0
+        known, seen = np.append(0.0, known), np.append(0.0, seen)
+        beyond = np.maximum(0.0, steps - known[-1]) * per_step
+        return np.asarray(np.interp(steps, known, seen) + beyond)
+
+    def best(self, name: str = "val_loss") -> float | None:
+        """The lowest value of a curve, if the run has it."""
+        return float(self.scalars[name][1].min()) if name in self.scalars else None
+
+
+def read_run(folder: Path) -> RunCurves:
+    """Reads a run's TensorBoard files.
+
+    Where a resumed run logged a step again, the later point counts.
+    """
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    sizes = {"scalars": 0, "tensors": 0, "images": 1, "histograms": 1, "compressedHistograms": 1}
+    events = EventAccumulator(str(folder), size_guidance=sizes)
+    events.Reload()
+    tags = events.Tags()
+    scalars = {}
+    for name in tags["scalars"]:
+        points = {point.step: point.value for point in events.Scalars(name)}
+        steps = sorted(points)
+        scalars[name] = (np.array(steps, float), np.array([points[s] for s in steps], float))
+    texts: dict[int, str] = {}
+    if "story/text_summary" in tags["tensors"]:
+        for event in events.Tensors("story/text_summary"):
+            written = event.tensor_proto.string_val[0].decode("utf-8", "replace")
+            texts[event.step] = written.replace("  \n", "\n")
+    return RunCurves(folder, scalars, sorted(texts.items()))
+
+
+def draw_loss(runs: Sequence[RunCurves]) -> Figure | None:
+    """Training and validation loss over tokens, linear and logarithmic; None if there is none."""
+    runs = [run for run in runs if {"train_loss", "val_loss"} & set(run.scalars)]
+    if not runs:
+        return None
+    figure = new_figure(9, 4.2)
+    with style():
+        for axes, scale in zip(figure.subplots(1, 2), ("linear", "log"), strict=True):
+            _draw_losses(axes, runs)
+            axes.set_yscale(scale)
+            axes.set_ylabel(f"loss, nats per token{' (log)' if scale == 'log' else ''}")
+            if scale == "log":
+                axes.set_xscale("log")
+                axes.set_xlabel("million tokens seen (log)")
+                axes.yaxis.set_major_formatter("{x:g}")
+                axes.yaxis.set_minor_formatter("{x:g}")
+                axes.xaxis.set_major_formatter("{x:g}")
+            else:
+                axes.legend()
+        figure.suptitle("Loss" if len(runs) > 1 else f"Loss of {runs[0].name}")
+    return figure
+
+
+def _draw_losses(axes: Axes, runs: Sequence[RunCurves]) -> None:
+    several = len(runs) > 1
+    for number, run in enumerate(runs):
+        color = COLORS[number % len(COLORS)]
+        if "train_loss" in run.scalars:
+            steps, losses = run.scalars["train_loss"]
+            label = None if several else "training"
+            axes.plot(
+                run.tokens(steps) / 1e6, losses, color=color, lw=0.8 if several else 1.1,
+                alpha=0.5 if several else 1.0, label=label,
+            )  # fmt: skip
+        if "val_loss" in run.scalars:
+            steps, losses = run.scalars["val_loss"]
+            label = f"{run.name if several else 'validation'}, best {losses.min():.3f}"
+            if "val_bits_per_byte" in run.scalars:
+                label += f" ({run.scalars['val_bits_per_byte'][1].min():.3f} bits/byte)"
+            axes.plot(
+                run.tokens(steps) / 1e6, losses, color=color if several else COLORS[1], marker="o",
+                ms=4, lw=1.6, ls=DASHES[number % len(DASHES)], label=label,
+            )  # fmt: skip
+    axes.set_xlabel("million tokens seen")
+
+
+def draw_bits_per_byte(runs: Sequence[RunCurves]) -> Figure | None:
+    """Bits per byte of the validation split: what compares runs with different vocabularies."""
+    return _draw_one(runs, "val_bits_per_byte", "bits per byte, validation")
+
+
+def draw_learning_rate(runs: Sequence[RunCurves]) -> Figure | None:
+    """The learning rate over tokens."""
+    return _draw_one(runs, "lr", "learning rate")
+
+
+def draw_gradient_norm(runs: Sequence[RunCurves]) -> Figure | None:
+    """The gradient's norm before clipping, over tokens."""
+    return _draw_one(runs, "grad_norm", "gradient norm before clipping", log=True)
+
+
+def draw_throughput(runs: Sequence[RunCurves]) -> Figure | None:
+    """Tokens per second between log points, over tokens."""
+    return _draw_one(runs, "tokens_per_second", "tokens per second", zero=True)
+
+
+def _draw_one(
+    runs: Sequence[RunCurves], name: str, label: str, log: bool = False, zero: bool = False
+) -> Figure | None:
+    runs = [run for run in runs if name in run.scalars]
+    if not runs:
+        return None
+    figure = new_figure(7, 3.0)
+    with style():
+        axes = figure.subplots()
+        for number, run in enumerate(runs):
+            steps, values = run.scalars[name]
+            options: dict[str, Any] = {"marker": "o", "ms": 4} if len(steps) < 30 else {}
+            axes.plot(
+                run.tokens(steps) / 1e6, values, color=COLORS[number % len(COLORS)], lw=1.2,
+                ls=DASHES[number % len(DASHES)], label=run.name, **options,
+            )  # fmt: skip
+        if log and all((run.scalars[name][1] > 0).all() for run in runs):
+            axes.set_yscale("log")
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_minor_formatter("{x:g}")
+        if zero:
+            axes.set_ylim(bottom=0)
+            axes.yaxis.set_major_formatter("{x:,.0f}")
+        axes.set_xlabel("million tokens seen")
+        axes.set_ylabel(label)
+        axes.set_title(label[0].upper() + label[1:], loc="left")
+        if len(runs) > 1:
+            axes.legend()
+    return figure
+
+
+CURVES: dict[str, Callable[[Sequence[RunCurves]], Figure | None]] = {
+    "loss": draw_loss,
+    "bits-per-byte": draw_bits_per_byte,
+    "learning-rate": draw_learning_rate,
+    "gradient-norm": draw_gradient_norm,
+    "throughput": draw_throughput,
+}
+"""The figures that a run's curves give, by the names of their files."""

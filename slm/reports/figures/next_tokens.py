@@ -1,0 +1,88 @@
+"""What a model expects along a story: the next token's probability at each position."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from matplotlib.figure import Figure
+
+from slm.data.tokenizer import Tokenizer
+from slm.model import GPT
+from slm.reports.figures.attention import token_label
+from slm.reports.figures.style import COLORS, new_figure, style
+
+MOST_TOKENS = 40
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """One token of a text, and what was expected in its place."""
+
+    token: str
+    """The token that stands there, as a label."""
+    probability: float
+    """What the model gave it."""
+    likeliest: list[tuple[str, float]]
+    """The likeliest tokens, as labels, with their probabilities."""
+
+
+@torch.no_grad()
+def expectations(
+    model: GPT, tokenizer: Tokenizer, text: str, most: int = MOST_TOKENS, among: int = 3
+) -> list[Expectation]:
+    """What the model expects at each token of a text's beginning.
+
+    Args:
+        model: The network, in evaluation mode.
+        tokenizer: Its tokenizer.
+        text: What is read, behind the end-of-text that begins a story.
+        most: Look at no more tokens than this, and than the context holds.
+        among: How many of the likeliest tokens to keep.
+    """
+    room = min(most, model.config.block_size)
+    tokens = [tokenizer.end_of_text, *tokenizer.encode(text)][: room + 1]
+    if len(tokens) < 2:
+        return []
+    device = model.token_embedding.weight.device
+    logits_TV = model(torch.tensor([tokens[:-1]], device=device))[0]
+    probabilities_TV = logits_TV.float().softmax(-1).cpu()
+    best = probabilities_TV.topk(among)
+    return [
+        Expectation(
+            token_label(tokenizer, token),
+            float(probabilities[token]),
+            [
+                (token_label(tokenizer, likely), share)
+                for likely, share in zip(ids, shares, strict=True)
+            ],
+        )
+        for token, probabilities, ids, shares in zip(
+            tokens[1:], probabilities_TV, best.indices.tolist(), best.values.tolist(), strict=True
+        )
+    ]
+
+
+def draw_next_tokens(found: Sequence[Expectation]) -> Figure:
+    """A bar for each token, read downwards: how probable it was; beside it what was likeliest."""
+    figure = new_figure(8, 1.0 + 0.2 * len(found))
+    with style():
+        axes = figure.subplots()
+        rows = range(len(found))
+        hit = [each.token == each.likeliest[0][0] for each in found]
+        axes.barh(
+            rows,
+            [each.probability for each in found],
+            color=[COLORS[0] if right else COLORS[1] for right in hit],
+            height=0.75,
+        )
+        axes.set_yticks(rows, [each.token for each in found], family="monospace", fontsize=8)
+        axes.set_xlim(0, 1)
+        axes.set_ylim(len(found) - 0.5, -0.5)
+        axes.grid(axis="y", visible=False)
+        for row, each in enumerate(found):
+            said = "   ".join(f"{token} {share:.0%}" for token, share in each.likeliest)
+            axes.text(1.02, row, said, va="center", family="monospace", fontsize=7.5)
+        axes.text(1.02, -1, "the likeliest", va="center", fontsize=8)
+        axes.set_xlabel("probability of the token that stands there")
+        axes.set_title("Next token (blue: it was the likeliest; orange: it was not)", loc="left")
+    return figure

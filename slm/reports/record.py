@@ -1,0 +1,98 @@
+"""The record of a run: when it ran, on which machine, how fast, and what it drew."""
+
+import json
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_only
+
+from slm.data.datamodule import StoryData
+from slm.reports.energy import EnergyMeter
+from slm.reports.machine import describe_machine
+from slm.training.callbacks import describe_device
+
+_READ_EVERY = 10.0  # seconds
+
+
+class RunRecord(Callback):
+    """Keeps `record.json` in a run's folder: one entry for each time that `fit` was at work.
+
+    Args:
+        folder: The run's folder; None takes the Trainer's logger's.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._folder = folder
+        self._entry: dict[str, Any] = {}
+
+    @rank_zero_only
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Notes machine and time."""
+        device = trainer.strategy.root_device
+        self._meter = EnergyMeter(device)
+        self._begun = self._read_at = time.perf_counter()
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        self._tokens = data.samples_trained() * data.block_size
+        self._entry = {
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+            "machine": describe_machine(device.type),
+            "device": describe_device(trainer),
+            "precision": trainer.precision,
+            "compiled": bool(getattr(pl_module, "compile_model", False)),
+            "first_step": trainer.global_step,
+        }
+
+    @rank_zero_only
+    def on_train_batch_end(self, *_: Any) -> None:
+        """Reads the meter now and then."""
+        now = time.perf_counter()
+        if now - self._read_at >= _READ_EVERY:
+            self._meter.read()
+            self._read_at = now
+
+    @rank_zero_only
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Writes the entry."""
+        self._write(trainer)
+
+    @rank_zero_only
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Writes the entry, as far as it goes."""
+        if self._entry:
+            self._write(trainer)
+
+    def _write(self, trainer: Trainer) -> None:
+        folder = self._folder or run_folder(trainer)
+        if folder is None or not folder.is_dir():
+            return
+        self._meter.read()
+        data: StoryData = trainer.datamodule  # type: ignore[attr-defined]
+        entry = self._entry | {
+            "seconds": round(time.perf_counter() - self._begun, 3),
+            "last_step": trainer.global_step,
+            "tokens": data.samples_trained() * data.block_size - self._tokens,
+            "joules": {name: round(joules, 1) for name, joules in self._meter.joules.items()},
+        }
+        self._entry = {}
+        path = folder / "record.json"
+        path.write_text(json.dumps([*read_record(folder), entry], indent=1) + "\n", "utf-8")
+
+
+def read_record(folder: Path) -> list[dict[str, Any]]:
+    """The entries of a run's record; none if it has no record, or one that cannot be read."""
+    try:
+        return list(json.loads((folder / "record.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return []
+
+
+def run_folder(trainer: Trainer) -> Path | None:
+    """The folder of a run that is logged."""
+    logger = trainer.loggers[0] if trainer.loggers else None
+    folder = getattr(logger, "log_dir", None)
+    return Path(folder) if folder else None

@@ -1,0 +1,291 @@
+"""Minimal pairs: a passage as its author wrote it, and the same with one thing wrong.
+
+After the idea of BLiMP (Warstadt et al. 2020, arXiv 1912.00582), for whole stories. A model passes
+a pair if it finds the right passage likelier. Rules work on text and draw from a seed and the
+story, so that every tokenizer and every machine gets the same pairs.
+
+Each family is built so that a model which knows nothing but how frequent words are stands at
+chance, 50 %: replacements are drawn from where the originals come from (another story's name,
+another story's ending), and a swap of two words is used as often one way as the other.
+"""
+
+import hashlib
+import random
+import re
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+_SENTENCE = re.compile(r"[^.!?]*[.!?]+[\"”’)]*|[^.!?]+$")
+_WORD = re.compile(r"[A-Za-z]+(?:'[a-z]+)?")
+_LONGEST = 350
+"""Characters of a passage that is judged: little enough for a context of 128 tokens."""
+
+GIRLS = (
+    "Amy", "Anna", "Daisy", "Ella", "Emily", "Emma", "Jane", "Jill", "Julia", "Kate",
+    "Kitty", "Lila", "Lily", "Lisa", "Lucy", "Mandy", "Mary", "Mia", "Molly", "Nina",
+    "Rosie", "Sally", "Sara", "Sarah", "Sophie", "Sue", "Susie", "Zoe",
+)  # fmt: skip
+BOYS = (
+    "Alex", "Ben", "Bill", "Billy", "Bob", "Bobby", "Charlie", "Dan", "David", "Fred",
+    "George", "Jack", "Jake", "James", "Jim", "Jimmy", "Joe", "John", "Johnny", "Leo",
+    "Mark", "Mike", "Pete", "Peter", "Sam", "Timmy", "Tim", "Tom", "Tommy",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A text to be judged, behind a text that is only read."""
+
+    context: str
+    judged: str
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A right passage and a wrong one."""
+
+    right: Passage
+    wrong: Passage
+
+
+def sentences(story: str) -> list[str]:
+    """A story's sentences, white space in front of each included: joined they are the story."""
+    return _SENTENCE.findall(story.rstrip())
+
+
+def make_pairs(stories: Sequence[str], seed: int, count: int) -> dict[str, list[Pair]]:
+    """Pairs of each family, at most one from a story (two in "agreement": number and tense).
+
+    Args:
+        stories: Held-out stories. Some families find something to swap in one of eight only.
+        seed: Of everything that is drawn.
+        count: Pairs of a family at most.
+
+    Returns:
+        Pairs by family, in the order of `FAMILIES`.
+    """
+    return {
+        family: [pair for pair in make(stories, seed) if _fits(pair)][:count]
+        for family, (make, _) in FAMILIES.items()
+    }
+
+
+def _fits(pair: Pair) -> bool:
+    return max(len(pair.right.judged), len(pair.wrong.judged)) <= _LONGEST
+
+
+def _dice(seed: int, *what: str) -> random.Random:
+    """Random numbers that depend on a text, and on neither its place nor Python's hashes."""
+    digest = hashlib.sha256("\0".join([str(seed), *what]).encode(errors="replace")).digest()
+    return random.Random(int.from_bytes(digest[:8]))
+
+
+# ---- families -----------------------------------------------------------------------------
+
+
+def _ending(stories: Sequence[str], seed: int) -> list[Pair]:
+    split = [sentences(story) for story in stories]
+    split = [parts for parts in split if len(parts) >= 5]
+    pairs = []
+    for parts, others in zip(split, split[1:] + split[:1], strict=True):
+        own, other = "".join(parts[-2:]), "".join(others[-2:])
+        if own != other:
+            context = "".join(parts[:-2])
+            pairs.append(Pair(Passage(context, own), Passage(context, other)))
+    return pairs
+
+
+def _order(stories: Sequence[str], seed: int) -> list[Pair]:
+    pairs = []
+    for story in stories:
+        parts = sentences(story)
+        if len(parts) < 6:
+            continue
+        dice = _dice(seed, "order", story)
+        begin = dice.randrange(1, len(parts) - 4)
+        told = [" " + part.strip() for part in parts[begin : begin + 4]]
+        shuffled = told[:]
+        while shuffled == told:
+            dice.shuffle(shuffled)
+        context = "".join(parts[:begin])
+        pairs.append(Pair(Passage(context, "".join(told)), Passage(context, "".join(shuffled))))
+    return pairs
+
+
+def _name(stories: Sequence[str], seed: int) -> list[Pair]:
+    pairs = []
+    for kind in (GIRLS, BOYS):
+        named = [(story, name) for story in stories if (name := _main_name(story, kind))]
+        for place, (story, name) in enumerate(named):
+            words = set(_WORD.findall(story))
+            following = (other for _, other in named[place + 1 :] + named[:place])
+            other = next((other for other in following if other not in words), None)
+            parts = sentences(story)
+            half = "".join(parts[: len(parts) // 2])
+            # From the sentence that names the character again.
+            again = next(
+                (n for n in range(len(parts) // 2, len(parts)) if name in _WORD.findall(parts[n])),
+                None,
+            )
+            if other is None or again is None or name not in _WORD.findall(half):
+                continue
+            context, judged = "".join(parts[:again]), "".join(parts[again : again + 2])
+            swapped = re.sub(rf"\b{name}\b", other, judged)
+            pairs.append(Pair(Passage(context, judged), Passage(context, swapped)))
+    return pairs
+
+
+def _main_name(story: str, names: Sequence[str]) -> str | None:
+    """The name of this kind that a story uses most, if it uses one twice at least."""
+    words = _WORD.findall(story)
+    count, name = max((words.count(name), name) for name in names)
+    return name if count >= 2 else None
+
+
+_IRREGULAR = {
+    "is": "was", "are": "were", "has": "had", "says": "said", "sees": "saw", "goes": "went",
+    "runs": "ran", "takes": "took", "gives": "gave", "feels": "felt", "finds": "found",
+    "makes": "made", "gets": "got", "thinks": "thought", "comes": "came", "knows": "knew",
+    "tells": "told", "sits": "sat",
+}  # fmt: skip
+_NUMBER = {"was": "were", "were": "was", "is": "are", "are": "is", "has": "have", "have": "has"}
+
+
+def tenses(stories: Sequence[str]) -> dict[str, str]:
+    """Verbs in the present and the past, he looks and he looked, each under the other.
+
+    Regular ones are those of which the stories hold look, looks and looked.
+    """
+    words = {word for story in stories for word in _WORD.findall(story)}
+    found = dict(_IRREGULAR)
+    for past in sorted(words):
+        if not past.endswith("ed") or len(past) < 5:
+            continue
+        stem = past[:-2]
+        bases = [stem, f"{stem}e"]
+        bases += [stem[:-1]] if stem[-1] == stem[-2] else []
+        bases += [f"{stem[:-1]}y"] if stem.endswith("i") else []
+        for base in bases:
+            present = f"{base[:-1]}ies" if base.endswith("y") else f"{base}s"
+            for form in (present, f"{base}es"):
+                if base in words and form in words:
+                    found.setdefault(form, past)
+    return found | {past: present for present, past in found.items()}
+
+
+def _agreement(stories: Sequence[str], seed: int) -> list[Pair]:
+    """Number and tense, each pair of forms behind the same word as often one way as the other.
+
+    "Tom and Sue was" begins as "Sue was" does: what stands just before says nothing.
+    """
+    pairs = []
+    for swaps in (_NUMBER, tenses(stories)):
+        uses = []
+        for story in stories:
+            words = list(_WORD.finditer(story))
+            places = [
+                _Swap(words[n - 1].group().lower(), words[n], swaps[words[n].group()])
+                for n in range(20, len(words))
+                if words[n].group() in swaps and _is_told(story, words[n - 1], words[n])
+            ]
+            if places:
+                uses.append((story, _dice(seed, "agreement", story).choice(places)))
+        pairs += _balanced(uses)
+    return pairs
+
+
+def _is_told(story: str, before: re.Match[str], word: re.Match[str]) -> bool:
+    """Whether a word follows another directly, and not in something that is said."""
+    in_speech = story.count('"', 0, word.start()) % 2
+    return not in_speech and story[before.end() : word.start()] == " "
+
+
+def _pronoun(stories: Sequence[str], seed: int) -> list[Pair]:
+    """He or she where both a boy and a girl are about: meant is the one named last."""
+    swaps = {"he": "she", "she": "he", "He": "She", "She": "He"}
+    uses = []
+    for story in stories:
+        words = list(_WORD.finditer(story))
+        named: list[str] = []
+        places = []
+        for word in words:
+            name = word.group()
+            if name in GIRLS or name in BOYS:
+                named.append(name)
+            elif name in swaps and named:
+                right, other = (GIRLS, BOYS) if name.lower() == "she" else (BOYS, GIRLS)
+                if named[-1] in right and any(each in other for each in named):
+                    places.append(_Swap("", word, swaps[name]))
+        if places:
+            uses.append((story, _dice(seed, "pronoun", story).choice(places)))
+    return _balanced(uses)
+
+
+@dataclass(frozen=True)
+class _Swap:
+    """A word that can be replaced by another form."""
+
+    behind: str
+    """What the balance is kept apart for: the word before, or nothing."""
+    word: re.Match[str]
+    other: str
+
+
+def _balanced(uses: Sequence[tuple[str, _Swap]]) -> list[Pair]:
+    """Pairs of which each swap goes both ways equally often, next to its opposite in the list."""
+    found: defaultdict[tuple[str, str, str], list[Pair]] = defaultdict(list)
+    for story, swap in uses:
+        right, start = swap.word.group(), swap.word.start()
+        context = story[:start].rstrip()
+        space = story[len(context) : start]
+        rest = sentences(story[start + len(right) :])
+        end = rest[0] if rest else ""
+        found[swap.behind, right, swap.other].append(
+            Pair(Passage(context, space + right + end), Passage(context, space + swap.other + end))
+        )
+    pairs = []
+    for (behind, right, other), there in found.items():
+        back = found.get((behind, other, right), []) if right < other else []
+        for one, opposite in zip(there, back, strict=False):
+            pairs += [one, opposite]
+    return pairs
+
+
+def _repetition(stories: Sequence[str], seed: int) -> list[Pair]:
+    """The same sentence is judged behind the story as it was, and behind one that stutters.
+
+    Not the repeated sentence itself: once said, it is easy to predict, and the better the model,
+    the easier.
+    """
+    pairs = []
+    for story in stories:
+        parts = sentences(story)
+        if len(parts) < 5:
+            continue
+        place = _dice(seed, "repetition", story).randrange(2, len(parts) - 1)
+        told, (last, now, coming) = "".join(parts[:place]), parts[place - 1 : place + 2]
+        if last.strip() != now.strip():
+            judged = f" {coming.strip()}"
+            pairs.append(
+                Pair(
+                    Passage(f"{told} {now.strip()}", judged),
+                    Passage(f"{told} {last.strip()}", judged),
+                )
+            )
+    return pairs
+
+
+Maker = Callable[[Sequence[str], int], list[Pair]]
+FAMILIES: dict[str, tuple[Maker, str]] = {
+    "ending": (_ending, "its own last two sentences, or another story's"),
+    "order": (_order, "four sentences as they were told, or shuffled"),
+    "name": (_name, "the character's name in the second half, or another story's"),
+    "agreement": (_agreement, "a verb in the right number and tense, or not: Tom and Sue was"),
+    "pronoun": (_pronoun, "he or she for the child named last, where both are about"),
+    "repetition": (
+        _repetition,
+        "the next sentence, behind the last one or behind a repetition in its place",
+    ),
+}
+"""How each family is made, and what it asks."""
