@@ -32,6 +32,7 @@ hypothesis.settings.load_profile("untimed")
 TINY = """\
 val_interval: 10
 save_interval: 10
+report: false
 model:
   gpt: {block_size: 16, vocab_size: 300, n_layer: 2, n_head: 2, n_embd: 16, dropout: 0.0}
   optimizer: {lr: 0.01, warmup_steps: 4}

@@ -1,4 +1,4 @@
-"""The picture of the loss, and TensorBoard's view of a run."""
+"""The curves of a run, and TensorBoard's view of a run."""
 
 import json
 import os
@@ -12,7 +12,7 @@ import urllib.request
 import pytest
 from torch.utils.tensorboard import SummaryWriter
 
-from slm.reports.loss import draw_loss, read_curves
+from slm.reports.figures.curves import read_run
 
 
 @pytest.fixture
@@ -30,22 +30,11 @@ def run(tmp_path):
 
 
 def test_curves_of_a_resumed_run_are_one_line(run):
-    curves = read_curves(run, ("train_loss", "val_loss", "absent"))
+    curves = read_run(run).scalars
     assert set(curves) == {"train_loss", "val_loss"}
     steps, values = curves["train_loss"]
-    assert steps == [0, 10, 20, 30, 40, 50, 60]
+    assert steps.tolist() == [0, 10, 20, 30, 40, 50, 60]
     assert values == pytest.approx([5 - step / 20 for step in steps])
-
-
-def test_the_loss_is_drawn(run):
-    path = draw_loss(run)
-    assert path == run / "loss.png"
-    assert path.read_bytes().startswith(b"\x89PNG")
-
-
-def test_a_run_without_curves_has_no_picture(tmp_path):
-    SummaryWriter(tmp_path).close()
-    assert draw_loss(tmp_path) is None
 
 
 def test_tensorboard_serves_the_curves(run):

@@ -3,10 +3,12 @@
 Shape suffixes: L layers, H heads, T positions.
 """
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
 import torch
+from matplotlib import font_manager
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -20,12 +22,23 @@ MOST_TOKENS = 48
 
 
 def token_label(tokenizer: Tokenizer, token: int) -> str:
-    """A token as a label: a space is a middle dot, a line break an arrow, end-of-text a word."""
+    """A token as a label: a space is a middle dot, a line break an arrow, end-of-text a word.
+
+    What the figures' font cannot show is a box.
+    """
     if token == tokenizer.end_of_text:
         return "<end>"
     # matplotlib takes a pair of dollar signs for mathematics.
     text = tokenizer.decode([token]).replace("$", r"\$")
-    return text.replace(" ", "·").replace("\n", "↵").replace("\t", "→") or "?"
+    text = text.replace(" ", "·").replace("\n", "↵").replace("\t", "→")
+    return "".join(sign if sign in _drawable() else "□" for sign in text) or "□"
+
+
+@functools.cache
+def _drawable() -> frozenset[str]:
+    """The characters of the font that labels are set in."""
+    font = font_manager.get_font(font_manager.findfont("DejaVu Sans Mono"))
+    return frozenset(sign for code in font.get_charmap() if (sign := chr(code)).isprintable())
 
 
 def maps_of_text(
@@ -56,8 +69,8 @@ def draw_head(weights_TT: Tensor, labels: Sequence[str], title: str) -> Figure:
         axes = figure.subplots()
         image = axes.imshow(weights_TT.numpy(), cmap=MAP, vmin=0.0, vmax=1.0)
         places = list(range(len(labels)))
-        axes.set_xticks(places, labels, rotation=90, family="monospace", fontsize=7.5)
-        axes.set_yticks(places, labels, family="monospace", fontsize=7.5)
+        axes.set_xticks(places, labels, rotation=90, family="DejaVu Sans Mono", fontsize=7.5)
+        axes.set_yticks(places, labels, family="DejaVu Sans Mono", fontsize=7.5)
         axes.grid(False)
         axes.set_xlabel("is looked at")
         axes.set_ylabel("looks")

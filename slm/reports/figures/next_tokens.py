@@ -75,13 +75,13 @@ def draw_next_tokens(found: Sequence[Expectation]) -> Figure:
             color=[COLORS[0] if right else COLORS[1] for right in hit],
             height=0.75,
         )
-        axes.set_yticks(rows, [each.token for each in found], family="monospace", fontsize=8)
+        axes.set_yticks(rows, [each.token for each in found], family="DejaVu Sans Mono", fontsize=8)
         axes.set_xlim(0, 1)
         axes.set_ylim(len(found) - 0.5, -0.5)
         axes.grid(axis="y", visible=False)
         for row, each in enumerate(found):
             said = "   ".join(f"{token} {share:.0%}" for token, share in each.likeliest)
-            axes.text(1.02, row, said, va="center", family="monospace", fontsize=7.5)
+            axes.text(1.02, row, said, va="center", family="DejaVu Sans Mono", fontsize=7.5)
         axes.text(1.02, -1, "the likeliest", va="center", fontsize=8)
         axes.set_xlabel("probability of the token that stands there")
         axes.set_title("Next token (blue: it was the likeliest; orange: it was not)", loc="left")

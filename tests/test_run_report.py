@@ -1,0 +1,170 @@
+"""The report of a run, its record, and the pictures in TensorBoard."""
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import checkpoint, refuse
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from slm.commands import trainer as command
+from slm.reports.energy import EnergyMeter
+from slm.reports.record import read_record
+from slm.training.callbacks import LastStep
+
+
+class Page(HTMLParser):
+    """What a page holds and points to."""
+
+    void = frozenset({"meta", "img", "br"})
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.sources, self.headings, self.alts = [], [], [], []
+        self.feed(text)
+        assert not self.open, self.open
+
+    def handle_starttag(self, tag, attrs):
+        if tag not in self.void:
+            self.open.append(tag)
+        for name, value in attrs:
+            if name in ("src", "href"):
+                self.sources.append(value)
+            if name == "alt":
+                self.alts.append(value)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] == "h2":
+            self.headings.append(data)
+
+
+@pytest.fixture
+def reported(slm, workplace):
+    """A run that ended with a report, as runs do by default."""
+    result = slm("fit", "--config", "tiny.yaml", "--report", "true")
+    assert result.status == 0, result.err
+    assert "Report     lightning_logs/version_0/report.html" in result.out
+    return workplace / "lightning_logs" / "version_0"
+
+
+def test_fit_reports_unless_told_otherwise(slm):
+    help_ = slm("fit", "--help").out
+    assert re.search(r"--report \{true,false\}.*?default: True", help_, re.DOTALL)
+
+
+def test_the_report_is_whole_and_needs_nothing_else(reported):
+    text = (reported / "report.html").read_text()
+    page = Page(text)
+    assert {"What was trained on what", "Curves", "Scorecard", "Inside the model", "Config"} <= set(
+        page.headings
+    )
+    assert page.sources
+    assert all(source.startswith("data:image/") for source in page.sources)
+    assert not re.search(r"<(script|link|iframe)|url\(|@import", text)
+    shown = {"loss", "learning-rate", "gradient-norm", "throughput", "weights", "attention"}
+    assert shown | {"attention-heads", "next-tokens"} <= set(page.alts)
+    assert "viewport" in text
+    assert "Not measured yet" in text
+    assert "stories.txt" in text
+    assert "step 10</summary>" in text  # the story at each validation
+    assert "step 12</summary>" in text
+
+
+def test_the_report_shows_the_scorecard_and_escapes_what_it_shows(slm, reported):
+    story = {"prompt": "", "story": "<b>Tom & Lily</b>"}
+    Path("fed.jsonl").write_text(json.dumps(story))
+    best = checkpoint("best")
+    plan = ("evaluate", "--ckpt_path", best, "--stories", "10", "--loss_tokens", "100")
+    assert slm(*plan).status == 0
+    card = json.loads((reported / "scorecard.json").read_text())
+    card["stories"][0] |= {"memorised": True, "text": "<b>Tom & Lily</b>"}
+    (reported / "scorecard.json").write_text(json.dumps(card))
+    assert slm("report", "--out", "r.html").status == 0
+    text = Path("r.html").read_text()
+    Page(text)
+    assert "Not measured yet" not in text
+    assert "the common notebook" in text
+    assert "&lt;b&gt;Tom &amp; Lily&lt;/b&gt;" in text
+    assert "<b>Tom" not in text
+    refuse(slm("report", "--out", "no/r.html"), "mkdir -p no")
+
+
+def test_the_record_of_a_run(slm, reported):
+    (entry,) = read_record(reported)
+    assert (entry["first_step"], entry["last_step"]) == (0, 12)
+    assert entry["tokens"] == 12 * 4 * 16
+    assert entry["seconds"] > 0
+    assert "torch" in entry["machine"]
+    plan = ("fit", "--ckpt_path", "last", "--trainer.max_steps", "14")
+    assert slm(*plan).status == 0
+    parts = read_record(reported)
+    assert [(part["first_step"], part["last_step"]) for part in parts] == [(0, 12), (12, 14)]
+    assert parts[1]["tokens"] == 2 * 4 * 16
+
+
+def test_tensorboard_gets_pictures_and_histograms(reported):
+    events = EventAccumulator(str(reported), size_guidance={"images": 0, "histograms": 0})
+    events.Reload()
+    tags = events.Tags()
+    assert set(tags["images"]) == {"attention", "next tokens"}
+    assert [image.step for image in events.Images("attention")] == [10, 12]
+    assert "layer 1/attention, in" in tags["histograms"]
+    assert "embeddings and output/token embedding" in tags["histograms"]
+
+
+def test_without_any_watcher_the_weights_are_the_same(slm, workplace, monkeypatch):
+    plan = ("fit", "--config", "tiny.yaml", "--model.gpt.dropout", "0.2")
+    assert slm(*plan).status == 0
+    # The last step's validation is not watching: it decides what is kept.
+    monkeypatch.setattr(command, "watchers", lambda curves, progress: [LastStep()])
+    monkeypatch.setattr(command, "Pictures", LastStep)
+    monkeypatch.setattr(command, "RunRecord", LastStep)
+    assert slm(*plan).status == 0
+    watched, alone = (
+        torch.load(checkpoint("last", n), weights_only=True)["state_dict"] for n in (0, 1)
+    )
+    assert not (workplace / "lightning_logs" / "version_1" / "record.json").exists()
+    assert watched.keys() == alone.keys()
+    for name, weight in watched.items():
+        assert torch.equal(weight, alone[name]), name
+
+
+# ---- energy -------------------------------------------------------------------------------------
+
+
+def test_energy_is_added_up_over_an_overflow(tmp_path):
+    folder = tmp_path / "intel-rapl:0"
+    folder.mkdir()
+    (folder / "max_energy_range_uj").write_text("10000000")
+
+    def count(microjoules):
+        (folder / "energy_uj").write_text(f"{microjoules}\n")
+
+    count(4_000_000)
+    meter = EnergyMeter(torch.device("cpu"), tmp_path)
+    count(9_000_000)
+    meter.read()
+    count(1_000_000)  # over the top: 1 to the range's end, 1 behind it
+    meter.read()
+    assert meter.joules == {"processor": pytest.approx(7.0)}
+
+
+def test_where_nothing_can_be_read_nothing_is_claimed(tmp_path):
+    meter = EnergyMeter(torch.device("cpu"), tmp_path)
+    meter.read()
+    assert meter.joules == {}
+
+
+def test_a_gpus_power_is_summed_over_time(tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.power_draw", lambda device: 300_000)
+    times = iter([10.0, 12.0])
+    monkeypatch.setattr("time.perf_counter", lambda: next(times))
+    meter = EnergyMeter(torch.device("cuda"), tmp_path)
+    meter.read()
+    assert meter.joules == {"GPU": pytest.approx(600.0)}
