@@ -27,6 +27,9 @@ usage: slm VERB [--option value ...]      (or: python -m slm.cli VERB ...)
   slm validate                                        the best checkpoint of the newest run
   slm predict --prompt "Once upon a time"             a story from it
   slm predict --ckpt_path FILE --prompt "One day" --num_samples 3 --out stories.jsonl
+  slm plot version_0 version_1                        two runs in the same figures
+  slm report                                          the newest run as one HTML file
+  slm evaluate                                        how good are its stories?
   slm prepare --data.source "books/*.jsonl"           tokenise only
   slm bench train --config small --compile true       how fast would it train here?
   slm info data/TinyStories-gpt2 --verify             what prepared data hold; are they intact?

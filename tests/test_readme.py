@@ -15,6 +15,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 DATA = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
 RECIPE = (ROOT / "docs" / "recipe.md").read_text(encoding="utf-8")
 TRAINING = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+LOOKING = (ROOT / "docs" / "looking.md").read_text(encoding="utf-8")
 TELLING = (ROOT / "docs" / "telling.md").read_text(encoding="utf-8")
 NOTEBOOK = (ROOT / "docs" / "common-notebook.md").read_text(encoding="utf-8")
 DATA_OPTIONS = "--data.source stories.txt --data.tokenizer bpe --data.vocab_size 300"
@@ -40,15 +41,17 @@ def made_small(verb, words):
         return "--max_new_tokens 5"
     if verb == "bench" and words[0] == "train":
         return "--config tiny.yaml --repeats 1 --steps 1 --loop false --compile false"
+    if verb == "evaluate":
+        return "--stories 10 --loss_tokens 100 --generations fed.jsonl"
     if verb == "bench":
         return "--tokens 3 --repeats 1 --cold false --loss_tokens 50"
     if verb == "fit" and "last" in words:
         return "--trainer.max_steps 4"
     if verb == "fit" and "--model.init_from" in words:
-        return f"{SHARE} --data.batch_size 2 --trainer.max_steps 2"
+        return f"{SHARE} --data.batch_size 2 --trainer.max_steps 2 --report false"
     if verb == "fit":
         end = "--budget 1s" if "--budget" in words else "--trainer.max_steps 2"
-        return f"{DATA_OPTIONS} {SHARE} {MODEL_OPTIONS} {end}"
+        return f"{DATA_OPTIONS} {SHARE} {MODEL_OPTIONS} {end} --report false"
     if verb == "prepare":
         return SHARE
     return ""
@@ -57,6 +60,7 @@ def made_small(verb, words):
 def write_corpora(folder):
     """The files that the commands speak of."""
     (folder / "books").mkdir()
+    (folder / "fed.jsonl").write_text('{"story": "Tom saw a dog."}')
     (folder / "prompts.txt").write_text("Tom\nLily\n")
     write_stories(folder / "books" / "a.jsonl", make_stories(60, seed=1))
     write_stories(folder / "other.txt", make_stories(100, seed=2))
@@ -74,13 +78,13 @@ def test_make_targets_exist():
 
 @pytest.mark.parametrize(
     ("text", "least"),
-    [(README, 18), (DATA, 5), (RECIPE, 5), (TELLING, 7), (TRAINING, 3)],
-    ids=["README", "data.md", "recipe.md", "telling.md", "training.md"],
+    [(README, 18), (DATA, 5), (RECIPE, 5), (TELLING, 7), (TRAINING, 3), (LOOKING, 5)],
+    ids=["README", "data.md", "recipe.md", "telling.md", "training.md", "looking.md"],
 )
 def test_every_command_runs(slm, workplace, text, least):
     """In the order of the text, in one folder, as a reader would type them."""
     write_corpora(workplace)
-    if text in (DATA, TELLING):
+    for _ in range({DATA: 1, TELLING: 1, LOOKING: 2}.get(text, 0)):
         assert slm("fit", "--config", "tiny.yaml").status == 0
     ran = 0
     for words in shell_commands(text):
@@ -101,12 +105,12 @@ def test_the_python_example_runs(slm, workplace, capsys):
 
 
 def test_no_figure_is_left_to_be_filled_in():
-    for text in (README, DATA, RECIPE, NOTEBOOK, TELLING, TRAINING):
+    for text in (README, DATA, RECIPE, NOTEBOOK, TELLING, TRAINING, LOOKING):
         assert not re.search(r"\b(TABLE|COLD|COST\w*|TODO|XXX)\b", text)
 
 
 def test_files_it_points_to_exist():
-    docs = [(ROOT / "docs", text) for text in (DATA, RECIPE, NOTEBOOK, TELLING, TRAINING)]
+    docs = [(ROOT / "docs", text) for text in (DATA, RECIPE, NOTEBOOK, TELLING, TRAINING, LOOKING)]
     for folder, text in [(ROOT, README), *docs]:
         for path in re.findall(r"\]\(((?!http|#)[^)]+)\)", text):
             assert (folder / path).exists(), path

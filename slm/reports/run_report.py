@@ -335,7 +335,7 @@ h2 { border-bottom: 2px solid #0072b2; margin-top: 2.5rem; }
 .tiles span { font-size: .8rem; color: #555; }
 dl { display: grid; grid-template-columns: 8rem 1fr; gap: .3rem 1rem; }
 dt { font-weight: 600; } dd { margin: 0; overflow-wrap: anywhere; }
-figure { margin: 1.5rem 0; }
+figure { margin: 1.5rem 0; overflow-x: auto; }
 img { max-width: 100%; height: auto; display: block; margin: 0 auto; }
 figcaption { font-size: .85rem; color: #555; }
 details { border-left: 3px solid #d0d7de; padding: .1rem .8rem; margin: .6rem 0; }
@@ -347,7 +347,11 @@ code { background: #f6f8fa; overflow-wrap: anywhere; }
 table { border-collapse: collapse; font-size: .9rem; }
 th, td { text-align: left; padding: .25rem .8rem .25rem 0; border-bottom: 1px solid #e2e8f0;
   vertical-align: top; }
-@media (max-width: 40rem) { dl { grid-template-columns: 1fr; } dd { margin-bottom: .5rem; } }
+@media (max-width: 40rem) {
+  dl { grid-template-columns: 1fr; } dd { margin-bottom: .5rem; }
+  img { max-width: none; width: 36rem; }  /* to be read by pushing it sideways */
+  figcaption { position: sticky; left: 0; }
+}
 @media print { details { break-inside: avoid; } figure { break-inside: avoid; } }
 </style>
 </head>

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from slm.reports.figures.style import COLORS, DASHES, new_figure, style
 
@@ -82,13 +83,19 @@ def draw_loss(runs: Sequence[RunCurves]) -> Figure | None:
             if scale == "log":
                 axes.set_xscale("log")
                 axes.set_xlabel("million tokens seen (log)")
-                axes.yaxis.set_major_formatter("{x:g}")
-                axes.yaxis.set_minor_formatter("{x:g}")
+                _label_log(axes)
                 axes.xaxis.set_major_formatter("{x:g}")
             else:
                 axes.legend()
         figure.suptitle("Loss" if len(runs) > 1 else f"Loss of {runs[0].name}")
     return figure
+
+
+def _label_log(axes: Axes) -> None:
+    """Labels on a logarithmic y axis, few enough to be read."""
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _draw_losses(axes: Axes, runs: Sequence[RunCurves]) -> None:
@@ -152,8 +159,7 @@ def _draw_one(
             )  # fmt: skip
         if log and all((run.scalars[name][1] > 0).all() for run in runs):
             axes.set_yscale("log")
-            axes.yaxis.set_major_formatter("{x:g}")
-            axes.yaxis.set_minor_formatter("{x:g}")
+            _label_log(axes)
         if zero:
             axes.set_ylim(bottom=0)
             axes.yaxis.set_major_formatter("{x:,.0f}")
