@@ -77,8 +77,6 @@ def test_the_report_is_whole_and_needs_nothing_else(reported):
 
 
 def test_the_report_shows_the_scorecard_and_escapes_what_it_shows(slm, reported):
-    story = {"prompt": "", "story": "<b>Tom & Lily</b>"}
-    Path("fed.jsonl").write_text(json.dumps(story))
     best = checkpoint("best")
     plan = ("evaluate", "--ckpt_path", best, "--stories", "10", "--loss_tokens", "100")
     assert slm(*plan).status == 0
@@ -141,6 +139,7 @@ def test_without_any_watcher_the_weights_are_the_same(slm, workplace, monkeypatc
 def test_energy_is_added_up_over_an_overflow(tmp_path):
     folder = tmp_path / "intel-rapl:0"
     folder.mkdir()
+    (folder / "name").write_text("package-0\n")
     (folder / "max_energy_range_uj").write_text("10000000")
 
     def count(microjoules):

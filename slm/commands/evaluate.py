@@ -67,9 +67,11 @@ def run_evaluate(words: Sequence[str]) -> int:
     found = card.measure(
         model.to(device).eval(), held_out, trained_on, settings, about, stories, _say
     )
-    folder = None if options.untrained or options.generations else _run_of(checkpoint)
-    _keep(found, checkpoint, folder, options.json)
+    # The run's own card is of its own model, stories and data.
+    foreign = options.untrained or options.generations or options.data.source
+    folder = None if foreign else _run_of(checkpoint)
     try:
+        _keep(found, checkpoint, folder, options.json)
         if judge is not None:
             _say("the judge")
             found.judge = grade_stories(judge, [told for told, _ in found.told])
@@ -232,8 +234,8 @@ def _read_stories(path: Path) -> list[Told]:
 
 def _run_of(checkpoint: Checkpoint) -> Path | None:
     """The run that a checkpoint lies in, if it lies in one."""
-    folder = checkpoint.path.resolve().parent
-    return folder.parent if folder.name == "checkpoints" else None
+    run = checkpoint.path.resolve().parent.parent
+    return run if any(run.glob("events.out.tfevents.*")) else None
 
 
 def _keep(

@@ -23,7 +23,8 @@ class EnergyMeter:
 
     def __init__(self, device: torch.device, powercap: Path = POWERCAP) -> None:
         self._device = device
-        packages = sorted(powercap.glob("intel-rapl:?")) + sorted(powercap.glob("intel-rapl:??"))
+        # Not psys, which counts the packages once more.
+        packages = [each for each in sorted(powercap.glob("intel-rapl:*")) if _is_package(each)]
         self._counters = {folder: value for folder in packages if (value := _count(folder))}
         self._since = time.perf_counter()
         self.joules: dict[str, float] = {}
@@ -52,8 +53,15 @@ class EnergyMeter:
             return None
         try:
             return float(torch.cuda.power_draw(self._device)) / 1000
-        except (RuntimeError, ModuleNotFoundError, OSError, AssertionError):
+        except Exception:  # NVML has errors of its own, and a meter must not stop a run
             return None
+
+
+def _is_package(folder: Path) -> bool:
+    try:
+        return (folder / "name").read_text().startswith("package")
+    except OSError:
+        return False
 
 
 def _count(folder: Path, name: str = "energy_uj") -> float | None:

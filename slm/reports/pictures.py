@@ -43,6 +43,8 @@ class Pictures(Callback):
 
         assert isinstance(pl_module, StoryModel)
         model, tokenizer = pl_module.model, pl_module.tokenizer
+        if not all(bool(weight.isfinite().all()) for weight in model.parameters()):
+            return  # the loss says so, and stops the run
         assert tokenizer is not None
         training = model.training
         model.eval()

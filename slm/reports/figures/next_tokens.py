@@ -22,6 +22,8 @@ class Expectation:
     """The token that stands there, as a label."""
     probability: float
     """What the model gave it."""
+    hit: bool
+    """Whether it was the likeliest."""
     likeliest: list[tuple[str, float]]
     """The likeliest tokens, as labels, with their probabilities."""
 
@@ -46,11 +48,12 @@ def expectations(
     device = model.token_embedding.weight.device
     logits_TV = model(torch.tensor([tokens[:-1]], device=device))[0]
     probabilities_TV = logits_TV.float().softmax(-1).cpu()
-    best = probabilities_TV.topk(among)
+    best = probabilities_TV.topk(min(among, probabilities_TV.size(-1)))
     return [
         Expectation(
             token_label(tokenizer, token),
             float(probabilities[token]),
+            ids[0] == token,
             [
                 (token_label(tokenizer, likely), share)
                 for likely, share in zip(ids, shares, strict=True)
@@ -68,11 +71,10 @@ def draw_next_tokens(found: Sequence[Expectation]) -> Figure:
     with style():
         axes = figure.subplots()
         rows = range(len(found))
-        hit = [each.token == each.likeliest[0][0] for each in found]
         axes.barh(
             rows,
             [each.probability for each in found],
-            color=[COLORS[0] if right else COLORS[1] for right in hit],
+            color=[COLORS[0] if each.hit else COLORS[1] for each in found],
             height=0.75,
         )
         axes.set_yticks(rows, [each.token for each in found], family="DejaVu Sans Mono", fontsize=8)

@@ -146,6 +146,8 @@ def measure(
     if stories is None:
         say("telling stories")
         stories = tell_stories(model, tokenizer, SamplingOptions(seed=options.seed))
+    nothing = Overlap(0, 0, 0, 1.0)  # until compared
+    card.told = [(story, nothing) for story in stories]
     if trained_on is not None and stories:
         say("comparing with the training text")
         frequent = trained_on.frequent_words()

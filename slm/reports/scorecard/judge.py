@@ -4,6 +4,7 @@ The four grades are those of the TinyStories paper (Eldan & Li 2023, arXiv 2305.
 which had GPT-4 give them; the wording is this project's.
 """
 
+import http.client
 import json
 import re
 import time
@@ -73,8 +74,9 @@ class Judge:
             except urllib.error.HTTPError as error:
                 again = error.code == 429 or error.code >= 500
                 what: str = f"{error.code} {error.reason}"
-            except (OSError, ValueError) as error:
-                again, what = isinstance(error, TimeoutError), str(error)
+            except (OSError, ValueError, http.client.HTTPException) as error:
+                reason = getattr(error, "reason", error)
+                again, what = isinstance(reason, TimeoutError), str(error)
             if not again:
                 break
             if attempt + 1 < _ATTEMPTS:

@@ -10,6 +10,7 @@ another story's ending), and a swap of two words is used as often one way as the
 """
 
 import hashlib
+import itertools
 import random
 import re
 from collections import defaultdict
@@ -57,16 +58,18 @@ def sentences(story: str) -> list[str]:
 def make_pairs(stories: Sequence[str], seed: int, count: int) -> dict[str, list[Pair]]:
     """Pairs of each family, at most one from a story (two in "agreement": number and tense).
 
+    Opposites stand side by side, and come and go together.
+
     Args:
         stories: Held-out stories. Some families find something to swap in one of eight only.
         seed: Of everything that is drawn.
-        count: Pairs of a family at most.
+        count: Pairs of a family at most; of an odd number one less.
 
     Returns:
         Pairs by family, in the order of `FAMILIES`.
     """
     return {
-        family: [pair for pair in make(stories, seed) if _fits(pair)][:count]
+        family: [pair for pair in make(stories, seed) if _fits(pair)][: count - count % 2]
         for family, (make, _) in FAMILIES.items()
     }
 
@@ -113,27 +116,54 @@ def _order(stories: Sequence[str], seed: int) -> list[Pair]:
     return pairs
 
 
+@dataclass(frozen=True)
+class _Named:
+    """A story that names its character again in its second half."""
+
+    words: frozenset[str]
+    name: str
+    context: str
+    judged: str
+
+    def renamed(self, name: str) -> Pair:
+        """The character's own name, or another."""
+        wrong = re.sub(rf"\b{self.name}\b", name, self.judged)
+        return Pair(Passage(self.context, self.judged), Passage(self.context, wrong))
+
+
 def _name(stories: Sequence[str], seed: int) -> list[Pair]:
+    """Two stories exchange their characters' names: neither name is the more frequent one."""
     pairs = []
-    for kind in (GIRLS, BOYS):
-        named = [(story, name) for story in stories if (name := _main_name(story, kind))]
-        for place, (story, name) in enumerate(named):
-            words = set(_WORD.findall(story))
-            following = (other for _, other in named[place + 1 :] + named[:place])
-            other = next((other for other in following if other not in words), None)
-            parts = sentences(story)
-            half = "".join(parts[: len(parts) // 2])
-            # From the sentence that names the character again.
-            again = next(
-                (n for n in range(len(parts) // 2, len(parts)) if name in _WORD.findall(parts[n])),
-                None,
-            )
-            if other is None or again is None or name not in _WORD.findall(half):
+    waiting: dict[tuple[str, ...], list[_Named]] = {GIRLS: [], BOYS: []}
+    for story in stories:
+        for kind, others in waiting.items():
+            found = _named_again(story, kind)
+            if found is None:
                 continue
-            context, judged = "".join(parts[:again]), "".join(parts[again : again + 2])
-            swapped = re.sub(rf"\b{name}\b", other, judged)
-            pairs.append(Pair(Passage(context, judged), Passage(context, swapped)))
+            for other in others:
+                if other.name not in found.words and found.name not in other.words:
+                    others.remove(other)
+                    pairs += [found.renamed(other.name), other.renamed(found.name)]
+                    break
+            else:
+                others.append(found)
+            break
     return pairs
+
+
+def _named_again(story: str, names: Sequence[str]) -> _Named | None:
+    """The story from the sentence on that names its character again, behind the middle."""
+    name = _main_name(story, names)
+    parts = sentences(story)
+    middle = len(parts) // 2
+    if name is None or name not in _WORD.findall("".join(parts[:middle])):
+        return None
+    for again in range(middle, len(parts)):
+        judged = "".join(parts[again : again + 2])
+        if name in _WORD.findall(parts[again]) and len(judged) <= _LONGEST - 20:
+            words = frozenset(_WORD.findall(story))
+            return _Named(words, name, "".join(parts[:again]), judged)
+    return None
 
 
 def _main_name(story: str, names: Sequence[str]) -> str | None:
@@ -179,7 +209,7 @@ def _agreement(stories: Sequence[str], seed: int) -> list[Pair]:
 
     "Tom and Sue was" begins as "Sue was" does: what stands just before says nothing.
     """
-    pairs = []
+    kinds = []
     for swaps in (_NUMBER, tenses(stories)):
         uses = []
         for story in stories:
@@ -191,8 +221,10 @@ def _agreement(stories: Sequence[str], seed: int) -> list[Pair]:
             ]
             if places:
                 uses.append((story, _dice(seed, "agreement", story).choice(places)))
-        pairs += _balanced(uses)
-    return pairs
+        kinds.append(_balanced(uses))
+    couples = [list(zip(pairs[::2], pairs[1::2], strict=True)) for pairs in kinds]
+    in_turns = itertools.chain.from_iterable(itertools.zip_longest(*couples))
+    return [pair for couple in in_turns if couple for pair in couple]
 
 
 def _is_told(story: str, before: re.Match[str], word: re.Match[str]) -> bool:
@@ -241,9 +273,11 @@ def _balanced(uses: Sequence[tuple[str, _Swap]]) -> list[Pair]:
         space = story[len(context) : start]
         rest = sentences(story[start + len(right) :])
         end = rest[0] if rest else ""
-        found[swap.behind, right, swap.other].append(
-            Pair(Passage(context, space + right + end), Passage(context, space + swap.other + end))
+        pair = Pair(
+            Passage(context, space + right + end), Passage(context, space + swap.other + end)
         )
+        if _fits(pair):  # else its opposite would stand alone
+            found[swap.behind, right, swap.other].append(pair)
     pairs = []
     for (behind, right, other), there in found.items():
         back = found.get((behind, other, right), []) if right < other else []
