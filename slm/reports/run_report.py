@@ -117,7 +117,7 @@ def _head(run: _Run) -> str:
         (_number(curves.best("val_bits_per_byte"), ".3f"), "bits per byte"),
         (_number(curves.best("val_perplexity"), ".2f"), "perplexity"),
         (f"{tokens / 1e6:,.2f} M" if tokens else "–", "tokens seen"),
-        (duration(seconds) if seconds else "–", "from first step to last"),
+        (duration(seconds) if seconds else "–", "training, with validations"),
         (_number(_median(curves, "tokens_per_second"), ",.0f"), "tokens per second, median"),
     ]
     shown = "".join(f"<div><b>{escape(v)}</b><span>{escape(w)}</span></div>" for v, w in tiles)
