@@ -198,6 +198,12 @@ def test_plot_draws_a_run(slm, trained, tmp_path):
         assert (tmp_path / "f" / name).read_bytes() == (tmp_path / "g" / name).read_bytes()
 
 
+def test_plot_draws_the_checkpoint_that_is_named(slm, trained, tmp_path):
+    last = checkpoint("last", root=trained)
+    assert slm("plot", last, "--out", tmp_path / "f", "--formats", "[svg]").status == 0
+    assert "(last, step" in (tmp_path / "f" / "attention.svg").read_text()
+
+
 def test_plot_compares_runs(slm, trained, tmp_path):
     run = checkpoint("best", root=trained).parent.parent
     result = slm("plot", run, run, "--out", tmp_path / "f", "--formats", "[png]")

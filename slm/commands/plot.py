@@ -34,6 +34,8 @@ def run_plot(words: Sequence[str]) -> int:
         raise UserError(
             f"--formats {', '.join(sorted(unknown))}", "png, svg or both", "--formats '[png, svg]'"
         )
+    if options.ckpt_path is None and len(options.runs) == 1 and options.runs[0].endswith(".ckpt"):
+        options.ckpt_path = options.runs[0]
     root = options.trainer.default_root_dir
     folders = [find_run(named, root) for named in options.runs or [None]]
     several = len(folders) > 1

@@ -20,7 +20,7 @@ from slm.reports.figures.style import as_bytes
 from slm.reports.figures.weights import draw_weights
 from slm.reports.pictures import STORY
 from slm.reports.record import read_record
-from slm.reports.scorecard.card import MANNER_WORDS
+from slm.reports.scorecard.card import FORMAT_VERSION, MANNER_WORDS
 from slm.reports.scorecard.pairs import FAMILIES
 from slm.training.budget import in_words as duration
 from slm.training.checkpoint import Checkpoint, open_checkpoint
@@ -83,6 +83,8 @@ class _Run:
         try:
             card = json.loads((folder / "scorecard.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
+            card = None
+        if not isinstance(card, dict) or card.get("format_version") != FORMAT_VERSION:
             card = None
         return cls(
             read_run(folder),
