@@ -9,6 +9,7 @@ from slm.data.datamodule import StoryData
 from slm.model import SamplingOptions
 from slm.reports.figures.curves import draw_loss, read_run
 from slm.reports.figures.style import save
+from slm.reports.record import run_folder
 from slm.reports.run_report import write_report
 from slm.training.budget import in_words, time_budget
 from slm.training.callbacks import TrainingCurves, describe_device, tokens_per_step
@@ -112,9 +113,8 @@ def print_figures(
 
 
 def _folder(trainer: Trainer) -> Path:
-    """The run's folder. Not `trainer.log_dir`: all processes have to ask for that together."""
-    logger = trainer.loggers[0] if trainer.loggers else None
-    return Path(getattr(logger, "log_dir", None) or trainer.default_root_dir)
+    """The run's folder."""
+    return run_folder(trainer) or Path(trainer.default_root_dir)
 
 
 def _short(path: Path) -> Path:

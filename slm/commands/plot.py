@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slm.commands.complaints import os_errors_explained, quick_parser
-from slm.commands.runs import checkpoint_of, find_run
+from slm.commands.runs import find_run
 from slm.errors import UserError
 
 if TYPE_CHECKING:
@@ -100,6 +100,8 @@ def _of_model(run: Path, options: Any) -> dict[str, "Figure"]:
     Raises:
         UserError: There is no such layer or head, or no such checkpoint.
     """
+    from slm.training.checkpoint import checkpoint_of, open_checkpoint
+
     named = Path(options.ckpt_path).expanduser() if options.ckpt_path else checkpoint_of(run)
     if named is None:
         print(f"{run} holds no checkpoint: curves only", file=sys.stderr)
@@ -108,7 +110,6 @@ def _of_model(run: Path, options: Any) -> dict[str, "Figure"]:
     from slm.reports.figures.next_tokens import draw_next_tokens, expectations
     from slm.reports.figures.weights import draw_weights
     from slm.reports.pictures import STORY
-    from slm.training.checkpoint import open_checkpoint
 
     checkpoint = open_checkpoint(named)
     shape = checkpoint.gpt

@@ -1,6 +1,5 @@
 """Which runs a command line names."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from slm.errors import UserError
@@ -46,9 +45,3 @@ def find_run(named: str | None, root: str | None) -> Path:
             f"name one of {inside}" if inside else "name another folder",
         )
     return path
-
-
-def checkpoint_of(run: Path, wish: Sequence[str] = ("best.ckpt", "last.ckpt")) -> Path | None:
-    """A run's checkpoint, the first there is of some names."""
-    paths = (run / "checkpoints" / name for name in wish)
-    return next((path for path in paths if path.is_file()), None)

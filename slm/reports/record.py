@@ -18,14 +18,9 @@ _READ_EVERY = 10.0  # seconds
 
 
 class RunRecord(Callback):
-    """Keeps `record.json` in a run's folder: one entry for each time that `fit` was at work.
+    """Keeps `record.json` in a run's folder: one entry for each time that `fit` was at work."""
 
-    Args:
-        folder: The run's folder; None takes the Trainer's logger's.
-    """
-
-    def __init__(self, folder: Path | None = None) -> None:
-        self._folder = folder
+    def __init__(self) -> None:
         self._entry: dict[str, Any] = {}
 
     @rank_zero_only
@@ -67,7 +62,7 @@ class RunRecord(Callback):
             self._write(trainer)
 
     def _write(self, trainer: Trainer) -> None:
-        folder = self._folder or run_folder(trainer)
+        folder = run_folder(trainer)
         if folder is None or not folder.is_dir():
             return
         self._meter.read()
@@ -92,7 +87,10 @@ def read_record(folder: Path) -> list[dict[str, Any]]:
 
 
 def run_folder(trainer: Trainer) -> Path | None:
-    """The folder of a run that is logged."""
+    """The folder of a run that is logged.
+
+    Not `trainer.log_dir`: all processes have to ask for that together.
+    """
     logger = trainer.loggers[0] if trainer.loggers else None
     folder = getattr(logger, "log_dir", None)
     return Path(folder) if folder else None

@@ -23,7 +23,7 @@ from slm.reports.record import read_record
 from slm.reports.scorecard.card import FORMAT_VERSION, MANNER_WORDS
 from slm.reports.scorecard.pairs import FAMILIES
 from slm.training.budget import in_words as duration
-from slm.training.checkpoint import Checkpoint, open_checkpoint
+from slm.training.checkpoint import Checkpoint, checkpoint_of, open_checkpoint
 from slm.training.storyteller import StoryRequest, Storyteller
 
 PROMPT = "Once upon a time"
@@ -77,8 +77,7 @@ class _Run:
 
     @classmethod
     def open(cls, folder: Path) -> "_Run":
-        paths = (folder / "checkpoints" / name for name in ("best.ckpt", "last.ckpt"))
-        found = next((path for path in paths if path.is_file()), None)
+        found = checkpoint_of(folder)
         configs = sorted(folder.glob("config*.yaml"), key=lambda file: file.stat().st_mtime)
         try:
             card = json.loads((folder / "scorecard.json").read_text(encoding="utf-8"))

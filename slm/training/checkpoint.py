@@ -170,6 +170,12 @@ def runs(root: Path) -> list[Path]:
     return sorted(newest, key=lambda run: newest[run])
 
 
+def checkpoint_of(run: Path) -> Path | None:
+    """A run's best checkpoint, or its last where there is no best."""
+    paths = (run / "checkpoints" / name for name in ("best.ckpt", "last.ckpt"))
+    return next((path for path in paths if path.is_file()), None)
+
+
 def newest_checkpoint(root: Path, name: str) -> Path:
     """A checkpoint, `best.ckpt` or `last.ckpt`, of the newest run.
 
