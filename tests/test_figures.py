@@ -1,5 +1,7 @@
 """Attention, weights, expectations, curves: what the figures show is true."""
 
+import os
+import shutil
 import xml.etree.ElementTree as ElementTree
 
 import numpy as np
@@ -11,7 +13,12 @@ from slm.data.tokenizer import Tokenizer
 from slm.model import GPT, GPTConfig, gpt
 from slm.model.attention_maps import attention_maps
 from slm.reports.figures.attention import draw_head, draw_heads, maps_of_text, token_label
-from slm.reports.figures.curves import RunCurves, draw_bits_per_byte, draw_loss
+from slm.reports.figures.curves import (
+    RunCurves,
+    draw_bits_per_byte,
+    draw_learning_rate,
+    draw_loss,
+)
 from slm.reports.figures.next_tokens import draw_next_tokens, expectations
 from slm.reports.figures.style import as_array, as_bytes
 from slm.reports.figures.weights import draw_weights, weight_groups
@@ -145,7 +152,7 @@ def curves(tmp_path, name="version_0", **scalars):
         key: (np.array(steps, float), np.array(values, float))
         for key, (steps, values) in scalars.items()
     }
-    return RunCurves(tmp_path / name, made, [])
+    return RunCurves(tmp_path / name, made, [], name)
 
 
 def test_steps_become_tokens(tmp_path):
@@ -169,6 +176,16 @@ def test_losses_stand_over_tokens(tmp_path):
     assert (linear.get_yscale(), log.get_yscale()) == ("linear", "log")
     assert draw_bits_per_byte([run]) is None
     assert draw_loss([curves(tmp_path)]) is None
+
+
+def test_without_tokens_the_axis_says_steps(tmp_path):
+    counted = curves(tmp_path, tokens_seen=([10], [1e6]), lr=([10], [1.0]))
+    plain = curves(tmp_path, "two", lr=([10], [1.0]))
+    (axes,) = draw_learning_rate([counted]).axes
+    assert (axes.get_xlabel(), axes.lines[0].get_xdata().tolist()) == ("million tokens seen", [1])
+    (axes,) = draw_learning_rate([counted, plain]).axes
+    assert axes.get_xlabel() == "optimizer steps"
+    assert [line.get_xdata().tolist() for line in axes.lines] == [[10], [10]]
 
 
 def test_several_runs_are_told_apart(tmp_path):
@@ -200,17 +217,46 @@ def test_plot_draws_a_run(slm, trained, tmp_path):
 
 def test_plot_draws_the_checkpoint_that_is_named(slm, trained, tmp_path):
     last = checkpoint("last", root=trained)
-    assert slm("plot", last, "--out", tmp_path / "f", "--formats", "[svg]").status == 0
-    assert "(last, step" in (tmp_path / "f" / "attention.svg").read_text()
+    run = last.parent.parent
+    for words, name in (
+        ((last,), "last"),
+        ((run, "--ckpt_path", "last"), "last"),
+        ((run,), "best"),
+    ):
+        assert slm("plot", *words, "--out", tmp_path / "f", "--formats", "[svg]").status == 0
+        assert f"({name}, step" in (tmp_path / "f" / "attention.svg").read_text()
 
 
 def test_plot_compares_runs(slm, trained, tmp_path):
     run = checkpoint("best", root=trained).parent.parent
-    result = slm("plot", run, run, "--out", tmp_path / "f", "--formats", "[png]")
+    other = tmp_path / "other" / "lightning_logs" / "version_0"
+    shutil.copytree(run, other)
+    result = slm("plot", run, other, "--out", tmp_path / "f", "--formats", "[png, svg]")
     assert result.status == 0, result.err
+    drawn = (tmp_path / "f" / "loss.svg").read_text()
+    assert "other/lightning_logs/version_0" in drawn, "two version_0 have different names"
+    for option, value in (("prompt", "Tom"), ("layer", 1), ("head", 1), ("ckpt_path", "best")):
+        refuse(slm("plot", run, other, f"--{option}", value), f"--{option} with 2 runs", "one run")
     assert (tmp_path / "f" / "loss.png").exists()
     assert not (tmp_path / "f" / "weights.png").exists()
-    assert not list((tmp_path / "f").glob("*.svg"))
+
+
+def test_the_newest_run_may_have_curves_only(slm, trained, workplace):
+    for number in (0, 1):
+        run = workplace / "lightning_logs" / f"version_{number}"
+        shutil.copytree(checkpoint("best", root=trained).parent.parent, run)
+    shutil.rmtree(run / "checkpoints")
+    for path, when in ((run, 2e9), (run.parent / "version_0", 1e9)):
+        for file in path.rglob("*.*"):
+            os.utime(file, (when, when))
+    result = slm("plot", "--formats", "[png]")
+    assert result.status == 0, result.err
+    assert "version_1/figures/loss.png" in result.out
+    assert "holds no checkpoint" in result.err
+    assert slm("report").status == 0
+    page = (run / "report.html").read_text()
+    assert "this run has none" in page
+    assert "<summary>step 12</summary>" in page
 
 
 @pytest.mark.parametrize(
@@ -220,6 +266,7 @@ def test_plot_compares_runs(slm, trained, tmp_path):
         (["--head", "0"], "from 1 to 2"),
         (["--formats", "[pdf]"], "png, svg or both"),
         (["--ckpt_path", "absent.ckpt"], "absent.ckpt"),
+        (["--formats", "[]"], "png, svg or both"),
     ],
 )
 def test_mistakes_are_explained(slm, trained, words, expected):

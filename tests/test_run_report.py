@@ -1,18 +1,22 @@
 """The report of a run, its record, and the pictures in TensorBoard."""
 
+import contextlib
+import io
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import checkpoint, refuse
+from conftest import TINY, checkpoint, make_stories, refuse, write_stories
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from slm.cli import main
 from slm.commands import trainer as command
 from slm.reports.energy import EnergyMeter
-from slm.reports.record import read_record
+from slm.reports.record import RunRecord, read_record
 from slm.training.callbacks import LastStep
 
 
@@ -44,12 +48,24 @@ class Page(HTMLParser):
             self.headings.append(data)
 
 
+@pytest.fixture(scope="module")
+def first_report(tmp_path_factory):
+    """A folder in which `fit` has trained and, as by default, reported; and what it printed."""
+    folder = tmp_path_factory.mktemp("reported")
+    (folder / "tiny.yaml").write_text(TINY)
+    write_stories(folder / "stories.txt", make_stories(200))
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as out:
+        patch.chdir(folder)
+        assert main(["fit", "--config", "tiny.yaml", "--report", "true"]) == 0
+    return folder, out.getvalue()
+
+
 @pytest.fixture
-def reported(slm, workplace):
-    """A run that ended with a report, as runs do by default."""
-    result = slm("fit", "--config", "tiny.yaml", "--report", "true")
-    assert result.status == 0, result.err
-    assert "Report     lightning_logs/version_0/report.html" in result.out
+def reported(first_report, workplace):
+    """The folder of a run of one's own that ended with a report."""
+    folder, out = first_report
+    assert "Report     lightning_logs/version_0/report.html" in out
+    shutil.copytree(folder, workplace, dirs_exist_ok=True)
     return workplace / "lightning_logs" / "version_0"
 
 
@@ -104,6 +120,57 @@ def test_the_record_of_a_run(slm, reported):
     parts = read_record(reported)
     assert [(part["first_step"], part["last_step"]) for part in parts] == [(0, 12), (12, 14)]
     assert parts[1]["tokens"] == 2 * 4 * 16
+    written = json.dumps([{"started": "half"}, parts[1], 7])
+    (reported / "record.json").write_text(written)
+    assert read_record(reported) == parts[1:], "what cannot be read is left out"
+
+
+def test_a_run_that_is_cut_off_has_a_record(slm, workplace, monkeypatch):
+    """As by a power cut: nothing is called at the end."""
+    monkeypatch.setattr(RunRecord, "on_train_end", lambda *_: None)
+    assert slm("fit", "--config", "tiny.yaml").status == 0
+    (entry,) = read_record(workplace / "lightning_logs" / "version_0")
+    assert entry["last_step"] == 12
+
+
+def test_the_report_of_a_damaged_run(slm, reported):
+    (reported / "config.yaml").write_bytes(b"caf\xe9: 1\n")
+    (reported / "record.json").write_text('{"not": "a list"}')
+    (reported / "scorecard.json").write_text('{"format_version": 1, "pairs": 3}')
+    result = slm("report")
+    assert result.status == 0, result.err
+    text = (reported / "report.html").read_text()
+    Page(text)
+    assert "scorecard.json is no scorecard" in text
+    assert 'alt="loss"' in text
+
+
+def test_the_scorecard_of_other_weights_is_called_that(slm, reported):
+    plan = ("evaluate", "--ckpt_path", checkpoint("best"), "--stories", "10")
+    assert slm(*plan, "--loss_tokens", "100").status == 0
+    card = json.loads((reported / "scorecard.json").read_text())
+    assert slm("report").status == 0
+    assert "Of other weights" not in (reported / "report.html").read_text()
+    card["about"] |= {"fingerprint": "0" * 12, "step": 3}
+    (reported / "scorecard.json").write_text(json.dumps(card))
+    assert slm("report").status == 0
+    assert "those of step 3, not of best.ckpt" in (reported / "report.html").read_text()
+
+
+def test_without_the_training_text_stories_are_described_all_the_same(slm, workplace):
+    assert slm("fit", "--config", "tiny.yaml").status == 0
+    write_stories(workplace / "other.txt", make_stories(100, seed=9))
+    (workplace / "stories.txt").unlink()
+    shutil.rmtree(workplace / "data")
+    plan = ("evaluate", "--ckpt_path", checkpoint("best"), "--stories", "10")
+    result = slm(*plan, "--data.source", "other.txt", "--json", "card.json")
+    assert result.status == 0, result.err
+    assert "No training text to compare with" in result.err
+    card = json.loads((workplace / "card.json").read_text())
+    assert card["generated"]["words"] > 0
+    assert card["held_out_stories"]["words"] > 0
+    assert card["generated"]["memorised"] is None
+    assert all(story["memorised"] is None for story in card["stories"])
 
 
 def test_tensorboard_gets_pictures_and_histograms(reported):

@@ -21,7 +21,7 @@ from slm.data.tokenizer import Tokenizer
 from slm.errors import UserError
 from slm.model import GPT, GPTConfig
 from slm.reports.figures.curves import read_run
-from slm.reports.scorecard.generated import Told, describe, frequent_words, is_copy
+from slm.reports.scorecard.generated import Told, compare, describe, frequent_words, is_copy
 from slm.reports.scorecard.judge import GRADES, Judge, grade_stories
 from slm.reports.scorecard.likelihood import Accuracy, mean_log_probabilities, score_pairs
 from slm.reports.scorecard.overlap import Overlap, overlaps
@@ -163,7 +163,7 @@ def test_a_tie_is_half_and_what_cannot_fit_is_left_out(model, tokenizer):
     same = Passage("Lily", " was sad.")
     assert score_pairs(model, tokenizer, [Pair(same, same)]) == Accuracy(1, 0.5)
     endless = Passage("", STORY * 20)
-    assert score_pairs(model, tokenizer, [Pair(endless, same)]).pairs == 0
+    assert score_pairs(model, tokenizer, [Pair(endless, same)]) == Accuracy(0, 0, 1)
 
 
 def test_the_interval_is_wilsons():
@@ -174,6 +174,7 @@ def test_the_interval_is_wilsons():
 
 def test_an_untrained_model_stands_at_chance(model, tokenizer, pairs):
     for family, found in pairs.items():
+        assert found, family
         low, high = score_pairs(model, tokenizer, found).interval(z=3.3)  # 1 in 1,000 is outside
         assert low <= 0.5 <= high, family
 
@@ -228,13 +229,18 @@ def test_manner_of_stories():
         Told("Tom ran.", "Tom saw a dog. Tom saw a dog.", True, "Tom"),
         Told("Lily ran.", "She saw a zorb.", False, "Lily"),
     ]
-    found = describe(stories, [none, none], frequent_words(["tom saw a dog she saw a a"]))
+    found = describe(stories)
+    assert found.memorised is None
     assert found.ended == 0.5
     assert found.words == 6.0
     assert found.repetition == pytest.approx((1 / 5 + 0) / 2)
     assert found.names_kept == 0.5
-    assert found.unknown_words == pytest.approx(1 / 12)
     assert found.distinct_1 == pytest.approx(6 / 12)
+    frequent = frequent_words(["tom saw a dog she saw a a"])
+    compared = compare(found, stories, [none, replace(none, longest=64)], frequent)
+    assert compared.unknown_words == pytest.approx(1 / 12)
+    assert compared.memorised == 0.5
+    assert compared.words == found.words
 
 
 def test_the_prompts_are_many_and_name_their_character():
@@ -295,14 +301,26 @@ def test_the_judge_is_asked_for_each_story(service):
     assert "there was a cat." in body["messages"][1]["content"]
 
 
-def test_answers_that_are_no_grades_are_asked_for_again(service):
+def test_answers_that_are_no_grades_do_not_count(service):
     service.answers = [(200, "I like it"), (200, '{"grammar": 99}'), (200, GOOD)]
-    assert Judge(service.url, "wise").grade(TOLD)["plot"] == 5
-    assert service.asked[0][1] is None
+    found = grade_stories(Judge(service.url, "wise"), [TOLD] * 3)
+    assert (found["asked"], found["graded"], found["stopped"]) == (3, 1, None)
+    assert found["grades"]["plot"] == 5
+    assert found["each"][:2] == [None, None]
+    assert service.asked[0][1] is None, "no key"
     service.answers = [(200, "no")]
-    assert Judge(service.url, "wise").grade(TOLD) is None
     with pytest.raises(UserError, match="four grades"):
         grade_stories(Judge(service.url, "wise"), [TOLD])
+
+
+def test_a_judge_that_gives_up_takes_no_grades_back(service):
+    service.answers = [(200, GOOD), (403, "")]
+    found = grade_stories(Judge(service.url, "wise"), [TOLD] * 3)
+    assert (found["asked"], found["graded"]) == (3, 1)
+    assert "403" in found["stopped"]
+    service.answers = [(200, "no grades"), (403, "")]
+    with pytest.raises(UserError, match="403"):
+        grade_stories(Judge(service.url, "wise"), [TOLD] * 3)
 
 
 def test_a_busy_judge_is_asked_again_a_refusal_is_said(service):
@@ -365,7 +383,7 @@ def test_the_card_holds_everything(scored, trained):
     assert scored["judge"] is None
     run = checkpoint("best", root=trained).parent.parent
     assert json.loads((run / "scorecard.json").read_text()) == scored
-    scalars = read_run(run).scalars
+    scalars = read_run(run / "scorecard").scalars
     assert scalars["scorecard/stories/ended"][1][-1] == pytest.approx(scored["generated"]["ended"])
     assert scalars["scorecard/loss/loss"][0][-1] == 12
 

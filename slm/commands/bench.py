@@ -3,10 +3,9 @@
 import difflib
 import json
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
-from slm.commands.complaints import os_errors_explained
+from slm.commands.complaints import os_errors_explained, place_for
 from slm.commands.resolve import option
 from slm.errors import UserError
 
@@ -56,13 +55,7 @@ def run_bench(words: Sequence[str]) -> int:
             f"slm bench {close[0] if close else 'generate'} --help",
         )
     file = option(words, "--json")
-    path = Path(file) if file not in (None, "null") else None
-    if path and not path.absolute().parent.is_dir():
-        raise UserError(
-            f"--json {path}: there is no folder {path.parent}",
-            "a folder that exists",
-            f"mkdir -p {path.parent}",
-        )
+    path = None if file in (None, "null") else place_for("--json", str(file))
     facts = BENCHES[named](words[1:])
     if path:
         path.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")

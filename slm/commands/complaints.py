@@ -4,6 +4,7 @@ import contextlib
 import difflib
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import jsonargparse
@@ -127,6 +128,26 @@ def compiling_explained() -> Iterator[None]:
             "a C++ compiler, or on a GPU Triton",
             "leave out --compile",
         ) from error
+
+
+def place_for(option: str, file: str | Path) -> Path:
+    """The path of a file that is going to be written.
+
+    Args:
+        option: Which option names it, with its dashes.
+        file: The name.
+
+    Raises:
+        UserError: There is no folder for it.
+    """
+    path = Path(file).expanduser()
+    if not path.absolute().parent.is_dir():
+        raise UserError(
+            f"{option} {path}: there is no folder {path.parent}",
+            "a folder that exists",
+            f"mkdir -p {path.parent}",
+        )
+    return path
 
 
 class QuickParser(Complaints, jsonargparse.ArgumentParser):

@@ -53,24 +53,31 @@ def conclude_fit(trainer: Trainer, report: bool) -> None:
             tokens = callback.latest.get("tokens_seen", 0.0) / 1e6
             time = in_words(callback.seconds)
             print(f"Trained    {time} from the first step to the last, {tokens:,.2f} M tokens seen")
-    if trainer.loggers and (figure := draw_loss([read_run(run)])):
+    curves = read_run(run) if trainer.loggers and run.is_dir() else None
+    if curves and (figure := draw_loss([curves])):
         print(f"Loss       {_short(save(figure, run / 'loss.png'))}")
         print(f"Curves     tensorboard --logdir {_short(run.parent)}")
-    if report and trainer.loggers and run.is_dir():
-        print(f"Report     {_short(write_report(run))}")
     path = getattr(trainer.checkpoint_callback, "best_model_path", "")
     if trainer.global_step < trainer.max_steps:
         print(
             f"Stopped    at step {trainer.global_step:,} of {trainer.max_steps:,}. "
             "To go on: slm fit --ckpt_path last"
         )
-    if not path:
+    if path:
+        best = _short(Path(path))
+        score = getattr(trainer.checkpoint_callback, "best_model_score", None)
+        loss = "" if score is None else f" (val_loss {float(score):.4f})"
+        print(f"Best       {best}{loss}")
+        print(f'Stories    slm predict --ckpt_path {best} --prompt "{PROMPT}"')
+    else:
         print("Best       none: there was no validation, or no checkpoint was to be kept")
-        return
-    best = _short(Path(path))
-    score = getattr(trainer.checkpoint_callback, "best_model_score", None)
-    print(f"Best       {best}" + (f" (val_loss {float(score):.4f})" if score is not None else ""))
-    print(f'Stories    slm predict --ckpt_path {best} --prompt "{PROMPT}"')
+    if curves and report:
+        print(f"Report     {_short(write_report(run, curves=curves))}")
+    if path:
+        _tell(Path(path))
+
+
+def _tell(path: Path) -> None:
     checkpoint = open_checkpoint(Path(path))
     teller = Storyteller(checkpoint.make_model(), checkpoint.make_tokenizer())
     story = "".join(teller.tell(StoryRequest(PROMPT, SamplingOptions())))

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import torch
 
-from slm.commands.complaints import QuickParser, os_errors_explained, quick_parser
+from slm.commands.complaints import QuickParser, os_errors_explained, place_for, quick_parser
 from slm.commands.resolve import resolve_checkpoint
 from slm.data.source import in_words
 from slm.errors import UserError
@@ -40,6 +40,7 @@ def run_evaluate(words: Sequence[str]) -> int:
     options = _make_parser().parse_args(rest)
     assert checkpoint is not None  # parse_args has printed the help and left, otherwise
     settings = _settings(options)
+    json_file = place_for("--json", options.json) if options.json else None
     judge = _judge(options)
     device = _device(options)
     stories = _read_stories(Path(options.generations)) if options.generations else None
@@ -71,14 +72,15 @@ def run_evaluate(words: Sequence[str]) -> int:
     foreign = options.untrained or options.generations or options.data.source
     folder = None if foreign else _run_of(checkpoint)
     try:
-        _keep(found, checkpoint, folder, options.json)
+        _keep(found, folder, json_file)
         if judge is not None:
             _say("the judge")
             found.judge = grade_stories(judge, [told for told, _ in found.told])
-            _keep(found, checkpoint, folder, options.json)
+            _keep(found, folder, json_file)
     finally:  # a judge that does not answer takes nothing else away
         print(card.as_text(found))
         if folder:
+            _draw(found, folder, checkpoint.step)
             print(f"\nScorecard  {folder / 'scorecard.json'}; slm report {folder} shows it")
     return 0
 
@@ -118,15 +120,8 @@ def _settings(options: Any) -> card.Options:
     """What to measure.
 
     Raises:
-        UserError: An option is out of range, or there is no place for the file.
+        UserError: An option is out of range.
     """
-    if options.json and not Path(options.json).absolute().parent.is_dir():
-        parent = Path(options.json).parent
-        raise UserError(
-            f"--json {options.json}: there is no folder {parent}",
-            "a folder that exists",
-            f"mkdir -p {parent}",
-        )
     try:
         return card.Options(options.stories, options.loss_tokens, options.seed)
     except ValueError as error:
@@ -238,21 +233,26 @@ def _run_of(checkpoint: Checkpoint) -> Path | None:
     return run if any(run.glob("events.out.tfevents.*")) else None
 
 
-def _keep(
-    found: card.Scorecard, checkpoint: Checkpoint, folder: Path | None, json_file: str | None
-) -> None:
-    """Writes the card into the run, into TensorBoard, and where it was asked for."""
+def _keep(found: card.Scorecard, folder: Path | None, json_file: Path | None) -> None:
+    """Writes the card into the run, and where it was asked for."""
     if json_file:
-        found.save(Path(json_file))
-    if folder is None:
-        return
-    found.save(folder / "scorecard.json")
+        found.save(json_file)
+    if folder:
+        found.save(folder / "scorecard.json")
+
+
+def _draw(found: card.Scorecard, folder: Path, step: int) -> None:
+    """Writes the card into TensorBoard.
+
+    In a folder of its own: TensorBoard leaves a run's older file for its newest, and would not
+    follow a training that is still going on.
+    """
     from torch.utils.tensorboard.writer import SummaryWriter
 
-    with SummaryWriter(str(folder)) as writer:
+    with SummaryWriter(str(folder / "scorecard")) as writer:
         for name, value in found.scalars().items():
-            writer.add_scalar(name, value, checkpoint.step)
-        writer.add_text("scorecard", f"```\n{card.as_text(found)}\n```", checkpoint.step)
+            writer.add_scalar(name, value, step)
+        writer.add_text("scorecard", f"```\n{card.as_text(found)}\n```", step)
 
 
 def _say(what: str) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slm.commands.complaints import os_errors_explained, quick_parser
-from slm.commands.runs import find_run
+from slm.commands.runs import find_run, names_apart
 from slm.errors import UserError
 
 if TYPE_CHECKING:
@@ -30,20 +30,23 @@ def run_plot(words: Sequence[str]) -> int:
     """
     options = _make_parser().parse_args(list(words))
     formats = list(dict.fromkeys(options.formats))
-    if unknown := set(formats) - set(_FORMATS):
+    if not formats or set(formats) - set(_FORMATS):
         raise UserError(
-            f"--formats {', '.join(sorted(unknown))}", "png, svg or both", "--formats '[png, svg]'"
+            f"--formats [{', '.join(formats)}]", "png, svg or both", "--formats '[png, svg]'"
         )
+    several = len(options.runs) > 1
+    _check_for_one_run(options, several)
     if options.ckpt_path is None and len(options.runs) == 1 and options.runs[0].endswith(".ckpt"):
         options.ckpt_path = options.runs[0]
     root = options.trainer.default_root_dir
     folders = [find_run(named, root) for named in options.runs or [None]]
-    several = len(folders) > 1
     default = folders[0].parent / "comparison" if several else folders[0] / "figures"
     out = Path(options.out).expanduser() if options.out else default
     from slm.reports.figures.curves import CURVES, read_run
 
-    runs = [read_run(folder) for folder in folders]
+    runs = [
+        read_run(folder, name) for folder, name in zip(folders, names_apart(folders), strict=True)
+    ]
     figures: dict[str, Figure] = {}
     for name, draw in CURVES.items():
         if figure := draw(runs):
@@ -79,12 +82,13 @@ def _make_parser() -> Any:
     for name, kind, default, help_ in (
         ("prompt", str | None, None, "The text whose attention and next tokens are drawn."),
         ("layer", int | None, None, "Layer of the large attention map, from 1; null: the last."),
-        ("head", int, 1, "Head of the large attention map, from 1."),
+        ("head", int | None, None, "Head of the large attention map, from 1; null: the first."),
         (
             "ckpt_path",
             str | None,
             None,
-            "The checkpoint to draw weights and attention of; null: the run's best.",
+            "The checkpoint to draw weights and attention of: a file, or `last` or `best` of the "
+            "run, which is also the default.",
         ),
         ("out", str | None, None, "Folder for the figures; null: `figures` in the run's."),
         ("formats", list[str], list(_FORMATS), "png, svg or both."),
@@ -94,15 +98,39 @@ def _make_parser() -> Any:
     return parser
 
 
+def _check_for_one_run(options: Any, several: bool) -> None:
+    """Checks that nothing is asked for that comparing has no place for.
+
+    Raises:
+        UserError: Something is.
+    """
+    for name in ("prompt", "layer", "head", "ckpt_path"):
+        if several and getattr(options, name) is not None:
+            raise UserError(
+                f"--{name} with {len(options.runs)} runs, of which only curves are drawn",
+                "one run",
+                f"leave --{name} out, or name one run",
+            )
+
+
+def _checkpoint(run: Path, named: str | None) -> Path | None:
+    """The checkpoint to look into: the one named, or the run's best."""
+    if named is None:
+        from slm.training.checkpoint import checkpoint_of
+
+        return checkpoint_of(run)
+    if named in ("last", "best"):
+        return run / "checkpoints" / f"{named}.ckpt"
+    return Path(named).expanduser()
+
+
 def _of_model(run: Path, options: Any) -> dict[str, "Figure"]:
     """Figures of a checkpoint's weights, attention and expectations.
 
     Raises:
         UserError: There is no such layer or head, or no such checkpoint.
     """
-    from slm.training.checkpoint import checkpoint_of, open_checkpoint
-
-    named = Path(options.ckpt_path).expanduser() if options.ckpt_path else checkpoint_of(run)
+    named = _checkpoint(run, options.ckpt_path)
     if named is None:
         print(f"{run} holds no checkpoint: curves only", file=sys.stderr)
         return {}
@@ -110,13 +138,15 @@ def _of_model(run: Path, options: Any) -> dict[str, "Figure"]:
     from slm.reports.figures.next_tokens import draw_next_tokens, expectations
     from slm.reports.figures.weights import draw_weights
     from slm.reports.pictures import STORY
+    from slm.training.checkpoint import open_checkpoint
 
     checkpoint = open_checkpoint(named)
     shape = checkpoint.gpt
     layer = shape.n_layer if options.layer is None else options.layer
+    head = 1 if options.head is None else options.head
     for name, value, most in (
         ("layer", layer, shape.n_layer),
-        ("head", options.head, shape.n_head),
+        ("head", head, shape.n_head),
     ):
         if not 1 <= value <= most:
             raise UserError(f"--{name} {value}", f"from 1 to {most}", f"--{name} 1")
@@ -124,11 +154,11 @@ def _of_model(run: Path, options: Any) -> dict[str, "Figure"]:
     text = options.prompt or STORY
     tokens, maps_LHTT = maps_of_text(model, tokenizer, text)
     labels = [token_label(tokenizer, token) for token in tokens]
-    title = f"Layer {layer}, head {options.head} ({checkpoint.path.stem}, step {checkpoint.step:,})"
+    title = f"Layer {layer}, head {head} ({checkpoint.path.stem}, step {checkpoint.step:,})"
     figures = {
         "weights": draw_weights(model),
         "attention-heads": draw_heads(maps_LHTT),
-        "attention": draw_head(maps_LHTT[layer - 1, options.head - 1], labels, title),
+        "attention": draw_head(maps_LHTT[layer - 1, head - 1], labels, title),
     }
     if found := expectations(model, tokenizer, text):
         figures["next-tokens"] = draw_next_tokens(found)

@@ -1,11 +1,9 @@
 """The verb `report`: a run's report as one HTML file."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
-from slm.commands.complaints import os_errors_explained, quick_parser
+from slm.commands.complaints import os_errors_explained, place_for, quick_parser
 from slm.commands.runs import find_run
-from slm.errors import UserError
 
 
 @os_errors_explained()
@@ -39,13 +37,7 @@ def run_report(words: Sequence[str]) -> int:
     )
     options = parser.parse_args(list(words))
     run = find_run(options.run, options.trainer.default_root_dir)
-    out = Path(options.out).expanduser() if options.out else None
-    if out and not out.absolute().parent.is_dir():
-        raise UserError(
-            f"--out {out}: there is no folder {out.parent}",
-            "a folder that exists",
-            f"mkdir -p {out.parent}",
-        )
+    out = place_for("--out", options.out) if options.out else None
     from slm.reports.run_report import write_report
 
     print(f"Report     {write_report(run, out)}")

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
+from slm.commands.complaints import place_for
 from slm.errors import UserError
 from slm.training.storyteller import Story, StoryRequest
 
@@ -121,12 +122,7 @@ class JsonLines:
                 "the name of a new file",
                 "name another file, or remove that one first",
             )
-        if not path.absolute().parent.is_dir():
-            raise UserError(
-                f"--out {path}: there is no folder {path.parent}",
-                "a folder that exists",
-                f"mkdir -p {path.parent}",
-            )
+        place_for("--out", path)
         self._path = path
         self._part = path.with_name(f"{path.name}.part")
         self._lock = FileLock(f"{self._part}.lock")

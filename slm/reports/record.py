@@ -15,6 +15,10 @@ from slm.reports.machine import describe_machine
 from slm.training.callbacks import describe_device
 
 _READ_EVERY = 10.0  # seconds
+_KEYS = {
+    "started", "machine", "device", "precision", "compiled", "first_step", "last_step",
+    "seconds", "tokens", "joules",
+}  # fmt: skip
 
 
 class RunRecord(Callback):
@@ -22,6 +26,7 @@ class RunRecord(Callback):
 
     def __init__(self) -> None:
         self._entry: dict[str, Any] = {}
+        self._before: list[dict[str, Any]] = []
 
     @rank_zero_only
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -31,6 +36,8 @@ class RunRecord(Callback):
         self._begun = self._read_at = time.perf_counter()
         data = trainer.datamodule  # type: ignore[attr-defined]
         self._tokens = data.samples_trained() * data.block_size
+        folder = run_folder(trainer)
+        self._before = read_record(folder) if folder else []
         self._entry = {
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
             "machine": describe_machine(device.type),
@@ -49,9 +56,16 @@ class RunRecord(Callback):
             self._read_at = now
 
     @rank_zero_only
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Writes the entry as far as it goes: a run may be cut off."""
+        if self._entry:
+            self._write(trainer)
+
+    @rank_zero_only
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes the entry."""
         self._write(trainer)
+        self._entry = {}
 
     @rank_zero_only
     def on_exception(
@@ -60,6 +74,7 @@ class RunRecord(Callback):
         """Writes the entry, as far as it goes."""
         if self._entry:
             self._write(trainer)
+            self._entry = {}
 
     def _write(self, trainer: Trainer) -> None:
         folder = run_folder(trainer)
@@ -73,17 +88,20 @@ class RunRecord(Callback):
             "tokens": data.samples_trained() * data.block_size - self._tokens,
             "joules": {name: round(joules, 1) for name, joules in self._meter.joules.items()},
         }
-        self._entry = {}
         path = folder / "record.json"
-        path.write_text(json.dumps([*read_record(folder), entry], indent=1) + "\n", "utf-8")
+        temporary = path.with_name("record.json.tmp")
+        temporary.write_text(json.dumps([*self._before, entry], indent=1) + "\n", "utf-8")
+        temporary.replace(path)
 
 
 def read_record(folder: Path) -> list[dict[str, Any]]:
-    """The entries of a run's record; none if it has no record, or one that cannot be read."""
+    """The entries of a run's record that are whole; none if there is no record."""
     try:
-        return list(json.loads((folder / "record.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        found = json.loads((folder / "record.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return []
+    entries = found if isinstance(found, list) else []
+    return [each for each in entries if isinstance(each, dict) and each.keys() >= _KEYS]
 
 
 def run_folder(trainer: Trainer) -> Path | None:

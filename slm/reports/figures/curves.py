@@ -25,15 +25,12 @@ class RunCurves:
     """Optimizer steps and values, by name."""
     stories: list[tuple[int, str]]
     """The sampled stories, with their steps."""
-
-    @property
-    def name(self) -> str:
-        """The folder's name."""
-        return self.folder.resolve().name
+    name: str
+    """What the run is called in figures."""
 
     def tokens(self, steps: Values) -> Values:
-        """Tokens seen at some steps."""
-        known, seen = self.scalars.get("tokens_seen", (np.ones(1), np.ones(1)))
+        """Tokens seen at some steps, of a run that logged them."""
+        known, seen = self.scalars["tokens_seen"]
         # In proportion to the steps, between two log points and behind the last one.
         per_step = seen[-1] / known[-1] if known[-1] else 0.0
         known, seen = np.append(0.0, known), np.append(0.0, seen)
@@ -45,10 +42,14 @@ class RunCurves:
         return float(self.scalars[name][1].min()) if name in self.scalars else None
 
 
-def read_run(folder: Path) -> RunCurves:
+def read_run(folder: Path, name: str | None = None) -> RunCurves:
     """Reads a run's TensorBoard files.
 
     Where a resumed run logged a step again, the later point counts.
+
+    Args:
+        folder: The run's folder.
+        name: What to call it; None takes the folder's name.
     """
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -57,16 +58,23 @@ def read_run(folder: Path) -> RunCurves:
     events.Reload()
     tags = events.Tags()
     scalars = {}
-    for name in tags["scalars"]:
-        points = {point.step: point.value for point in events.Scalars(name)}
+    for tag in tags["scalars"]:
+        points = {point.step: point.value for point in events.Scalars(tag)}
         steps = sorted(points)
-        scalars[name] = (np.array(steps, float), np.array([points[s] for s in steps], float))
+        scalars[tag] = (np.array(steps, float), np.array([points[s] for s in steps], float))
     texts: dict[int, str] = {}
     if "story/text_summary" in tags["tensors"]:
         for event in events.Tensors("story/text_summary"):
             written = event.tensor_proto.string_val[0].decode("utf-8", "replace")
             texts[event.step] = written.replace("  \n", "\n")
-    return RunCurves(folder, scalars, sorted(texts.items()))
+    return RunCurves(folder, scalars, sorted(texts.items()), name or folder.resolve().name)
+
+
+def _x_axis(runs: Sequence[RunCurves]) -> tuple[str, Callable[[RunCurves, Values], Values]]:
+    """Label and places of the x axis: tokens, or steps where a run did not log its tokens."""
+    if all("tokens_seen" in run.scalars for run in runs):
+        return "million tokens seen", lambda run, steps: run.tokens(steps) / 1e6
+    return "optimizer steps", lambda run, steps: steps
 
 
 def draw_loss(runs: Sequence[RunCurves]) -> Figure | None:
@@ -82,7 +90,7 @@ def draw_loss(runs: Sequence[RunCurves]) -> Figure | None:
             axes.set_ylabel(f"loss, nats per token{' (log)' if scale == 'log' else ''}")
             if scale == "log":
                 axes.set_xscale("log")
-                axes.set_xlabel("million tokens seen (log)")
+                axes.set_xlabel(f"{_x_axis(runs)[0]} (log)")
                 _label_log(axes)
                 axes.xaxis.set_major_formatter("{x:g}")
             else:
@@ -100,13 +108,14 @@ def _label_log(axes: Axes) -> None:
 
 def _draw_losses(axes: Axes, runs: Sequence[RunCurves]) -> None:
     several = len(runs) > 1
+    label_x, x_of = _x_axis(runs)
     for number, run in enumerate(runs):
         color = COLORS[number % len(COLORS)]
         if "train_loss" in run.scalars:
             steps, losses = run.scalars["train_loss"]
             label = None if several else "training"
             axes.plot(
-                run.tokens(steps) / 1e6, losses, color=color, lw=0.8 if several else 1.1,
+                x_of(run, steps), losses, color=color, lw=0.8 if several else 1.1,
                 alpha=0.5 if several else 1.0, label=label,
             )  # fmt: skip
         if "val_loss" in run.scalars:
@@ -115,10 +124,10 @@ def _draw_losses(axes: Axes, runs: Sequence[RunCurves]) -> None:
             if "val_bits_per_byte" in run.scalars:
                 label += f" ({run.scalars['val_bits_per_byte'][1].min():.3f} bits/byte)"
             axes.plot(
-                run.tokens(steps) / 1e6, losses, color=color if several else COLORS[1], marker="o",
+                x_of(run, steps), losses, color=color if several else COLORS[1], marker="o",
                 ms=4, lw=1.6, ls=DASHES[number % len(DASHES)], label=label,
             )  # fmt: skip
-    axes.set_xlabel("million tokens seen")
+    axes.set_xlabel(label_x)
 
 
 def draw_bits_per_byte(runs: Sequence[RunCurves]) -> Figure | None:
@@ -148,13 +157,14 @@ def _draw_one(
     if not runs:
         return None
     figure = new_figure(7, 3.0)
+    label_x, x_of = _x_axis(runs)
     with style():
         axes = figure.subplots()
         for number, run in enumerate(runs):
             steps, values = run.scalars[name]
             options: dict[str, Any] = {"marker": "o", "ms": 4} if len(steps) < 30 else {}
             axes.plot(
-                run.tokens(steps) / 1e6, values, color=COLORS[number % len(COLORS)], lw=1.2,
+                x_of(run, steps), values, color=COLORS[number % len(COLORS)], lw=1.2,
                 ls=DASHES[number % len(DASHES)], label=run.name, **options,
             )  # fmt: skip
         if log and all((run.scalars[name][1] > 0).all() for run in runs):
@@ -163,7 +173,7 @@ def _draw_one(
         if zero:
             axes.set_ylim(bottom=0)
             axes.yaxis.set_major_formatter("{x:,.0f}")
-        axes.set_xlabel("million tokens seen")
+        axes.set_xlabel(label_x)
         axes.set_ylabel(label)
         axes.set_title(label[0].upper() + label[1:], loc="left")
         if len(runs) > 1:

@@ -10,7 +10,7 @@ import torch
 
 from slm.data.tokenizer import Tokenizer
 from slm.model import GPT, SamplingOptions
-from slm.reports.scorecard.generated import Manner, Told, describe, is_copy, tell_stories
+from slm.reports.scorecard.generated import Manner, Told, compare, describe, is_copy, tell_stories
 from slm.reports.scorecard.likelihood import Accuracy, score_pairs
 from slm.reports.scorecard.overlap import Overlap, overlaps
 from slm.reports.scorecard.pairs import FAMILIES, make_pairs
@@ -53,7 +53,8 @@ class Scorecard:
     generated: Manner | None = None
     real: Manner | None = None
     """The same of as many held-out stories: what a perfect model would come near."""
-    told: list[tuple[Told, Overlap]] = field(default_factory=list)
+    told: list[tuple[Told, Overlap | None]] = field(default_factory=list)
+    """The stories, and what each shares with the training text if that is there."""
     loss: dict[str, float] = field(default_factory=dict)
     judge: dict[str, Any] | None = None
 
@@ -73,6 +74,7 @@ class Scorecard:
                 family: {
                     "pairs": a.pairs,
                     "passed": a.passed,
+                    "left_out": a.left_out,
                     "accuracy": a.share,
                     "interval_95": list(a.interval()),
                     "chance": 0.5,
@@ -82,7 +84,8 @@ class Scorecard:
             "generated": asdict(self.generated) if self.generated else None,
             "held_out_stories": asdict(self.real) if self.real else None,
             "stories": [
-                asdict(told) | {"overlap": asdict(o), "memorised": is_copy(o)}
+                asdict(told)
+                | {"overlap": asdict(o) if o else None, "memorised": is_copy(o) if o else None}
                 for told, o in self.told
             ],
             "loss": self.loss,
@@ -146,19 +149,19 @@ def measure(
     if stories is None:
         say("telling stories")
         stories = tell_stories(model, tokenizer, SamplingOptions(seed=options.seed))
-    nothing = Overlap(0, 0, 0, 1.0)  # until compared
-    card.told = [(story, nothing) for story in stories]
-    if trained_on is not None and stories:
+    real = [Told("", text, None) for text in texts[: len(stories)]]
+    card.generated, card.real = describe(stories), describe(real)
+    card.told = [(story, None) for story in stories]
+    if trained_on is not None:
         say("comparing with the training text")
         frequent = trained_on.frequent_words()
-        real = [Told("", text, None) for text in texts[: len(stories)]]
         everything = [*stories, *real]
         shared = overlaps(
             [tokenizer.encode(story.text) for story in everything], trained_on.training()
         )
         split = len(stories)
-        card.generated = describe(stories, shared[:split], frequent)
-        card.real = describe(real, shared[split:], frequent)
+        card.generated = compare(card.generated, stories, shared[:split], frequent)
+        card.real = compare(card.real, real, shared[split:], frequent)
         card.told = list(zip(stories, shared[:split], strict=True))
     return card
 
@@ -192,13 +195,15 @@ def as_text(card: Scorecard) -> str:
         low, high = accuracy.interval()
         interval = f"{low:5.1%} to {high:6.1%}"
         lines.append(f"{family:15} {accuracy.share:6.1%}  {interval} {accuracy.pairs:6}  {asks}")
+        if accuracy.left_out:
+            lines.append(f"{'':32}({accuracy.left_out:,} more do not fit into the context)")
     if card.score is not None:
         lines.append(f"{'score':15} {card.score:6.1%}  (mean of the families)")
     if card.loss:
         lines += ["", *_loss_lines(card)]
     if card.generated:
         lines += ["", *_manner_lines(card.generated, card.real)]
-    if copies := [(told, o) for told, o in card.told if is_copy(o)]:
+    if copies := [(told, o) for told, o in card.told if o and is_copy(o)]:
         lines += [
             "",
             f"{len(copies)} of {len(card.told)} stories are taken from the training text:",
@@ -213,6 +218,8 @@ def as_text(card: Scorecard) -> str:
             f"judge           {grades} of 10, by {card.judge['model']} "
             f"({card.judge['graded']} of {card.judge['asked']} stories graded)",
         ]
+        if card.judge["stopped"]:
+            lines.append(f"                then it stopped: {card.judge['stopped']}")
     return "\n".join(lines)
 
 

@@ -48,17 +48,18 @@ class Manner:
     """Different words among all (Li et al. 2016, arXiv 1510.03055), of equally long excerpts."""
     distinct_2: float
     """Different pairs of words among all."""
-    rare_words: float
-    """Share of words that are not among the training text's 1,000 most frequent."""
-    unknown_words: float
-    """Share of words that the sampled training text does not hold at all: mostly invented."""
     names_kept: float | None
     """Share of prompts with a named character whose name comes again."""
-    longest_copy: float
+    rare_words: float | None = None
+    """Share of words that are not among the training text's 1,000 most frequent. This and what
+    follows is None where there is no training text to compare with."""
+    unknown_words: float | None = None
+    """Share of words that the sampled training text does not hold at all: mostly invented."""
+    longest_copy: float | None = None
     """Median over stories of the longest run of tokens that the training text holds, too."""
-    novel_5_grams: float
+    novel_5_grams: float | None = None
     """Mean share of five-token sequences that the training text does not hold."""
-    memorised: float
+    memorised: float | None = None
     """Share of stories that are copies: see `is_copy`."""
 
 
@@ -92,17 +93,13 @@ def is_copy(overlap: Overlap) -> bool:
     return overlap.longest >= COPIED_TOKENS or long_enough
 
 
-def describe(stories: Sequence[Told], shared: Sequence[Overlap], frequent: Sequence[str]) -> Manner:
-    """Looks at stories.
+def describe(stories: Sequence[Told]) -> Manner:
+    """Looks at stories by themselves.
 
     Args:
         stories: At least one.
-        shared: What each has in common with the training text.
-        frequent: The words of (a sample of) the training text, the most frequent first.
     """
-    words = [_WORD.findall(story.text.lower()) for story in stories]
-    known, common = set(frequent), set(frequent[:1000])
-    everything = [word for each in words for word in each]
+    words = _words(stories)
     ends = [story.ended for story in stories if story.ended is not None]
     kept = [
         re.search(rf"\b{story.name}\b", story.text) is not None for story in stories if story.name
@@ -114,9 +111,27 @@ def describe(stories: Sequence[Told], shared: Sequence[Overlap], frequent: Seque
         repetition=_mean([_repeated(each, 4) for each in words]),
         distinct_1=_distinct(words, 1),
         distinct_2=_distinct(words, 2),
+        names_kept=_mean(kept) if kept else None,
+    )
+
+
+def compare(
+    manner: Manner, stories: Sequence[Told], shared: Sequence[Overlap], frequent: Sequence[str]
+) -> Manner:
+    """Adds to what stories are like what only a comparison with the training text shows.
+
+    Args:
+        manner: Of the stories.
+        stories: At least one.
+        shared: What each has in common with the training text.
+        frequent: The words of (a sample of) the training text, the most frequent first.
+    """
+    known, common = set(frequent), set(frequent[:1000])
+    everything = [word for each in _words(stories) for word in each]
+    return replace(
+        manner,
         rare_words=_mean([word not in common for word in everything]),
         unknown_words=_mean([word not in known for word in everything]),
-        names_kept=_mean(kept) if kept else None,
         longest_copy=float(np.median([overlap.longest for overlap in shared])),
         novel_5_grams=_mean([overlap.novel for overlap in shared]),
         memorised=_mean([is_copy(overlap) for overlap in shared]),
@@ -127,6 +142,10 @@ def frequent_words(texts: Iterable[str]) -> list[str]:
     """The words of some texts, the most frequent first, in lower case."""
     counts = Counter(word for text in texts for word in _WORD.findall(text.lower()))
     return sorted(counts, key=lambda word: (-counts[word], word))
+
+
+def _words(stories: Sequence[Told]) -> list[list[str]]:
+    return [_WORD.findall(story.text.lower()) for story in stories]
 
 
 def _mean(values: Sequence[float]) -> float:

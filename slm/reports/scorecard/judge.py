@@ -41,15 +41,12 @@ class Judge:
     """Seconds to wait for an answer."""
 
     def grade(self, story: Told) -> dict[str, float] | None:
-        """The four grades of a story; None if the answers cannot be understood.
+        """The four grades of a story; None if the answer cannot be understood.
 
         Raises:
             UserError: The service cannot be reached, or refuses.
         """
-        for _ in range(_ATTEMPTS):
-            if grades := _read_grades(self._ask(story)):
-                return grades
-        return None
+        return _read_grades(self._ask(story))
 
     def _ask(self, story: Told) -> str:
         question = f"Beginning:\n{story.prompt}\n\nContinuation:\n{story.text}"
@@ -92,10 +89,21 @@ class Judge:
 def grade_stories(judge: Judge, stories: Sequence[Told]) -> dict[str, Any]:
     """Mean grades of some stories, and each story's.
 
+    A service that gives up half-way takes nothing back: "stopped" says what it said.
+
     Raises:
         UserError: The service cannot be reached, refuses, or no answer can be understood.
     """
-    each = [judge.grade(story) for story in stories]
+    each: list[dict[str, float] | None] = []
+    stopped = None
+    for story in stories:
+        try:
+            each.append(judge.grade(story))
+        except UserError as error:
+            if not any(each):
+                raise
+            stopped = error.found
+            break
     graded = [grades for grades in each if grades]
     if not graded:
         raise UserError(
@@ -107,6 +115,7 @@ def grade_stories(judge: Judge, stories: Sequence[Told]) -> dict[str, Any]:
         "model": judge.model,
         "asked": len(stories),
         "graded": len(graded),
+        "stopped": stopped,
         "grades": {name: sum(one[name] for one in graded) / len(graded) for name in GRADES},
         "each": each,
     }

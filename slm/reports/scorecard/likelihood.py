@@ -23,6 +23,8 @@ class Accuracy:
     pairs: int
     passed: float
     """A tie counts one half."""
+    left_out: int = 0
+    """Pairs that do not fit into the model's context."""
 
     @property
     def share(self) -> float:
@@ -47,7 +49,7 @@ def score_pairs(model: GPT, tokenizer: Tokenizer, pairs: Sequence[Pair]) -> Accu
     means = mean_log_probabilities(model, [side for both in ready for side in both])
     differences = [right - wrong for right, wrong in zip(means[::2], means[1::2], strict=True)]
     passed = sum(1.0 if d > 0 else 0.5 if d == 0 else 0.0 for d in differences)
-    return Accuracy(len(ready), passed)
+    return Accuracy(len(ready), passed, len(pairs) - len(ready))
 
 
 _Side = tuple[list[int], int]
