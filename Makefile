@@ -12,7 +12,7 @@ quickstart: $(VENV)/installed
 	@echo; echo "To use the commands above, first: . $(BIN)/activate"
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest -m "not slow and not regression"
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m "not slow and not regression"
 
 regression: $(VENV)/installed
 	$(BIN)/python -m pytest -m regression

@@ -159,7 +159,7 @@ def test_nor_in_the_shape_and_with_the_threads_that_people_use(weights):
     try:
         config = GPTConfig(block_size=256, vocab_size=2000, n_layer=2, n_head=6, n_embd=384)
         model = fast_weights(make_model(config, std=0.1), weights, "cpu")
-        options = SamplingOptions(temperature=1.0, top_k=None, max_new_tokens=80)
+        options = SamplingOptions(temperature=1.0, top_k=None, max_new_tokens=24)
         lengths = [1, 20, 150, 40, 3]
         prompts = [[7 + n] * length for n, length in enumerate(lengths)]
         alone = []

@@ -20,6 +20,11 @@ def page(title: str, parts: Iterable[str]) -> str:
     return _TEMPLATE.replace("{title}", escape(title)).replace("{body}", "\n".join(parts))
 
 
+def number(value: float | None, form: str) -> str:
+    """A number in a format; a dash where there is none."""
+    return "–" if value is None else format(value, form)
+
+
 def section(title: str, body: str) -> str:
     """A part of a page; nothing if its body is empty."""
     return f"<section><h2>{escape(title)}</h2>\n{body}</section>" if body else ""

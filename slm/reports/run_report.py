@@ -1,7 +1,7 @@
 """A run's report: one HTML file that needs nothing else, no network either."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -14,11 +14,11 @@ from slm.reports.figures.attention import draw_head, draw_heads, maps_of_text, t
 from slm.reports.figures.curves import CURVES, RunCurves, read_run
 from slm.reports.figures.next_tokens import draw_next_tokens, expectations
 from slm.reports.figures.weights import draw_weights
-from slm.reports.page import definitions, drawn, folded, page, section, table, tiles
+from slm.reports.page import definitions, drawn, folded, number, page, section, tiles
 from slm.reports.pictures import STORY
 from slm.reports.record import read_record
-from slm.reports.scorecard.card import FORMAT_VERSION, MANNER_WORDS
-from slm.reports.scorecard.pairs import FAMILIES
+from slm.reports.scorecard.card import FORMAT_VERSION
+from slm.reports.scorecard.shown import scorecard_section
 from slm.training.budget import in_words as duration
 from slm.training.checkpoint import Checkpoint, checkpoint_of, open_checkpoint
 from slm.training.storyteller import StoryRequest, Storyteller
@@ -95,12 +95,13 @@ class _Run:
 def _page(run: _Run) -> str:
     parts = [_head(run), _facts(run), _curves(run.curves)]
     stories = run.curves.stories
+    scorecard = scorecard_section(run.scorecard, run.checkpoint, run.curves.folder)
     if run.checkpoint is None:
-        parts += [_stories(stories), _scorecard(run)]
+        parts += [_stories(stories), scorecard]
     else:
         model, tokenizer = run.checkpoint.make_model(), run.checkpoint.make_tokenizer()
         stories = stories or [(run.checkpoint.step, _tell(model, tokenizer))]
-        parts += [_stories(stories), _scorecard(run), _looking(model, tokenizer)]
+        parts += [_stories(stories), scorecard, _looking(model, tokenizer)]
     if run.config:
         parts.append(section("Config", f"<pre>{escape(run.config)}</pre>"))
     return page(f"Report of {run.curves.name}", parts)
@@ -111,12 +112,12 @@ def _head(run: _Run) -> str:
     seconds = sum(entry["seconds"] for entry in run.record)
     tokens = curves.scalars["tokens_seen"][1][-1] if "tokens_seen" in curves.scalars else None
     figures = [
-        (_number(curves.best(), ".3f"), "validation loss, nats per token"),
-        (_number(curves.best("val_bits_per_byte"), ".3f"), "bits per byte"),
-        (_number(curves.best("val_perplexity"), ".2f"), "perplexity"),
+        (number(curves.best(), ".3f"), "validation loss, nats per token"),
+        (number(curves.best("val_bits_per_byte"), ".3f"), "bits per byte"),
+        (number(curves.best("val_perplexity"), ".2f"), "perplexity"),
         (f"{tokens / 1e6:,.2f} M" if tokens else "–", "tokens seen"),
         (duration(seconds) if seconds else "–", "training, with validations"),
-        (_number(_median(curves, "tokens_per_second"), ",.0f"), "tokens per second, median"),
+        (number(_median(curves, "tokens_per_second"), ",.0f"), "tokens per second, median"),
     ]
     return f"<h1>{escape(curves.name)}</h1>\n{tiles(figures)}"
 
@@ -128,10 +129,6 @@ def _median(curves: RunCurves, name: str) -> float | None:
     return float(values[len(values) // 2])
 
 
-def _number(value: float | None, form: str) -> str:
-    return "–" if value is None else format(value, form)
-
-
 # ---- what was trained on what -----------------------------------------------------------------
 
 
@@ -139,13 +136,13 @@ def _facts(run: _Run) -> str:
     rows: list[tuple[str, str]] = []
     if run.checkpoint is not None:
         rows += _model_facts(run.checkpoint)
-    for number, entry in enumerate(run.record, 1):
+    for part, entry in enumerate(run.record, 1):
         said = (
             f"{entry['started']}, steps {entry['first_step']:,} to {entry['last_step']:,}, "
             f"{entry['tokens']:,} tokens in {duration(entry['seconds'])}, {entry['precision']}"
             f"{', compiled' if entry['compiled'] else ''}, on {entry['device']}: {entry['machine']}"
         )
-        rows.append(("Trained" if len(run.record) == 1 else f"Trained, part {number}", said))
+        rows.append(("Trained" if len(run.record) == 1 else f"Trained, part {part}", said))
     if run.record:
         rows.append(("Energy", _energy(run.record)))
     return section("What was trained on what", definitions(rows))
@@ -226,95 +223,3 @@ def _stories(stories: Sequence[tuple[int, str]]) -> str:
         for place, (step, text) in enumerate(stories)
     ]
     return section("The same story as training went on", "\n".join(shown))
-
-
-def _scorecard(run: _Run) -> str:
-    command = (
-        f"<code>slm evaluate --ckpt_path {escape(str(run.checkpoint.path))}</code>, then "
-        f"<code>slm report {escape(str(run.curves.folder))}</code>"
-        if run.checkpoint
-        else "it takes a checkpoint, and this run has none"
-    )
-    if not run.scorecard:
-        return section("Scorecard", f"<p>Not measured yet: {command}.</p>")
-    try:
-        parts = _card(run.scorecard)
-        step, fingerprint = (run.scorecard["about"][name] for name in ("step", "fingerprint"))
-    except (KeyError, TypeError, ValueError, AttributeError):
-        return section("Scorecard", f"<p>scorecard.json is no scorecard. Anew: {command}.</p>")
-    if run.checkpoint and fingerprint != run.checkpoint.fingerprint():
-        parts.insert(
-            0,
-            f"<p><b>Of other weights than the figures below</b>: those of step {step:,}, not of "
-            f"{escape(run.checkpoint.path.name)}, step {run.checkpoint.step:,}. "
-            f"Anew: {command}.</p>",
-        )
-    return section("Scorecard", "\n".join(parts))
-
-
-def _card(card: dict[str, Any]) -> list[str]:
-    """A scorecard's tables and stories."""
-    about, judge = card["about"], card["judge"]
-    parts = [
-        f"<p>Of the checkpoint at step {about['step']:,}. Mean of the families: "
-        f"<b>{_number(card['score'], '.1%')}</b>.</p>",
-        _families(card["pairs"]),
-        _manner(card["generated"], card["held_out_stories"]),
-        _losses(card),
-    ]
-    if judge:
-        grades = ", ".join(f"{name} {value:.1f}" for name, value in judge["grades"].items())
-        parts.append(
-            f"<p>Judge {escape(judge['model'])}: {escape(grades)} of 10 "
-            f"({judge['graded']} of {judge['asked']} stories graded).</p>"
-        )
-    return [*parts, _copies(card["stories"])]
-
-
-def _families(pairs: dict[str, dict[str, Any]]) -> str:
-    rows = [("minimal pairs", "right", "95 % interval", "pairs", "asks (chance: 50 %)")]
-    for name, found in pairs.items():
-        low, high = found["interval_95"]
-        asks = FAMILIES[name][1] if name in FAMILIES else ""
-        interval = f"{low:.1%} to {high:.1%}"
-        rows.append((name, f"{found['accuracy']:.1%}", interval, str(found["pairs"]), asks))
-    return table(rows)
-
-
-def _manner(generated: dict[str, Any], real: dict[str, Any]) -> str:
-    rows: list[Sequence[str]] = [("stories", "generated", "held out")]
-    for name, (words, form) in MANNER_WORDS.items():
-        values = (generated[name], real[name])
-        rows.append((words, *("–" if v is None else form.format(v) for v in values)))
-    return table(rows)
-
-
-def _losses(card: dict[str, Any]) -> str:
-    loss, about = card["loss"], card["about"]
-    rows = [("loss", "nats per token", "bits per byte", "vocabulary", "source")]
-    rows.append(
-        ("this model", f"{loss['loss']:.3f}", f"{loss['bits_per_byte']:.3f}",
-         about["tokenizer"], f"{loss['tokens']:,} tokens of {about['held_out']}")
-    )  # fmt: skip
-    rows += [
-        (peer["name"], _number(peer["nats_per_token"], ".3f"),
-         _number(peer["bits_per_byte"], ".3f"), peer["tokenizer"], peer["source"])
-        for peer in card["peers"]
-    ]  # fmt: skip
-    return table(rows)
-
-
-def _copies(stories: Iterable[dict[str, Any]]) -> str:
-    stories = list(stories)
-    if stories and all(story["memorised"] is None for story in stories):
-        return "<p>The training text was not there to compare the stories with.</p>"
-    copies = [story for story in stories if story["memorised"]]
-    shown = "".join(
-        folded(
-            f"{story['overlap']['longest']} of {story['overlap']['tokens']} tokens stand in the "
-            "training text",
-            story["prompt"] + story["text"],
-        )
-        for story in copies
-    )
-    return f"<h3>Stories taken from the training text: {len(copies)}</h3>{shown}"
