@@ -196,6 +196,17 @@ def test_several_runs_are_told_apart(tmp_path):
     assert {line.get_label().split(",")[0] for line in lines} == {"one", "two"}
 
 
+def test_every_run_has_a_name_and_its_colour_in_every_figure(tmp_path):
+    one = curves(tmp_path, "one", train_loss=([1, 2], [3, 2]))
+    two = curves(tmp_path, "two", train_loss=([1, 2], [3, 2]), val_loss=([2], [2.5]), lr=([1], [1]))
+    loss = draw_loss([one, two]).axes[0]
+    labels = [text.get_text() for text in loss.get_legend().get_texts()]
+    assert labels == ["one, training", "two, best 2.500"]
+    (rate,) = draw_learning_rate([one, two]).axes
+    assert rate.lines[0].get_color() == loss.lines[-1].get_color()
+    assert [text.get_text() for text in rate.get_legend().get_texts()] == ["two"]
+
+
 # ---- the verb -----------------------------------------------------------------------------------
 
 
@@ -221,10 +232,26 @@ def test_plot_draws_the_checkpoint_that_is_named(slm, trained, tmp_path):
     for words, name in (
         ((last,), "last"),
         ((run, "--ckpt_path", "last"), "last"),
+        ((run, "--ckpt_path", last), "last"),
         ((run,), "best"),
     ):
         assert slm("plot", *words, "--out", tmp_path / "f", "--formats", "[svg]").status == 0
         assert f"({name}, step" in (tmp_path / "f" / "attention.svg").read_text()
+
+
+def test_a_checkpoint_brings_its_run(slm, trained, workplace):
+    mine, newest = (workplace / "lightning_logs" / f"version_{number}" for number in (0, 1))
+    for run in (mine, newest):
+        shutil.copytree(checkpoint("best", root=trained).parent.parent, run)
+    result = slm("plot", "--ckpt_path", mine / "checkpoints" / "last.ckpt", "--formats", "[png]")
+    assert result.status == 0, result.err
+    assert (mine / "figures" / "loss.png").exists()
+    assert not (newest / "figures").exists()
+    short = slm("plot", "version_0/checkpoints/last.ckpt", "--formats", "[svg]")
+    assert short.status == 0, short.err
+    assert "(last, step" in (mine / "figures" / "attention.svg").read_text()
+    mixed = slm("plot", newest, "--ckpt_path", mine / "checkpoints" / "last.ckpt")
+    refuse(mixed, "in which it does not lie")
 
 
 def test_plot_compares_runs(slm, trained, tmp_path):

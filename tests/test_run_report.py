@@ -107,6 +107,7 @@ def test_the_report_shows_the_scorecard_and_escapes_what_it_shows(slm, reported)
     assert "&lt;b&gt;Tom &amp; Lily&lt;/b&gt;" in text
     assert "<b>Tom" not in text
     refuse(slm("report", "--out", "no/r.html"), "mkdir -p no")
+    refuse(slm("report", "--out", "."), "is a folder")
 
 
 def test_the_record_of_a_run(slm, reported):
@@ -120,9 +121,13 @@ def test_the_record_of_a_run(slm, reported):
     parts = read_record(reported)
     assert [(part["first_step"], part["last_step"]) for part in parts] == [(0, 12), (12, 14)]
     assert parts[1]["tokens"] == 2 * 4 * 16
-    written = json.dumps([{"started": "half"}, parts[1], 7])
-    (reported / "record.json").write_text(written)
-    assert read_record(reported) == parts[1:], "what cannot be read is left out"
+    strange = [{"started": "half"}, parts[1], 7, parts[0] | {"joules": []}]
+    strange += [parts[0] | {"seconds": None}]
+    (reported / "record.json").write_text(json.dumps(strange))
+    assert read_record(reported) == parts[1:], "what cannot be read is not shown"
+    assert slm(*plan[:-1], "16", "--report", "true").status == 0
+    kept = json.loads((reported / "record.json").read_text())
+    assert kept[:-1] == strange, "but kept"
 
 
 def test_a_run_that_is_cut_off_has_a_record(slm, workplace, monkeypatch):
@@ -141,7 +146,10 @@ def test_the_report_of_a_damaged_run(slm, reported):
     assert result.status == 0, result.err
     text = (reported / "report.html").read_text()
     Page(text)
-    assert "scorecard.json is no scorecard" in text
+    assert "scorecard.json is damaged" in text
+    (reported / "scorecard.json").write_text('{"half": ')
+    assert slm("report").status == 0
+    assert "scorecard.json is damaged" in (reported / "report.html").read_text()
     assert 'alt="loss"' in text
 
 

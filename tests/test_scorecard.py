@@ -50,7 +50,7 @@ def test_sentences_end_where_they_end():
 
 @pytest.fixture(scope="module")
 def pairs():
-    return make_pairs([str(story) for story in builtin_stories(3000)], 1, 300)
+    return make_pairs([str(story) for story in builtin_stories(12000)], 1, 300)
 
 
 def test_every_family_gives_pairs_that_differ(pairs):
@@ -175,8 +175,10 @@ def test_the_interval_is_wilsons():
 def test_an_untrained_model_stands_at_chance(model, tokenizer, pairs):
     for family, found in pairs.items():
         assert found, family
-        low, high = score_pairs(model, tokenizer, found).interval(z=3.3)  # 1 in 1,000 is outside
+        # Wider than 95 %: a fresh network is no coin but has tastes of its own.
+        low, high = score_pairs(model, tokenizer, found).interval(z=3.3)
         assert low <= 0.5 <= high, family
+        assert high - low < 0.35, "pairs enough to tell"
 
 
 # ---- copies -------------------------------------------------------------------------------------
@@ -293,7 +295,7 @@ def test_the_judge_is_asked_for_each_story(service):
     service.answers = [(200, GOOD), (200, GOOD.replace("8", "10"))]
     found = grade_stories(Judge(service.url, "wise", "secret"), [TOLD, TOLD])
     assert found["grades"] == {"grammar": 9, "creativity": 6, "consistency": 7, "plot": 5}
-    assert (found["asked"], found["graded"]) == (2, 2)
+    assert (found["stories"], found["graded"]) == (2, 2)
     path, key, body = service.asked[0]
     assert path == "/v1/chat/completions"
     assert key == "Bearer secret"
@@ -304,7 +306,7 @@ def test_the_judge_is_asked_for_each_story(service):
 def test_answers_that_are_no_grades_do_not_count(service):
     service.answers = [(200, "I like it"), (200, '{"grammar": 99}'), (200, GOOD)]
     found = grade_stories(Judge(service.url, "wise"), [TOLD] * 3)
-    assert (found["asked"], found["graded"], found["stopped"]) == (3, 1, None)
+    assert (found["stories"], found["graded"], found["stopped"]) == (3, 1, None)
     assert found["grades"]["plot"] == 5
     assert found["each"][:2] == [None, None]
     assert service.asked[0][1] is None, "no key"
@@ -313,11 +315,30 @@ def test_answers_that_are_no_grades_do_not_count(service):
         grade_stories(Judge(service.url, "wise"), [TOLD])
 
 
-def test_a_judge_that_gives_up_takes_no_grades_back(service):
+def test_a_judge_that_gives_up_takes_no_grades_back(service, monkeypatch):
     service.answers = [(200, GOOD), (403, "")]
     found = grade_stories(Judge(service.url, "wise"), [TOLD] * 3)
-    assert (found["asked"], found["graded"]) == (3, 1)
+    assert (found["stories"], found["graded"]) == (3, 1)
     assert "403" in found["stopped"]
+    grades = iter([dict.fromkeys(GRADES, 4.0), KeyboardInterrupt()])
+
+    def grade(judge, story):
+        if isinstance(answer := next(grades), BaseException):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(Judge, "grade", grade)
+    found = grade_stories(Judge(service.url, "wise"), [TOLD] * 3)
+    assert (found["graded"], found["stopped"], found["grades"]["plot"]) == (1, "interrupted", 4)
+
+
+def test_a_key_that_cannot_be_sent_is_not_shown(service):
+    with pytest.raises(UserError) as raised:
+        Judge(service.url, "wise", "sk-secret\r").grade(TOLD)
+    assert "secret" not in str(raised.value)
+
+
+def test_a_judge_that_gives_up_before_any_grade_is_an_error(service):
     service.answers = [(200, "no grades"), (403, "")]
     with pytest.raises(UserError, match="403"):
         grade_stories(Judge(service.url, "wise"), [TOLD] * 3)
@@ -428,17 +449,53 @@ def test_training_stories_fed_as_generations_are_flagged(slm, trained, workplace
     assert shares["other"] == 0
 
 
-def test_an_untrained_model_of_the_same_shape(slm, trained, fed):
+@pytest.mark.parametrize(
+    "other",
+    [
+        ("--untrained", "true"),
+        ("--generations", "fed.jsonl"),
+        ("--data.source", "stories.txt"),
+    ],
+    ids=lambda words: words[0],
+)
+def test_the_run_keeps_the_card_of_its_own(slm, trained, fed, other, monkeypatch):
+    """Neither another model's, nor that of other stories or other data."""
+    monkeypatch.setattr("slm.reports.scorecard.generated.PROMPTS", PROMPTS[:2])
     best = checkpoint("best", root=trained)
-    run = best.parent.parent
-    before = (run / "scorecard.json").read_bytes() if (run / "scorecard.json").exists() else None
-    plan = ("evaluate", "--ckpt_path", best, *fed)
-    result = slm(*plan, "--untrained", "true", "--json", "u.json")
+    card = best.parent.parent / "scorecard.json"
+    card.write_text("its own")
+    result = slm("evaluate", "--ckpt_path", best, *FEW, *other, "--json", "u.json")
     assert result.status == 0, result.err
     with open("u.json") as file:
-        assert json.load(file)["about"]["step"] == 0
-    after = (run / "scorecard.json").read_bytes() if (run / "scorecard.json").exists() else None
-    assert before == after, "the run keeps the card of its own model"
+        found = json.load(file)
+    assert (found["about"]["step"] == 0) == (other[0] == "--untrained")
+    assert card.read_text() == "its own"
+    assert "Scorecard  " not in result.out
+
+
+def test_families_that_do_not_fit_are_said(slm, workplace):
+    """A context of 16 tokens is too short for most of what is judged."""
+    text = "\n<|endoftext|>\n".join(str(story) for story in builtin_stories(300))
+    (workplace / "stories.txt").write_text(text)
+    assert slm("fit", "--config", "tiny.yaml").status == 0
+    result = slm("evaluate", *FEW, "--json", "card.json")
+    assert result.status == 0, result.err
+    with open("card.json") as file:
+        card = json.load(file)
+    order = card["pairs"]["order"]
+    assert (order["pairs"], order["accuracy"], order["left_out"]) == (0, None, 10)
+    assert "10 more do not fit into the context" in result.out
+    measured = [found["accuracy"] for found in card["pairs"].values() if found["pairs"]]
+    assert card["score"] == pytest.approx(sum(measured) / len(measured))
+    assert f"mean of {len(measured)} of 6 families" in result.out
+    assert slm("report").status == 0
+    page = (workplace / "lightning_logs" / "version_0" / "report.html").read_text()
+    assert f"Mean of {len(measured)} of 6 families" in page
+
+
+def test_four_equal_sentences_have_no_other_order():
+    story = "The duck said." + " Quack!" * 9
+    assert make_pairs([story, story], 1, 10)["order"] == []
 
 
 def test_the_judge_by_the_command_line(slm, trained, service, fed, monkeypatch):
@@ -453,14 +510,20 @@ def test_the_judge_by_the_command_line(slm, trained, service, fed, monkeypatch):
     assert set(GRADES) == {"grammar", "creativity", "consistency", "plot"}
 
 
-def test_a_judge_that_is_not_there_loses_nothing(slm, trained, fed, monkeypatch):
+def test_a_judge_that_is_not_there_loses_nothing(slm, trained, monkeypatch):
     monkeypatch.setattr("time.sleep", lambda seconds: None)
-    plan = ("evaluate", "--ckpt_path", checkpoint("best", root=trained), "--json", "j.json", *fed)
+    monkeypatch.setattr("slm.reports.scorecard.generated.PROMPTS", PROMPTS[:2])
+    best = checkpoint("best", root=trained)
+    card = best.parent.parent / "scorecard.json"
+    card.unlink(missing_ok=True)
+    plan = ("evaluate", "--ckpt_path", best, "--json", "j.json", *FEW)
     result = slm(*plan, "--judge.url", "http://127.0.0.1:9/v1", "--judge.model", "wise")
     refuse(result, "the judge at http://127.0.0.1:9/v1 does not answer")
     assert "minimal pairs" in result.out
+    assert "Scorecard  " in result.out
     with open("j.json") as file:
         assert json.load(file)["loss"]
+    assert json.loads(card.read_text())["loss"]
 
 
 @pytest.mark.parametrize(
@@ -472,6 +535,7 @@ def test_a_judge_that_is_not_there_loses_nothing(slm, trained, fed, monkeypatch)
         (["--judge.url", "x", "--judge.model", "m"], "http://"),
         (["--generations", "absent.jsonl"], "JSON lines"),
         (["--json", "no/where.json"], "mkdir -p no"),
+        (["--json", "."], "is a folder"),
         (["--data.source", "absent.txt"], "absent.txt"),
         (["--storys", "30"], "--stories, perhaps?"),
     ],

@@ -138,9 +138,11 @@ def place_for(option: str, file: str | Path) -> Path:
         file: The name.
 
     Raises:
-        UserError: There is no folder for it.
+        UserError: There is no folder for it, or it is a folder itself.
     """
     path = Path(file).expanduser()
+    if path.is_dir():
+        raise UserError(f"{option} {path} is a folder", "a file", f"{option} {path / 'FILE'}")
     if not path.absolute().parent.is_dir():
         raise UserError(
             f"{option} {path}: there is no folder {path.parent}",

@@ -6,7 +6,6 @@ from pathlib import Path
 from lightning.pytorch import Trainer
 
 from slm.data.datamodule import StoryData
-from slm.model import SamplingOptions
 from slm.reports.figures.curves import draw_loss, read_run
 from slm.reports.figures.style import save
 from slm.reports.record import run_folder
@@ -15,9 +14,7 @@ from slm.training.budget import in_words, time_budget
 from slm.training.callbacks import TrainingCurves, describe_device, tokens_per_step
 from slm.training.checkpoint import open_checkpoint
 from slm.training.module import StoryModel
-from slm.training.storyteller import StoryRequest, Storyteller
-
-PROMPT = "Once upon a time"
+from slm.training.storyteller import PROMPT, tell_one
 
 
 def describe_run(trainer: Trainer, model: StoryModel, data: StoryData) -> str:
@@ -74,14 +71,9 @@ def conclude_fit(trainer: Trainer, report: bool) -> None:
     if curves and report:
         print(f"Report     {_short(write_report(run, curves=curves))}")
     if path:
-        _tell(Path(path))
-
-
-def _tell(path: Path) -> None:
-    checkpoint = open_checkpoint(Path(path))
-    teller = Storyteller(checkpoint.make_model(), checkpoint.make_tokenizer())
-    story = "".join(teller.tell(StoryRequest(PROMPT, SamplingOptions())))
-    print(f"\nA story by the best checkpoint:\n\n{PROMPT}{story}")
+        checkpoint = open_checkpoint(Path(path))
+        story = tell_one(checkpoint.make_model(), checkpoint.make_tokenizer())
+        print(f"\nA story by the best checkpoint:\n\n{story}")
 
 
 def print_figures(

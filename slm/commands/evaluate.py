@@ -71,17 +71,19 @@ def run_evaluate(words: Sequence[str]) -> int:
     # The run's own card is of its own model, stories and data.
     foreign = options.untrained or options.generations or options.data.source
     folder = None if foreign else _run_of(checkpoint)
+    kept = None
     try:
         _keep(found, folder, json_file)
+        kept = folder
         if judge is not None:
             _say("the judge")
             found.judge = grade_stories(judge, [told for told, _ in found.told])
             _keep(found, folder, json_file)
     finally:  # a judge that does not answer takes nothing else away
         print(card.as_text(found))
-        if folder:
-            _draw(found, folder, checkpoint.step)
-            print(f"\nScorecard  {folder / 'scorecard.json'}; slm report {folder} shows it")
+        if kept:
+            _draw(found, kept, checkpoint.step)
+            print(f"\nScorecard  {kept / 'scorecard.json'}; slm report {kept} shows it")
     return 0
 
 
@@ -147,7 +149,7 @@ def _judge(options: Any) -> Judge | None:
         raise UserError(
             f"--judge.url {url}", "an address that begins with http:// or https://", f"http://{url}"
         )
-    return Judge(url, model, os.environ.get("OPENAI_API_KEY"))
+    return Judge(url, model, os.environ.get("OPENAI_API_KEY", "").strip() or None)
 
 
 def _device(options: Any) -> Device:
@@ -235,10 +237,10 @@ def _run_of(checkpoint: Checkpoint) -> Path | None:
 
 def _keep(found: card.Scorecard, folder: Path | None, json_file: Path | None) -> None:
     """Writes the card into the run, and where it was asked for."""
-    if json_file:
-        found.save(json_file)
     if folder:
         found.save(folder / "scorecard.json")
+    if json_file:
+        found.save(json_file)
 
 
 def _draw(found: card.Scorecard, folder: Path, step: int) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slm.commands.complaints import os_errors_explained, quick_parser
-from slm.commands.runs import find_run, names_apart
+from slm.commands.runs import find_checkpoint, find_run, names_apart
 from slm.errors import UserError
 
 if TYPE_CHECKING:
@@ -36,10 +36,11 @@ def run_plot(words: Sequence[str]) -> int:
         )
     several = len(options.runs) > 1
     _check_for_one_run(options, several)
-    if options.ckpt_path is None and len(options.runs) == 1 and options.runs[0].endswith(".ckpt"):
+    file = None if options.ckpt_path in (None, "last", "best") else options.ckpt_path
+    if file is None and len(options.runs) == 1 and options.runs[0].endswith(".ckpt"):
         options.ckpt_path = options.runs[0]
     root = options.trainer.default_root_dir
-    folders = [find_run(named, root) for named in options.runs or [None]]
+    folders = [find_run(named, root) for named in options.runs or [file]]
     default = folders[0].parent / "comparison" if several else folders[0] / "figures"
     out = Path(options.out).expanduser() if options.out else default
     from slm.reports.figures.curves import CURVES, read_run
@@ -51,6 +52,9 @@ def run_plot(words: Sequence[str]) -> int:
     for name, draw in CURVES.items():
         if figure := draw(runs):
             figures[name] = figure
+    for run in runs:
+        if not run.scalars:
+            print(f"{run.folder} has no curves", file=sys.stderr)
     if not several:
         figures |= _of_model(folders[0], options)
     if not figures:
@@ -113,24 +117,13 @@ def _check_for_one_run(options: Any, several: bool) -> None:
             )
 
 
-def _checkpoint(run: Path, named: str | None) -> Path | None:
-    """The checkpoint to look into: the one named, or the run's best."""
-    if named is None:
-        from slm.training.checkpoint import checkpoint_of
-
-        return checkpoint_of(run)
-    if named in ("last", "best"):
-        return run / "checkpoints" / f"{named}.ckpt"
-    return Path(named).expanduser()
-
-
 def _of_model(run: Path, options: Any) -> dict[str, "Figure"]:
     """Figures of a checkpoint's weights, attention and expectations.
 
     Raises:
         UserError: There is no such layer or head, or no such checkpoint.
     """
-    named = _checkpoint(run, options.ckpt_path)
+    named = find_checkpoint(run, options.ckpt_path, options.trainer.default_root_dir)
     if named is None:
         print(f"{run} holds no checkpoint: curves only", file=sys.stderr)
         return {}

@@ -26,7 +26,7 @@ from slm.model.weights import (
     resolve_device,
     resolve_weights,
 )
-from slm.training.storyteller import Storyteller
+from slm.training.storyteller import PROMPT, Storyteller
 
 
 @os_errors_explained()
@@ -119,4 +119,4 @@ def _prompts(options: Any, sampling: SamplingOptions, teller: Storyteller) -> li
                 f"at most {context}: the model's context",
                 "a shorter prompt, or --past_context rebuild, which reads its end",
             )
-    return prompts or ["Once upon a time"]
+    return prompts or [PROMPT]

@@ -29,8 +29,7 @@ def find_run(named: str | None, root: str | None) -> Path:
                 "train one: slm fit --config configs/quickstart.yaml, or name its folder",
             )
         return found[-1]
-    path = Path(named).expanduser()
-    path = path if path.exists() else logs / named
+    path = _located(named, logs)
     if path.is_file() and path.suffix == ".ckpt":
         path = path.resolve().parent.parent
     if not path.is_dir():
@@ -48,6 +47,42 @@ def find_run(named: str | None, root: str | None) -> Path:
             f"name one of {inside}" if inside else "name another folder",
         )
     return path
+
+
+def find_checkpoint(run: Path, named: str | None, root: str | None) -> Path | None:
+    """The checkpoint of a run to look into.
+
+    Args:
+        run: The run's folder.
+        named: A file of that run, or `last` or `best`; None means the best, or the last where
+            there is none.
+        root: `--trainer.default_root_dir`.
+
+    Returns:
+        Its path, where there may be no file; None if none is named and the run has none.
+
+    Raises:
+        UserError: The file is another run's.
+    """
+    if named is None:
+        from slm.training.checkpoint import checkpoint_of  # torch takes a second to load
+
+        return checkpoint_of(run)
+    if named in ("last", "best"):
+        return run / "checkpoints" / f"{named}.ckpt"
+    path = _located(named, Path(root or ".").expanduser() / "lightning_logs")
+    if path.exists() and path.resolve().parent.parent != run.resolve():
+        raise UserError(
+            f"--ckpt_path {named} for {run}, in which it does not lie",
+            "a checkpoint of that run: a file, last or best",
+            "leave the run's name out: the checkpoint says which run it is of",
+        )
+    return path
+
+
+def _located(named: str, logs: Path) -> Path:
+    path = Path(named).expanduser()
+    return path if path.exists() else logs / named
 
 
 def names_apart(runs: list[Path]) -> list[str]:

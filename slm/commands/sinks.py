@@ -116,13 +116,13 @@ class JsonLines:
     """
 
     def __init__(self, path: Path, requests: Sequence[StoryRequest], facts: dict[str, Any]) -> None:
+        path = place_for("--out", path)
         if path.exists():
             raise UserError(
                 f"--out {path} is there already",
                 "the name of a new file",
                 "name another file, or remove that one first",
             )
-        place_for("--out", path)
         self._path = path
         self._part = path.with_name(f"{path.name}.part")
         self._lock = FileLock(f"{self._part}.lock")

@@ -15,10 +15,8 @@ from slm.reports.machine import describe_machine
 from slm.training.callbacks import describe_device
 
 _READ_EVERY = 10.0  # seconds
-_KEYS = {
-    "started", "machine", "device", "precision", "compiled", "first_step", "last_step",
-    "seconds", "tokens", "joules",
-}  # fmt: skip
+_NUMBERS = {"first_step", "last_step", "seconds", "tokens"}
+_WORDS = {"started", "machine", "device", "precision", "compiled"}
 
 
 class RunRecord(Callback):
@@ -26,7 +24,7 @@ class RunRecord(Callback):
 
     def __init__(self) -> None:
         self._entry: dict[str, Any] = {}
-        self._before: list[dict[str, Any]] = []
+        self._before: list[Any] = []
 
     @rank_zero_only
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -37,7 +35,7 @@ class RunRecord(Callback):
         data = trainer.datamodule  # type: ignore[attr-defined]
         self._tokens = data.samples_trained() * data.block_size
         folder = run_folder(trainer)
-        self._before = read_record(folder) if folder else []
+        self._before = _read(folder) if folder else []
         self._entry = {
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
             "machine": describe_machine(device.type),
@@ -96,12 +94,22 @@ class RunRecord(Callback):
 
 def read_record(folder: Path) -> list[dict[str, Any]]:
     """The entries of a run's record that are whole; none if there is no record."""
+    return [entry for entry in _read(folder) if _is_whole(entry)]
+
+
+def _read(folder: Path) -> list[Any]:
     try:
         found = json.loads((folder / "record.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return []
-    entries = found if isinstance(found, list) else []
-    return [each for each in entries if isinstance(each, dict) and each.keys() >= _KEYS]
+    return found if isinstance(found, list) else []
+
+
+def _is_whole(entry: Any) -> bool:
+    if not isinstance(entry, dict) or not isinstance(entry.get("joules"), dict):
+        return False
+    numbers = [entry.get(name) for name in _NUMBERS] + list(entry["joules"].values())
+    return all(isinstance(each, int | float) for each in numbers) and entry.keys() >= _WORDS
 
 
 def run_folder(trainer: Trainer) -> Path | None:

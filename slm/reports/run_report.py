@@ -1,6 +1,5 @@
 """A run's report: one HTML file that needs nothing else, no network either."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -9,7 +8,7 @@ from typing import Any
 
 from slm.data.source import in_words
 from slm.data.tokenizer import Tokenizer
-from slm.model import GPT, SamplingOptions
+from slm.model import GPT
 from slm.reports.figures.attention import draw_head, draw_heads, maps_of_text, token_label
 from slm.reports.figures.curves import CURVES, RunCurves, read_run
 from slm.reports.figures.next_tokens import draw_next_tokens, expectations
@@ -17,16 +16,13 @@ from slm.reports.figures.weights import draw_weights
 from slm.reports.page import definitions, drawn, folded, number, page, section, tiles
 from slm.reports.pictures import STORY
 from slm.reports.record import read_record
-from slm.reports.scorecard.card import FORMAT_VERSION
-from slm.reports.scorecard.shown import scorecard_section
+from slm.reports.scorecard.shown import read_card, scorecard_section
 from slm.training.budget import in_words as duration
 from slm.training.checkpoint import Checkpoint, checkpoint_of, open_checkpoint
-from slm.training.storyteller import StoryRequest, Storyteller
-
-PROMPT = "Once upon a time"
+from slm.training.storyteller import tell_one
 
 CAPTIONS = {
-    "loss": "Training and validation loss over the tokens seen, linear and logarithmic. A healthy "
+    "loss": "Training and validation loss, on linear and on logarithmic axes. A healthy "
     "run falls fast, then slowly; validation stays close to training. Where it turns upwards while "
     "training goes on falling, the model learns by heart.",
     "bits-per-byte": "The validation loss per byte of text, which compares across vocabularies.",
@@ -77,12 +73,8 @@ class _Run:
     def open(cls, folder: Path, curves: RunCurves | None) -> "_Run":
         found = checkpoint_of(folder)
         configs = sorted(folder.glob("config*.yaml"), key=lambda file: file.stat().st_mtime)
-        try:
-            card = json.loads((folder / "scorecard.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            card = None
-        if not isinstance(card, dict) or card.get("format_version") != FORMAT_VERSION:
-            card = None
+        file = folder / "scorecard.json"
+        card = read_card(file) if file.exists() else None
         return cls(
             curves or read_run(folder),
             open_checkpoint(found) if found else None,
@@ -100,7 +92,7 @@ def _page(run: _Run) -> str:
         parts += [_stories(stories), scorecard]
     else:
         model, tokenizer = run.checkpoint.make_model(), run.checkpoint.make_tokenizer()
-        stories = stories or [(run.checkpoint.step, _tell(model, tokenizer))]
+        stories = stories or [(run.checkpoint.step, tell_one(model, tokenizer))]
         parts += [_stories(stories), scorecard, _looking(model, tokenizer)]
     if run.config:
         parts.append(section("Config", f"<pre>{escape(run.config)}</pre>"))
@@ -209,11 +201,6 @@ def _looking(model: GPT, tokenizer: Tokenizer) -> str:
 
 
 # ---- stories ----------------------------------------------------------------------------------
-
-
-def _tell(model: GPT, tokenizer: Tokenizer) -> str:
-    request = StoryRequest(PROMPT, SamplingOptions())
-    return PROMPT + "".join(Storyteller(model, tokenizer).tell(request))
 
 
 def _stories(stories: Sequence[tuple[int, str]]) -> str:

@@ -19,7 +19,7 @@ from slm.model import SamplingOptions
 from slm.training.budget import time_budget
 from slm.training.collection import QuietCollector
 from slm.training.module import StoryModel
-from slm.training.storyteller import StoryRequest
+from slm.training.storyteller import PROMPT, StoryRequest
 
 
 def tokens_per_step(trainer: Trainer, data: StoryData) -> int:
@@ -159,7 +159,7 @@ class TrainingCurves(Callback):
 class SampledStories(Callback):
     """Writes a story into TensorBoard at each validation: same prompt, same seed, other weights."""
 
-    def __init__(self, prompt: str = "Once upon a time", max_new_tokens: int = 256) -> None:
+    def __init__(self, prompt: str = PROMPT, max_new_tokens: int = 256) -> None:
         self.request = StoryRequest(prompt, SamplingOptions(max_new_tokens=max_new_tokens))
 
     @rank_zero_only

@@ -9,6 +9,9 @@ from slm.data.tokenizer import StreamDecoder, Tokenizer
 from slm.model import GPT, SamplingOptions
 from slm.model.generation import Batch, Continuation, Ending
 
+PROMPT = "Once upon a time"
+"""How a story begins where nobody says otherwise."""
+
 
 class StoryRequest:
     """One story to tell.
@@ -152,3 +155,10 @@ class Storyteller:
                 if story.ended is not None:
                     del under_way[story]
                 yield story, piece
+
+
+def tell_one(model: GPT, tokenizer: Tokenizer) -> str:
+    """A story as a model tells it unasked, its beginning included."""
+    return PROMPT + "".join(
+        Storyteller(model, tokenizer).tell(StoryRequest(PROMPT, SamplingOptions()))
+    )

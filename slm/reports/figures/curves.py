@@ -72,15 +72,18 @@ def read_run(folder: Path, name: str | None = None) -> RunCurves:
 
 def _x_axis(runs: Sequence[RunCurves]) -> tuple[str, Callable[[RunCurves, Values], Values]]:
     """Label and places of the x axis: tokens, or steps where a run did not log its tokens."""
-    if all("tokens_seen" in run.scalars for run in runs):
+    if all("tokens_seen" in run.scalars for run in runs if run.scalars):
         return "million tokens seen", lambda run, steps: run.tokens(steps) / 1e6
     return "optimizer steps", lambda run, steps: steps
 
 
 def draw_loss(runs: Sequence[RunCurves]) -> Figure | None:
-    """Training and validation loss over tokens, linear and logarithmic; None if there is none."""
-    runs = [run for run in runs if {"train_loss", "val_loss"} & set(run.scalars)]
-    if not runs:
+    """Training and validation loss, linear and logarithmic; None if there is none.
+
+    As in all figures here, the x axis has the tokens seen, and each run its own colour and dashes
+    in every figure.
+    """
+    if not any({"train_loss", "val_loss"} & set(run.scalars) for run in runs):
         return None
     figure = new_figure(9, 4.2)
     with style():
@@ -113,7 +116,8 @@ def _draw_losses(axes: Axes, runs: Sequence[RunCurves]) -> None:
         color = COLORS[number % len(COLORS)]
         if "train_loss" in run.scalars:
             steps, losses = run.scalars["train_loss"]
-            label = None if several else "training"
+            alone = f"{run.name}, training" if "val_loss" not in run.scalars else None
+            label = alone if several else "training"
             axes.plot(
                 x_of(run, steps), losses, color=color, lw=0.8 if several else 1.1,
                 alpha=0.5 if several else 1.0, label=label,
@@ -136,38 +140,38 @@ def draw_bits_per_byte(runs: Sequence[RunCurves]) -> Figure | None:
 
 
 def draw_learning_rate(runs: Sequence[RunCurves]) -> Figure | None:
-    """The learning rate over tokens."""
+    """The learning rate."""
     return _draw_one(runs, "lr", "learning rate")
 
 
 def draw_gradient_norm(runs: Sequence[RunCurves]) -> Figure | None:
-    """The gradient's norm before clipping, over tokens."""
+    """The gradient's norm before clipping."""
     return _draw_one(runs, "grad_norm", "gradient norm before clipping", log=True)
 
 
 def draw_throughput(runs: Sequence[RunCurves]) -> Figure | None:
-    """Tokens per second between log points, over tokens."""
+    """Tokens per second between log points."""
     return _draw_one(runs, "tokens_per_second", "tokens per second", zero=True)
 
 
 def _draw_one(
     runs: Sequence[RunCurves], name: str, label: str, log: bool = False, zero: bool = False
 ) -> Figure | None:
-    runs = [run for run in runs if name in run.scalars]
-    if not runs:
+    drawn = [(place, run) for place, run in enumerate(runs) if name in run.scalars]
+    if not drawn:
         return None
     figure = new_figure(7, 3.0)
     label_x, x_of = _x_axis(runs)
     with style():
         axes = figure.subplots()
-        for number, run in enumerate(runs):
+        for number, run in drawn:
             steps, values = run.scalars[name]
             options: dict[str, Any] = {"marker": "o", "ms": 4} if len(steps) < 30 else {}
             axes.plot(
                 x_of(run, steps), values, color=COLORS[number % len(COLORS)], lw=1.2,
                 ls=DASHES[number % len(DASHES)], label=run.name, **options,
             )  # fmt: skip
-        if log and all((run.scalars[name][1] > 0).all() for run in runs):
+        if log and all((run.scalars[name][1] > 0).all() for _, run in drawn):
             axes.set_yscale("log")
             _label_log(axes)
         if zero:

@@ -13,12 +13,12 @@ from slm.model import GPT, SamplingOptions
 from slm.reports.scorecard.generated import Manner, Told, compare, describe, is_copy, tell_stories
 from slm.reports.scorecard.likelihood import Accuracy, score_pairs
 from slm.reports.scorecard.overlap import Overlap, overlaps
-from slm.reports.scorecard.pairs import FAMILIES, make_pairs
+from slm.reports.scorecard.pairs import FAMILIES, make_pairs, sentences
 from slm.reports.scorecard.peers import PEERS
 from slm.reports.scorecard.texts import Texts
 from slm.training.metrics import LanguageModelMetrics
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _STORIES_A_PAIR = 20
 
 
@@ -27,8 +27,8 @@ class Options:
     """What to measure."""
 
     stories: int = 300
-    """Minimal pairs of each family; held-out stories are read until there are as many, or twenty
-    times as many stories have been read."""
+    """Minimal pairs of each family at most, found in twenty times as many held-out stories at
+    most."""
     loss_tokens: int | None = 100_000
     """Tokens of the validation split to measure the loss on, from its front; null takes all."""
     seed: int = 1337
@@ -50,6 +50,7 @@ class Scorecard:
     about: dict[str, Any]
     """Which model, on what."""
     families: dict[str, Accuracy] = field(default_factory=dict)
+    """All of them; one may have found no pair."""
     generated: Manner | None = None
     real: Manner | None = None
     """The same of as many held-out stories: what a perfect model would come near."""
@@ -60,9 +61,14 @@ class Scorecard:
 
     @property
     def score(self) -> float | None:
-        """Mean share of minimal pairs passed, each family counting the same."""
-        shares = [accuracy.share for accuracy in self.families.values()]
+        """Mean share of minimal pairs passed, each family with pairs counting the same."""
+        shares = [accuracy.share for accuracy in self.measured.values()]
         return sum(shares) / len(shares) if shares else None
+
+    @property
+    def measured(self) -> dict[str, Accuracy]:
+        """The families with pairs."""
+        return {name: accuracy for name, accuracy in self.families.items() if accuracy.pairs}
 
     def to_plain(self) -> dict[str, Any]:
         """Everything, for a file."""
@@ -75,8 +81,8 @@ class Scorecard:
                     "pairs": a.pairs,
                     "passed": a.passed,
                     "left_out": a.left_out,
-                    "accuracy": a.share,
-                    "interval_95": list(a.interval()),
+                    "accuracy": a.share if a.pairs else None,
+                    "interval_95": list(a.interval()) if a.pairs else None,
                     "chance": 0.5,
                 }
                 for family, a in self.families.items()
@@ -101,7 +107,7 @@ class Scorecard:
 
     def scalars(self) -> dict[str, float]:
         """The figures by name, for curves."""
-        found = {f"pairs/{name}": a.share for name, a in self.families.items()}
+        found = {f"pairs/{name}": a.share for name, a in self.measured.items()}
         if self.score is not None:
             found["pairs/score"] = self.score
         for name, value in asdict(self.generated).items() if self.generated else []:
@@ -141,15 +147,13 @@ def measure(
     texts = held_out.held_out(options.stories * _STORIES_A_PAIR)
     for family, pairs in make_pairs(texts, options.seed, options.stories).items():
         say(f"{family}: {len(pairs)} pairs")
-        accuracy = score_pairs(model, tokenizer, pairs)
-        if accuracy.pairs:  # other texts than stories may give none
-            card.families[family] = accuracy
+        card.families[family] = score_pairs(model, tokenizer, pairs)
     say("loss")
     card.loss = _loss(model, tokenizer, held_out, options.loss_tokens)
     if stories is None:
         say("telling stories")
         stories = tell_stories(model, tokenizer, SamplingOptions(seed=options.seed))
-    real = [Told("", text, None) for text in texts[: len(stories)]]
+    real = [_as_told(text) for text in texts[: len(stories)]]
     card.generated, card.real = describe(stories), describe(real)
     card.told = [(story, None) for story in stories]
     if trained_on is not None:
@@ -164,6 +168,13 @@ def measure(
         card.real = compare(card.real, real, shared[split:], frequent)
         card.told = list(zip(stories, shared[:split], strict=True))
     return card
+
+
+def _as_told(story: str) -> Told:
+    """A real story taken for a continuation of its first two sentences, as long as a prompt."""
+    parts = sentences(story)
+    begin = 2 if len(parts) > 2 else 0
+    return Told("".join(parts[:begin]), "".join(parts[begin:]), None)
 
 
 @torch.inference_mode()
@@ -188,17 +199,18 @@ def as_text(card: Scorecard) -> str:
     """The card as tables for a terminal."""
     lines = [f"{'minimal pairs':15}  right  95 % interval   pairs  asks (chance: 50 %)"]
     for family, (_, asks) in FAMILIES.items():
-        if family not in card.families:
-            lines.append(f"{family:15}      -                      0  {asks}")
-            continue
         accuracy = card.families[family]
-        low, high = accuracy.interval()
-        interval = f"{low:5.1%} to {high:6.1%}"
-        lines.append(f"{family:15} {accuracy.share:6.1%}  {interval} {accuracy.pairs:6}  {asks}")
+        if accuracy.pairs:
+            low, high = accuracy.interval()
+            said = f"{accuracy.share:6.1%}  {low:5.1%} to {high:6.1%} {accuracy.pairs:6}"
+        else:
+            said = f"{'-':>6}  {'':15} {0:6}"
+        lines.append(f"{family:15} {said}  {asks}")
         if accuracy.left_out:
             lines.append(f"{'':32}({accuracy.left_out:,} more do not fit into the context)")
     if card.score is not None:
-        lines.append(f"{'score':15} {card.score:6.1%}  (mean of the families)")
+        of = f"{len(card.measured)} of {len(FAMILIES)}"
+        lines.append(f"{'score':15} {card.score:6.1%}  (mean of {of} families)")
     if card.loss:
         lines += ["", *_loss_lines(card)]
     if card.generated:
@@ -216,7 +228,7 @@ def as_text(card: Scorecard) -> str:
         lines += [
             "",
             f"judge           {grades} of 10, by {card.judge['model']} "
-            f"({card.judge['graded']} of {card.judge['asked']} stories graded)",
+            f"({card.judge['graded']} of {card.judge['stories']} stories graded)",
         ]
         if card.judge["stopped"]:
             lines.append(f"                then it stopped: {card.judge['stopped']}")

@@ -74,6 +74,8 @@ class Judge:
             except (OSError, ValueError, http.client.HTTPException) as error:
                 reason = getattr(error, "reason", error)
                 again, what = isinstance(reason, TimeoutError), str(error)
+                if self.key:  # which a complaint about a header would quote
+                    what = what.replace(self.key.strip(), "(the key)")
             if not again:
                 break
             if attempt + 1 < _ATTEMPTS:
@@ -89,7 +91,7 @@ class Judge:
 def grade_stories(judge: Judge, stories: Sequence[Told]) -> dict[str, Any]:
     """Mean grades of some stories, and each story's.
 
-    A service that gives up half-way takes nothing back: "stopped" says what it said.
+    A service that gives up half-way, or Ctrl-C, takes nothing back: "stopped" says why.
 
     Raises:
         UserError: The service cannot be reached, refuses, or no answer can be understood.
@@ -99,10 +101,10 @@ def grade_stories(judge: Judge, stories: Sequence[Told]) -> dict[str, Any]:
     for story in stories:
         try:
             each.append(judge.grade(story))
-        except UserError as error:
+        except (UserError, KeyboardInterrupt) as error:
             if not any(each):
                 raise
-            stopped = error.found
+            stopped = error.found if isinstance(error, UserError) else "interrupted"
             break
     graded = [grades for grades in each if grades]
     if not graded:
@@ -113,7 +115,7 @@ def grade_stories(judge: Judge, stories: Sequence[Told]) -> dict[str, Any]:
         )
     return {
         "model": judge.model,
-        "asked": len(stories),
+        "stories": len(stories),
         "graded": len(graded),
         "stopped": stopped,
         "grades": {name: sum(one[name] for one in graded) / len(graded) for name in GRADES},

@@ -28,7 +28,7 @@ class Accuracy:
 
     @property
     def share(self) -> float:
-        """The share passed; chance is one half."""
+        """The share passed, of one pair at least; chance is one half."""
         return self.passed / self.pairs
 
     def interval(self, z: float = 1.96) -> tuple[float, float]:

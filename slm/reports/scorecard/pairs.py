@@ -108,6 +108,8 @@ def _order(stories: Sequence[str], seed: int) -> list[Pair]:
         dice = _dice(seed, "order", story)
         begin = dice.randrange(1, len(parts) - 4)
         told = [" " + part.strip() for part in parts[begin : begin + 4]]
+        if len(set(told)) == 1:
+            continue  # "Quack! Quack! Quack! Quack!" has no other order
         shuffled = told[:]
         while shuffled == told:
             dice.shuffle(shuffled)

@@ -1,14 +1,25 @@
 """A scorecard within a run's report."""
 
+import json
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from slm.reports.page import folded, number, section, table
-from slm.reports.scorecard.card import MANNER_WORDS
+from slm.reports.scorecard.card import FORMAT_VERSION, MANNER_WORDS
 from slm.reports.scorecard.pairs import FAMILIES
 from slm.training.checkpoint import Checkpoint
+
+
+def read_card(path: Path) -> dict[str, Any]:
+    """What a `scorecard.json` holds; nothing if it is damaged, or another version's."""
+    try:
+        card = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return {}
+    known = isinstance(card, dict) and card.get("format_version") == FORMAT_VERSION
+    return card if known else {}
 
 
 def scorecard_section(
@@ -17,7 +28,7 @@ def scorecard_section(
     """The part of a run's report that shows its scorecard, or says how to get one.
 
     Args:
-        card: What `scorecard.json` holds; None if the run has none.
+        card: What `read_card` found; None if the run has none.
         checkpoint: What the rest of the report looks into.
         folder: The run's folder.
     """
@@ -33,7 +44,10 @@ def scorecard_section(
         parts = _card(card)
         step, fingerprint = (card["about"][name] for name in ("step", "fingerprint"))
     except (KeyError, TypeError, ValueError, AttributeError):
-        return section("Scorecard", f"<p>scorecard.json is no scorecard. Anew: {command}.</p>")
+        return section(
+            "Scorecard",
+            f"<p>scorecard.json is damaged, or of another version. Anew: {command}.</p>",
+        )
     if checkpoint and fingerprint != checkpoint.fingerprint():
         parts.insert(
             0,
@@ -47,8 +61,9 @@ def _card(card: dict[str, Any]) -> list[str]:
     """A scorecard's tables and stories."""
     about, judge = card["about"], card["judge"]
     parts = [
-        f"<p>Of the checkpoint at step {about['step']:,}. Mean of the families: "
-        f"<b>{number(card['score'], '.1%')}</b>.</p>",
+        f"<p>Of the checkpoint at step {about['step']:,}. Mean of "
+        f"{sum(found['pairs'] > 0 for found in card['pairs'].values())} of {len(FAMILIES)} "
+        f"families: <b>{number(card['score'], '.1%')}</b>.</p>",
         _families(card["pairs"]),
         _manner(card["generated"], card["held_out_stories"]),
         _losses(card),
@@ -57,18 +72,21 @@ def _card(card: dict[str, Any]) -> list[str]:
         grades = ", ".join(f"{name} {value:.1f}" for name, value in judge["grades"].items())
         parts.append(
             f"<p>Judge {escape(judge['model'])}: {escape(grades)} of 10 "
-            f"({judge['graded']} of {judge['asked']} stories graded).</p>"
+            f"({escape(str(judge['graded']))} of {escape(str(judge['stories']))} stories graded"
+            f"{escape(', then it stopped: ' + str(judge['stopped'])) if judge['stopped'] else ''}"
+            ").</p>"
         )
     return [*parts, _copies(card["stories"])]
 
 
 def _families(pairs: dict[str, dict[str, Any]]) -> str:
-    rows = [("minimal pairs", "right", "95 % interval", "pairs", "asks (chance: 50 %)")]
+    rows = [("minimal pairs", "right", "95 % interval", "pairs", "too long", "asks (chance: 50 %)")]
     for name, found in pairs.items():
-        low, high = found["interval_95"]
+        interval = found["interval_95"]
+        between = f"{interval[0]:.1%} to {interval[1]:.1%}" if interval else "–"
+        counts = (str(found["pairs"]), str(found["left_out"]))
         asks = FAMILIES[name][1] if name in FAMILIES else ""
-        interval = f"{low:.1%} to {high:.1%}"
-        rows.append((name, f"{found['accuracy']:.1%}", interval, str(found["pairs"]), asks))
+        rows.append((name, number(found["accuracy"], ".1%"), between, *counts, asks))
     return table(rows)
 
 
