@@ -36,8 +36,8 @@ from slm.training.loss import NextTokenLoss
 from slm.training.memory import keep_freed_memory, peak_memory, return_freed_memory
 from slm.training.module import StoryModel
 from slm.training.optimization import OptimizerOptions, make_optimizer
+from slm.training.precision import MIXED_FORMATS
 
-FORMATS = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16, "64-true": torch.float64}
 _TOKENS = 1 << 20  # in the file of random tokens that is trained on
 _TIMED_STEPS = 5
 
@@ -63,7 +63,7 @@ class Training:
         """The context of the forward pass."""
         if not self.precision.endswith("mixed"):
             return contextlib.nullcontext()
-        return torch.autocast(torch.device(self.device).type, FORMATS[self.precision])
+        return torch.autocast(torch.device(self.device).type, MIXED_FORMATS[self.precision])
 
 
 class Turns:
@@ -212,7 +212,7 @@ def train_bare(training: Training, turns: Turns, folder: Path) -> dict[str, floa
     if device.type == "cpu":
         keep_freed_memory()
     torch.manual_seed(0)
-    model = GPT(training.gpt).to(device, FORMATS["64-true"] if "64" in training.precision else None)
+    model = GPT(training.gpt).to(device, torch.float64 if "64" in training.precision else None)
     model.recompute = training.grad_checkpointing
     scaler = torch.amp.GradScaler(device.type, enabled=training.precision == "16-mixed")
     optimizer = make_optimizer(model, training.optimizer, fused=not scaler.is_enabled())

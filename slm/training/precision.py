@@ -9,6 +9,9 @@ from slm.model.weights import multiplies_bf16
 Precision = Literal["auto", "32-true", "16-mixed", "bf16-mixed", "64-true"]
 # No bf16-true: weights kept in bfloat16 lose the small updates of AdamW.
 
+MIXED_FORMATS = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+"""What mixed precision multiplies in; the weights stay float32."""
+
 
 def resolve_precision(
     precision: Precision, accelerator: str

@@ -11,8 +11,7 @@ from slm.model import GPT, GPTConfig
 from slm.training.loss import NextTokenLoss
 from slm.training.memory import is_out_of_memory, keep_freed_memory, peak_memory
 from slm.training.optimization import OptimizerOptions, make_optimizer
-
-_FORMATS = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+from slm.training.precision import MIXED_FORMATS
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ def measure(
     if device.type == "cpu":
         keep_freed_memory()
     fused = precision != "16-mixed" and device.type in ("cpu", "cuda")
-    number_format = _FORMATS.get(precision)
+    number_format = MIXED_FORMATS.get(precision)
     autocast = (
         torch.autocast(device.type, number_format) if number_format else contextlib.nullcontext()
     )
