@@ -1,5 +1,7 @@
 """Running out of memory: smaller micro-batches, the same training."""
 
+import gc
+
 import pytest
 import torch
 from conftest import checkpoint, refuse
@@ -7,6 +9,7 @@ from conftest import checkpoint, refuse
 from slm.training.checkpoint import open_checkpoint
 from slm.training.loss import NextTokenLoss
 from slm.training.metrics import LanguageModelMetrics
+from slm.training.module import StoryModel
 
 SMALL = (
     "fit", "--config", "tiny.yaml", "--trainer.max_steps", 6, "--save_interval", 100,
@@ -58,6 +61,27 @@ def test_what_was_trained_before_is_kept(slm, monkeypatch):
     assert "batch_size 4 -> 2" in result.err
     for name, value in weights(0).items():
         torch.testing.assert_close(weights(1)[name], value, rtol=1e-4, atol=1e-5)
+
+
+def test_the_checkpoint_is_opened_when_the_memory_is_free(slm, monkeypatch):
+    limit_memory(monkeypatch, 2, good_calls=4)
+    alive = []
+
+    def note(path):
+        alive.append(sum(type(each) is StoryModel for each in gc.get_objects()))
+        return open_checkpoint(path)
+
+    monkeypatch.setattr("slm.commands.run.open_checkpoint", note)
+    assert slm(*SMALL).status == 0
+    assert alive == [0]
+
+
+def test_a_checkpoint_that_does_not_fit_is_not_called_damaged(slm, trained, monkeypatch):
+    def load(*_, **__):
+        raise RuntimeError("unable to mmap 9 bytes from file <f>: Cannot allocate memory (12)")
+
+    monkeypatch.setattr("torch.load", load)
+    refuse(slm("info", checkpoint("best", root=trained)), "does not fit into the memory")
 
 
 def test_an_odd_batch_is_cut_by_what_divides_it(slm, monkeypatch):

@@ -50,10 +50,10 @@ def run_verb(verb: str, words: Sequence[str]) -> int:
                     break
                 except TooLargeError as found:
                     words, resume_run = found.command_line(words), found.run
-                    checkpoint = (
-                        open_checkpoint(found.checkpoint) if found.checkpoint else checkpoint
-                    )
+                    last = found.checkpoint
+                # Behind the error, which keeps everything alive; the checkpoint wants memory, too.
                 return_freed_memory()
+                checkpoint = open_checkpoint(last) if last else checkpoint
     except (MisconfigurationException, ModuleNotFoundError) as error:
         raise UserError(
             " ".join(str(error).split()),

@@ -12,7 +12,8 @@ import torch
 
 from slm.model.flops import training_flops_per_token
 from slm.reports.machine import MatrixRate
-from slm.reports.training_arms import FORMATS, Training, work
+from slm.reports.training_arms import Training, work
+from slm.training.precision import MIXED_FORMATS
 
 _TURN_SECONDS = 2.0
 _LOOP_STEPS = 500
@@ -131,7 +132,8 @@ def measure_training(
         Rates of those that did not fail, and operations per second of matrix products, the median.
     """
     (first, *_) = (training for _, training, _ in arms.values())
-    matrices = MatrixRate(torch.device(first.device), FORMATS.get(first.precision, torch.float32))
+    number_format = MIXED_FORMATS.get(first.precision, torch.float32)
+    matrices = MatrixRate(torch.device(first.device), number_format)
     rates: dict[str, Rate] = {}
     measured: list[float] = []
     with _workers() as start:

@@ -12,6 +12,7 @@ import torch
 from slm.data.tokenizer import CHECKPOINT_KEY, Tokenizer
 from slm.errors import UserError
 from slm.model import GPT, GPTConfig
+from slm.training.memory import is_out_of_memory
 
 FORMAT_VERSION = 1
 
@@ -143,6 +144,12 @@ def open_checkpoint(path: Path) -> Checkpoint:
         mapped = os.name != "nt"
         contents = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
+        if is_out_of_memory(error):
+            raise UserError(
+                f"{path} does not fit into the memory that is left",
+                f"{path.stat().st_size / 1e6:,.0f} MB of it",
+                "end other programs, or raise the limit (ulimit -v)",
+            ) from error
         raise UserError(
             f"{path} is not a checkpoint, or not a whole one",
             "a file that `slm fit` wrote",

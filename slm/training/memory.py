@@ -45,9 +45,9 @@ def return_freed_memory() -> None:
         return
 
 
-def is_out_of_memory(error: RuntimeError) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
     """Whether a device had no memory left: a class of its own on CUDA, elsewhere known by words."""
-    return bool(re.search("out of memory|can't allocate memory", str(error)))
+    return bool(re.search("out of memory|(can't|Cannot) allocate memory", str(error)))
 
 
 def peak_memory(device: torch.device) -> int:
