@@ -219,7 +219,9 @@ def test_plot_draws_a_run(slm, trained, tmp_path):
     for name in (*expected.split(), "attention-heads", "next-tokens"):
         assert {f"{name}.png", f"{name}.svg"} <= names, names
         assert f"{name}.png" in result.out
-    assert "Layer 2, head 2" in (tmp_path / "f" / "attention.svg").read_text()
+    assert (
+        "Layer 2, head 2 (version_0, best, step" in (tmp_path / "f" / "attention.svg").read_text()
+    )
     again = slm("plot", run, "--out", tmp_path / "g", "--prompt", "Once upon a dog", "--head", "2")
     assert again.status == 0
     for name in ("loss.svg", "attention.svg"):
@@ -235,8 +237,8 @@ def test_plot_draws_the_checkpoint_that_is_named(slm, trained, tmp_path):
         ((run, "--ckpt_path", last), "last"),
         ((run,), "best"),
     ):
-        assert slm("plot", *words, "--out", tmp_path / "f", "--formats", "[svg]").status == 0
-        assert f"({name}, step" in (tmp_path / "f" / "attention.svg").read_text()
+        assert slm("plot", *words, "--out", tmp_path / "f", "--formats", "svg").status == 0
+        assert f"(version_0, {name}, step" in (tmp_path / "f" / "attention.svg").read_text()
 
 
 def test_a_checkpoint_brings_its_run(slm, trained, workplace):
@@ -249,7 +251,7 @@ def test_a_checkpoint_brings_its_run(slm, trained, workplace):
     assert not (newest / "figures").exists()
     short = slm("plot", "version_0/checkpoints/last.ckpt", "--formats", "[svg]")
     assert short.status == 0, short.err
-    assert "(last, step" in (mine / "figures" / "attention.svg").read_text()
+    assert "(version_0, last, step" in (mine / "figures" / "attention.svg").read_text()
     mixed = slm("plot", newest, "--ckpt_path", mine / "checkpoints" / "last.ckpt")
     refuse(mixed, "in which it does not lie")
 
@@ -264,6 +266,9 @@ def test_plot_compares_runs(slm, trained, tmp_path):
     assert "other/lightning_logs/version_0" in drawn, "two version_0 have different names"
     for option, value in (("prompt", "Tom"), ("layer", 1), ("head", 1), ("ckpt_path", "best")):
         refuse(slm("plot", run, other, f"--{option}", value), f"--{option} with 2 runs", "one run")
+    same = slm("plot", run, run, "--out", tmp_path / "same", "--formats", "svg")
+    assert same.status == 0
+    assert (tmp_path / "same" / "weights.svg").exists(), "the same run twice is one run"
     assert (tmp_path / "f" / "loss.png").exists()
     assert not (tmp_path / "f" / "weights.png").exists()
 
@@ -292,7 +297,10 @@ def test_the_newest_run_may_have_curves_only(slm, trained, workplace):
         (["--layer", "3"], "from 1 to 2"),
         (["--head", "0"], "from 1 to 2"),
         (["--formats", "[pdf]"], "png, svg or both"),
-        (["--ckpt_path", "absent.ckpt"], "absent.ckpt"),
+        (["--ckpt_path", "absent.ckpt"], "--ckpt_path absent.ckpt is no checkpoint"),
+        (["--ckpt_path", "lastt"], "remedy:   --ckpt_path last\n"),
+        (["--prompt", " "], "--prompt is empty"),
+        (["--out", "stories.txt"], "stories.txt is a file"),
         (["--formats", "[]"], "png, svg or both"),
     ],
 )
@@ -302,5 +310,5 @@ def test_mistakes_are_explained(slm, trained, words, expected):
 
 def test_what_is_no_run_is_refused(slm, workplace):
     refuse(slm("plot"), "there is no run")
-    refuse(slm("plot", "absent"), "absent is no folder")
+    refuse(slm("plot", "absent"), "'absent' is no folder")
     refuse(slm("report", workplace), "neither curves nor checkpoints")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slm.commands.complaints import os_errors_explained, quick_parser
-from slm.commands.runs import find_checkpoint, find_run, names_apart
+from slm.commands.runs import check_checkpoint_name, find_checkpoint, find_run, names_apart
 from slm.errors import UserError
 
 if TYPE_CHECKING:
@@ -29,20 +29,13 @@ def run_plot(words: Sequence[str]) -> int:
         UserError: The input has to change.
     """
     options = _make_parser().parse_args(list(words))
-    formats = list(dict.fromkeys(options.formats))
-    if not formats or set(formats) - set(_FORMATS):
-        raise UserError(
-            f"--formats [{', '.join(formats)}]", "png, svg or both", "--formats '[png, svg]'"
-        )
-    several = len(options.runs) > 1
-    _check_for_one_run(options, several)
-    file = None if options.ckpt_path in (None, "last", "best") else options.ckpt_path
-    if file is None and len(options.runs) == 1 and options.runs[0].endswith(".ckpt"):
-        options.ckpt_path = options.runs[0]
-    root = options.trainer.default_root_dir
-    folders = [find_run(named, root) for named in options.runs or [file]]
+    formats = _formats(options.formats)
+    folders = _folders(options)
+    several = len(folders) > 1
     default = folders[0].parent / "comparison" if several else folders[0] / "figures"
     out = Path(options.out).expanduser() if options.out else default
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out {out} is a file", "a folder", f"--out {default}")
     from slm.reports.figures.curves import CURVES, read_run
 
     runs = [
@@ -95,26 +88,49 @@ def _make_parser() -> Any:
             "run, which is also the default.",
         ),
         ("out", str | None, None, "Folder for the figures; null: `figures` in the run's."),
-        ("formats", list[str], list(_FORMATS), "png, svg or both."),
+        ("formats", list[str] | str, ",".join(_FORMATS), "png, svg or png,svg."),
         ("trainer.default_root_dir", str | None, None, "Where lightning_logs is."),
     ):
         parser.add_argument(f"--{name}", type=kind, default=default, help=help_)
     return parser
 
 
-def _check_for_one_run(options: Any, several: bool) -> None:
-    """Checks that nothing is asked for that comparing has no place for.
+def _formats(given: str | list[str]) -> list[str]:
+    """The formats to draw in.
 
     Raises:
-        UserError: Something is.
+        UserError: There is another, or none.
     """
+    words = given.split(",") if isinstance(given, str) else given
+    formats = list(dict.fromkeys(word.strip() for word in words))
+    if not formats or set(formats) - set(_FORMATS):
+        raise UserError(
+            f"--formats [{', '.join(formats)}]", "png, svg or both", "--formats png,svg"
+        )
+    return formats
+
+
+def _folders(options: Any) -> list[Path]:
+    """The folders of the runs to draw; a checkpoint stands for its run.
+
+    Raises:
+        UserError: There is no such run, or something is asked for that comparing has no place for.
+    """
+    named: list[str | None] = list(options.runs)
     for name in ("prompt", "layer", "head", "ckpt_path"):
-        if several and getattr(options, name) is not None:
+        if len(named) > 1 and getattr(options, name) is not None:
             raise UserError(
-                f"--{name} with {len(options.runs)} runs, of which only curves are drawn",
+                f"--{name} with {len(named)} runs, of which only curves are drawn",
                 "one run",
                 f"leave --{name} out, or name one run",
             )
+    if not named and options.ckpt_path not in (None, "last", "best"):
+        check_checkpoint_name(options.ckpt_path)
+        named = [options.ckpt_path]
+    elif len(named) == 1 and options.ckpt_path is None and str(named[0]).endswith(".ckpt"):
+        options.ckpt_path = named[0]
+    folders = [find_run(run, options.trainer.default_root_dir) for run in named or [None]]
+    return list({folder.resolve(): folder for folder in folders}.values())
 
 
 def _of_model(run: Path, options: Any) -> dict[str, "Figure"]:
@@ -144,15 +160,19 @@ def _of_model(run: Path, options: Any) -> dict[str, "Figure"]:
         if not 1 <= value <= most:
             raise UserError(f"--{name} {value}", f"from 1 to {most}", f"--{name} 1")
     model, tokenizer = checkpoint.make_model(), checkpoint.make_tokenizer()
-    text = options.prompt or STORY
+    text = STORY if options.prompt is None else options.prompt
+    if not text.strip():
+        raise UserError("--prompt is empty", "a text to look at", '--prompt "Once upon a time"')
     tokens, maps_LHTT = maps_of_text(model, tokenizer, text)
     labels = [token_label(tokenizer, token) for token in tokens]
-    title = f"Layer {layer}, head {head} ({checkpoint.path.stem}, step {checkpoint.step:,})"
+    if len(tokens) < 1 + len(tokenizer.encode(text)):
+        print(f"--prompt: its first {len(tokens) - 1} tokens are drawn", file=sys.stderr)
+    title = f"Layer {layer}, head {head} ({checkpoint.label})"
     figures = {
-        "weights": draw_weights(model),
-        "attention-heads": draw_heads(maps_LHTT),
+        "weights": draw_weights(model, checkpoint.label),
+        "attention-heads": draw_heads(maps_LHTT, f"All heads ({checkpoint.label})"),
         "attention": draw_head(maps_LHTT[layer - 1, head - 1], labels, title),
     }
     if found := expectations(model, tokenizer, text):
-        figures["next-tokens"] = draw_next_tokens(found)
+        figures["next-tokens"] = draw_next_tokens(found, checkpoint.label)
     return figures

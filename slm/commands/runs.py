@@ -1,5 +1,6 @@
 """Which runs a command line names."""
 
+import difflib
 from pathlib import Path
 
 from slm.errors import UserError
@@ -35,7 +36,7 @@ def find_run(named: str | None, root: str | None) -> Path:
     if not path.is_dir():
         there = ", ".join(sorted(str(run) for run in _runs(logs))[:5])
         raise UserError(
-            f"{named} is no folder",
+            f"{named!r} is no folder",
             "a run's folder, such as lightning_logs/version_0",
             f"one of {there}" if there else "train one: slm fit --config configs/quickstart.yaml",
         )
@@ -59,25 +60,51 @@ def find_checkpoint(run: Path, named: str | None, root: str | None) -> Path | No
         root: `--trainer.default_root_dir`.
 
     Returns:
-        Its path, where there may be no file; None if none is named and the run has none.
+        Its path; None if none is named and the run has none.
 
     Raises:
-        UserError: The file is another run's.
+        UserError: There is no such file, or it is another run's.
     """
     if named is None:
         from slm.training.checkpoint import checkpoint_of  # torch takes a second to load
 
         return checkpoint_of(run)
     if named in ("last", "best"):
-        return run / "checkpoints" / f"{named}.ckpt"
+        path = run / "checkpoints" / f"{named}.ckpt"
+        if not path.is_file():
+            there = sorted(file.stem for file in path.parent.glob("*.ckpt"))
+            raise UserError(
+                f"--ckpt_path {named}: {path} is not there",
+                "a checkpoint of that run",
+                f"--ckpt_path {there[0]}" if there else "leave it out: the run has none",
+            )
+        return path
     path = _located(named, Path(root or ".").expanduser() / "lightning_logs")
-    if path.exists() and path.resolve().parent.parent != run.resolve():
+    if not path.exists():
+        check_checkpoint_name(named)
+    if path.resolve().parent.parent != run.resolve():
         raise UserError(
             f"--ckpt_path {named} for {run}, in which it does not lie",
             "a checkpoint of that run: a file, last or best",
             "leave the run's name out: the checkpoint says which run it is of",
         )
     return path
+
+
+def check_checkpoint_name(named: str) -> None:
+    """Checks that a checkpoint's file is named, and is there.
+
+    Raises:
+        UserError: It is not.
+    """
+    close = difflib.get_close_matches(named, ("last", "best"), n=1)
+    if named.endswith(".ckpt") and Path(named).expanduser().is_file():
+        return
+    raise UserError(
+        f"--ckpt_path {named} is no checkpoint that is there",
+        "a file whose name ends in .ckpt, last or best",
+        f"--ckpt_path {close[0] if close else 'lightning_logs/version_0/checkpoints/best.ckpt'}",
+    )
 
 
 def _located(named: str, logs: Path) -> Path:

@@ -50,6 +50,12 @@ class Checkpoint:
         """Shape of the network."""
         return GPTConfig(**self.model_options["gpt"])
 
+    @property
+    def label(self) -> str:
+        """What it is called in figures: its run, its name and its step."""
+        run = self.path.resolve().parent.parent.name
+        return f"{run}, {self.path.stem}, step {self.step:,}"
+
     def make_tokenizer(self) -> Tokenizer:
         """The tokenizer the model was trained with."""
         return Tokenizer.from_plain(self.entry["tokenizer"])

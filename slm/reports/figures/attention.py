@@ -9,7 +9,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from matplotlib import font_manager
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from torch import Tensor
 
 from slm.data.tokenizer import Tokenizer
@@ -62,27 +64,38 @@ def maps_of_text(
 
 
 def draw_head(weights_TT: Tensor, labels: Sequence[str], title: str) -> Figure:
-    """One head: rows look at columns, and each row sums to one."""
+    """One head: rows look at columns, and each row sums to one.
+
+    Colours by the square root, here and in `draw_heads`, so that faint attention is seen.
+    """
     size = max(4.0, 1.6 + 0.17 * len(labels))
     figure = new_figure(size + 0.8, size)
     with style():
         axes = figure.subplots()
-        image = axes.imshow(weights_TT.numpy(), cmap=MAP, vmin=0.0, vmax=1.0)
+        image = axes.imshow(weights_TT.sqrt().numpy(), cmap=MAP, vmin=0.0, vmax=1.0)
         places = list(range(len(labels)))
         axes.set_xticks(places, labels, rotation=90, family="DejaVu Sans Mono", fontsize=7.5)
         axes.set_yticks(places, labels, family="DejaVu Sans Mono", fontsize=7.5)
         axes.grid(False)
         axes.set_xlabel("is looked at")
         axes.set_ylabel("looks")
-        axes.set_title(title)
-        figure.colorbar(image, ax=axes, shrink=0.7, label="attention weight")
+        axes.set_title(title, wrap=True)
+        _add_bar(figure, image, axes)
     return figure
+
+
+def _add_bar(figure: Figure, image: AxesImage, axes: Axes) -> None:
+    """The scale of colours that show square roots."""
+    weights = (0.0, 0.01, 0.1, 0.3, 0.6, 1.0)
+    bar = figure.colorbar(image, ax=axes, shrink=0.8, ticks=[weight**0.5 for weight in weights])
+    bar.ax.set_yticklabels([f"{weight:g}" for weight in weights])
+    bar.set_label("attention weight")
 
 
 def draw_heads(maps_LHTT: Tensor, title: str = "All heads") -> Figure:
     """Every head of every layer, small: layers from top to bottom, heads from left to right.
 
-    Drawn as one picture. The square root makes faint attention visible.
+    Drawn as one picture.
     """
     layers, heads, T, _ = maps_LHTT.shape
     gap = max(1, T // 16)
@@ -106,7 +119,5 @@ def draw_heads(maps_LHTT: Tensor, title: str = "All heads") -> Figure:
         axes.set_xlabel("head")
         axes.set_ylabel("layer")
         axes.set_title(title, wrap=True)
-        bar = figure.colorbar(image, ax=axes, shrink=0.8, ticks=[0, 0.1**0.5, 0.5**0.5, 1])
-        bar.ax.set_yticklabels(["0", "0.1", "0.5", "1"])
-        bar.set_label("attention weight")
+        _add_bar(figure, image, axes)
     return figure

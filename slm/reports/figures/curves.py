@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
@@ -94,19 +95,19 @@ def draw_loss(runs: Sequence[RunCurves]) -> Figure | None:
             if scale == "log":
                 axes.set_xscale("log")
                 axes.set_xlabel(f"{_x_axis(runs)[0]} (log)")
-                _label_log(axes)
-                axes.xaxis.set_major_formatter("{x:g}")
+                _label_log(axes.xaxis, (1, 2, 5))
+                _label_log(axes.yaxis)
             else:
                 axes.legend()
         figure.suptitle("Loss" if len(runs) > 1 else f"Loss of {runs[0].name}")
     return figure
 
 
-def _label_log(axes: Axes) -> None:
-    """Labels on a logarithmic y axis, few enough to be read."""
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
-    axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_formatter(NullFormatter())
+def _label_log(axis: Axis, of_decade: Sequence[float] = (1, 1.5, 2, 3, 4, 5, 6, 8)) -> None:
+    """Labels on a logarithmic axis, few enough to be read."""
+    axis.set_major_locator(LogLocator(subs=of_decade))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _draw_losses(axes: Axes, runs: Sequence[RunCurves]) -> None:
@@ -173,13 +174,14 @@ def _draw_one(
             )  # fmt: skip
         if log and all((run.scalars[name][1] > 0).all() for _, run in drawn):
             axes.set_yscale("log")
-            _label_log(axes)
+            _label_log(axes.yaxis)
         if zero:
             axes.set_ylim(bottom=0)
             axes.yaxis.set_major_formatter("{x:,.0f}")
         axes.set_xlabel(label_x)
         axes.set_ylabel(label)
-        axes.set_title(label[0].upper() + label[1:], loc="left")
+        of = "" if len(runs) > 1 else f" of {runs[0].name}"
+        axes.set_title(f"{label[0].upper()}{label[1:]}{of}", loc="left")
         if len(runs) > 1:
             axes.legend()
     return figure

@@ -8,10 +8,8 @@ from matplotlib.figure import Figure
 
 from slm.data.tokenizer import Tokenizer
 from slm.model import GPT
-from slm.reports.figures.attention import token_label
+from slm.reports.figures.attention import MOST_TOKENS, token_label
 from slm.reports.figures.style import COLORS, new_figure, style
-
-MOST_TOKENS = 40
 
 
 @dataclass(frozen=True)
@@ -30,7 +28,7 @@ class Expectation:
 
 @torch.no_grad()
 def expectations(
-    model: GPT, tokenizer: Tokenizer, text: str, most: int = MOST_TOKENS, among: int = 3
+    model: GPT, tokenizer: Tokenizer, text: str, most: int = MOST_TOKENS - 1, among: int = 3
 ) -> list[Expectation]:
     """What the model expects at each token of a text's beginning.
 
@@ -65,8 +63,13 @@ def expectations(
     ]
 
 
-def draw_next_tokens(found: Sequence[Expectation]) -> Figure:
-    """A bar for each token, read downwards: how probable it was; beside it what was likeliest."""
+def draw_next_tokens(found: Sequence[Expectation], about: str = "") -> Figure:
+    """A bar for each token, read downwards: how probable it was; beside it what was likeliest.
+
+    Args:
+        found: From `expectations`.
+        about: Whose they are, for the title.
+    """
     figure = new_figure(8, 1.0 + 0.2 * len(found))
     with style():
         axes = figure.subplots()
@@ -86,5 +89,6 @@ def draw_next_tokens(found: Sequence[Expectation]) -> Figure:
             axes.text(1.02, row, said, va="center", family="DejaVu Sans Mono", fontsize=7.5)
         axes.text(1.02, -1, "the likeliest", va="center", fontsize=8)
         axes.set_xlabel("probability of the token that stands there")
-        axes.set_title("Next token (blue: it was the likeliest; orange: it was not)", loc="left")
+        title = "Next token (blue: it was the likeliest; orange: it was not)"
+        axes.set_title(f"{title}\n{about}" if about else title, loc="left")
     return figure

@@ -29,8 +29,13 @@ def weight_groups(model: GPT) -> dict[str, dict[str, Tensor]]:
     }
 
 
-def draw_weights(model: GPT) -> Figure:
-    """A histogram for each matrix; in a column, all layers on the same axes."""
+def draw_weights(model: GPT, about: str = "") -> Figure:
+    """A histogram for each matrix; in a column, all layers on the same axes.
+
+    Args:
+        model: The network.
+        about: Which it is, for the title.
+    """
     groups = weight_groups(model)
     figure = new_figure(9, 1.0 + 1.25 * len(groups))
     with style():
@@ -53,7 +58,8 @@ def draw_weights(model: GPT) -> Figure:
             axes.set_ylabel(name.replace(" and ", "\nand "))
         for axes in grid[-1]:
             axes.set_xlabel("weight")
-        figure.suptitle("Weights: share in each of 60 bins, σ the standard deviation")
+        of = f" of {about}" if about else ""
+        figure.suptitle(f"Weights{of}: share in each of 60 bins, σ the standard deviation")
     return figure
 
 
