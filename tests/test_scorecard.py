@@ -507,18 +507,26 @@ def test_the_judge_by_the_command_line(slm, trained, service, fed, monkeypatch):
     assert "grammar 8.0, creativity 6.0, consistency 7.0, plot 5.0 of 10, by wise" in result.out
     with open("j.json") as file:
         assert json.load(file)["judge"]["graded"] == 2
+    assert len(service.asked) == 3, "once before anything is measured"
     assert set(GRADES) == {"grammar", "creativity", "consistency", "plot"}
 
 
-def test_a_judge_that_is_not_there_loses_nothing(slm, trained, monkeypatch):
-    monkeypatch.setattr("time.sleep", lambda seconds: None)
+def test_a_judge_that_is_not_there_costs_no_time(slm, trained, fed, monkeypatch):
+    plan = ("evaluate", "--ckpt_path", checkpoint("best", root=trained), *fed)
+    result = slm(*plan, "--judge.url", "http://127.0.0.1:9/v1", "--judge.model", "wise")
+    refuse(result, "the judge at http://127.0.0.1:9/v1 does not answer")
+    assert "Measuring  loss" not in result.err
+
+
+def test_a_judge_that_goes_away_loses_nothing(slm, trained, service, monkeypatch):
+    service.answers = [(200, GOOD), (403, "")]
     monkeypatch.setattr("slm.reports.scorecard.generated.PROMPTS", PROMPTS[:2])
     best = checkpoint("best", root=trained)
     card = best.parent.parent / "scorecard.json"
     card.unlink(missing_ok=True)
     plan = ("evaluate", "--ckpt_path", best, "--json", "j.json", *FEW)
-    result = slm(*plan, "--judge.url", "http://127.0.0.1:9/v1", "--judge.model", "wise")
-    refuse(result, "the judge at http://127.0.0.1:9/v1 does not answer")
+    result = slm(*plan, "--judge.url", service.url, "--judge.model", "wise")
+    refuse(result, "does not answer: 403")
     assert "minimal pairs" in result.out
     assert "Scorecard  " in result.out
     with open("j.json") as file:
@@ -533,7 +541,9 @@ def test_a_judge_that_is_not_there_loses_nothing(slm, trained, monkeypatch):
         (["--loss_tokens", "0"], "1 or more"),
         (["--judge.url", "http://x/v1"], "both"),
         (["--judge.url", "x", "--judge.model", "m"], "http://"),
-        (["--generations", "absent.jsonl"], "JSON lines"),
+        (["--generations", "absent.jsonl"], "absent.jsonl is not there"),
+        (["--generations", "tiny.yaml"], "tiny.yaml, line 1, cannot be understood"),
+        (["--untrained"], "--untrained without a value"),
         (["--json", "no/where.json"], "mkdir -p no"),
         (["--json", "."], "is a folder"),
         (["--data.source", "absent.txt"], "absent.txt"),
@@ -542,3 +552,12 @@ def test_a_judge_that_is_not_there_loses_nothing(slm, trained, monkeypatch):
 )
 def test_mistakes_are_explained(slm, trained, words, expected):
     refuse(slm("evaluate", "--ckpt_path", checkpoint("best", root=trained), *words), expected)
+
+
+def test_a_run_stands_for_its_best_checkpoint(slm, trained, fed):
+    best = checkpoint("best", root=trained)
+    for named in (best.parent.parent, "version_0"):
+        place = ("--trainer.default_root_dir", trained) if named == "version_0" else ()
+        result = slm("evaluate", "--ckpt_path", named, *place, *fed)
+        assert result.status == 0, result.err
+        assert f"Checkpoint {best}" in result.err

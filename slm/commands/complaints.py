@@ -43,6 +43,12 @@ class Complaints:
                 (f"{close[0]}, perhaps? " if close else "") + f"slm {verb} --help lists them",
             )
         text = " ".join(message.split())
+        if lone := re.search(r"argument (--[\w.]+).*: expected one argument", text):
+            raise UserError(
+                f"{lone[1]} without a value",
+                "one, such as true for what is true or false",
+                f"slm {verb} --help explains the option",
+            )
         key = re.search(r'Parser key "([^"]+)": ?(.*)', text)
         if key and (value := re.search(r"Expected an? (.*?)\. Got value: (.*)", key[2])):
             raise UserError(

@@ -8,6 +8,7 @@ from lightning.pytorch import Trainer
 from slm.data.datamodule import StoryData
 from slm.reports.figures.curves import draw_loss, read_run
 from slm.reports.figures.style import save
+from slm.reports.page import shortened
 from slm.reports.record import run_folder
 from slm.reports.run_report import write_report
 from slm.training.budget import in_words, time_budget
@@ -32,7 +33,7 @@ def describe_run(trainer: Trainer, model: StoryModel, data: StoryData) -> str:
         f"Data       {data.source}, in {data.folder}\n"
         f"Training   {steps} of {tokens:,} tokens, {trainer.precision}, "
         f"{describe_device(trainer)}{compiled}\n"
-        f"Run        {_short(_folder(trainer))}"
+        f"Run        {shortened(_folder(trainer))}"
     )
 
 
@@ -44,7 +45,7 @@ def conclude_fit(trainer: Trainer, report: bool) -> None:
         report: Whether to write the run's report, too.
     """
     run = _folder(trainer)
-    print(f"\nRun        {_short(run)}")
+    print(f"\nRun        {shortened(run)}")
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, TrainingCurves):
             tokens = callback.latest.get("tokens_seen", 0.0) / 1e6
@@ -52,8 +53,8 @@ def conclude_fit(trainer: Trainer, report: bool) -> None:
             print(f"Trained    {time} from the first step to the last, {tokens:,.2f} M tokens seen")
     curves = read_run(run) if trainer.loggers and run.is_dir() else None
     if curves and (figure := draw_loss([curves])):
-        print(f"Loss       {_short(save(figure, run / 'loss.png'))}")
-        print(f"Curves     tensorboard --logdir {_short(run.parent)}")
+        print(f"Loss       {shortened(save(figure, run / 'loss.png'))}")
+        print(f"Curves     tensorboard --logdir {shortened(run.parent)}")
     path = getattr(trainer.checkpoint_callback, "best_model_path", "")
     if trainer.global_step < trainer.max_steps:
         print(
@@ -61,7 +62,7 @@ def conclude_fit(trainer: Trainer, report: bool) -> None:
             "To go on: slm fit --ckpt_path last"
         )
     if path:
-        best = _short(Path(path))
+        best = shortened(Path(path))
         score = getattr(trainer.checkpoint_callback, "best_model_score", None)
         loss = "" if score is None else f" (val_loss {float(score):.4f})"
         print(f"Best       {best}{loss}")
@@ -69,7 +70,7 @@ def conclude_fit(trainer: Trainer, report: bool) -> None:
     else:
         print("Best       none: there was no validation, or no checkpoint was to be kept")
     if curves and report:
-        print(f"Report     {_short(write_report(run, curves=curves))}")
+        print(f"Report     {shortened(write_report(run, curves=curves))}")
     if path:
         checkpoint = open_checkpoint(Path(path))
         story = tell_one(checkpoint.make_model(), checkpoint.make_tokenizer())
@@ -114,9 +115,3 @@ def print_figures(
 def _folder(trainer: Trainer) -> Path:
     """The run's folder."""
     return run_folder(trainer) or Path(trainer.default_root_dir)
-
-
-def _short(path: Path) -> Path:
-    """The path as seen from here, where that is shorter."""
-    here = Path.cwd()
-    return path.relative_to(here) if path.is_relative_to(here) else path

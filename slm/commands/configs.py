@@ -17,21 +17,24 @@ def find_configs(words: Sequence[str]) -> list[str]:
     """Replaces the names of configs that come with the package by their paths.
 
     `--config configs/small.yaml` means the file of that name if it exists, else the packaged
-    one; so does `--config small`.
+    one; so does `--config small`. Configs go in front, so that an option wins over them wherever
+    it stands.
 
     Raises:
         UserError: There is no such file and no such config.
     """
-    found = list(words)
-    for index, word in enumerate(words):
+    configs: list[str] = []
+    others: list[str] = []
+    rest = iter(words)
+    for word in rest:
         option, equals, value = word.partition("=")
         if option not in ("-c", "--config"):
-            continue
-        if equals:
-            found[index] = f"{option}={_find_config(value)}"
-        elif index + 1 < len(words):
-            found[index + 1] = _find_config(words[index + 1])
-    return found
+            others.append(word)
+        elif equals:
+            configs.append(f"{option}={_find_config(value)}")
+        else:
+            configs += [word, *(_find_config(name) for name in [next(rest, None)] if name)]
+    return [*configs, *others]
 
 
 def expand_configs(words: Sequence[str], read: Callable[[Path], list[str]]) -> list[str]:

@@ -42,6 +42,9 @@ def run_evaluate(words: Sequence[str]) -> int:
     settings = _settings(options)
     json_file = place_for("--json", options.json) if options.json else None
     judge = _judge(options)
+    if judge is not None:
+        _say("whether the judge answers")
+        judge.grade(Told("Once upon a time", " there was a cat. It slept.", True))
     device = _device(options)
     stories = _read_stories(Path(options.generations)) if options.generations else None
     held_out, trained_on = _texts(checkpoint, options)
@@ -93,7 +96,8 @@ def _make_parser() -> QuickParser:
         "--ckpt_path",
         type=str | None,
         default=None,
-        help="A checkpoint file, or `last` or `best` of the newest run, which is also the default.",
+        help="A checkpoint file, a run, or `last` or `best` of the newest run, which is also the "
+        "default.",
     )
     parser.add_class_arguments(card.Options)
     accelerators = Literal["auto", "cpu", "gpu", "cuda", "mps"]
@@ -196,37 +200,36 @@ def _read_stories(path: Path) -> list[Told]:
     """Stories from JSON lines.
 
     Raises:
-        UserError: The file cannot be read or understood, or holds none.
+        UserError: The file is not there, cannot be understood, or holds none.
     """
+    remedy = "slm predict --num_samples 50 --out stories.jsonl"
+    if not path.is_file():
+        raise UserError(f"--generations {path} is not there", "a file of stories", remedy)
     stories = []
-    try:
-        for line in path.read_text(encoding="utf-8-sig").split("\n"):
-            if not line.strip():
-                continue
-            told = json.loads(line)
-            text = told["text"] if "text" in told else told["story"]
-            prompt = str(told.get("prompt") or "")
-            ended = told.get("ended")
-            stories.append(
-                Told(
-                    prompt,
-                    str(text).removeprefix(prompt),
-                    None if ended is None else ended in ("end of text", True),
-                )
-            )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"--generations {path} cannot be understood: {error!r}",
-            "JSON lines with a `text` or `story` each, as `slm predict --out` writes them",
-            "slm predict --num_samples 50 --out stories.jsonl",
-        ) from error
+    for number, line in enumerate(path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
+        try:
+            if line.strip():
+                stories.append(_as_told(json.loads(line)))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(
+                f"--generations {path}, line {number}, cannot be understood: {error!r}",
+                "JSON with a `text` or a `story`, as `slm predict --out` writes it",
+                remedy,
+            ) from error
     if not stories:
-        raise UserError(
-            f"--generations {path} holds no story",
-            "a story on each line",
-            "slm predict --num_samples 50 --out stories.jsonl",
-        )
+        raise UserError(f"--generations {path} holds no story", "a story on each line", remedy)
     return stories
+
+
+def _as_told(line: Any) -> Told:
+    text = line["text"] if "text" in line else line["story"]
+    prompt = str(line.get("prompt") or "")
+    ended = line.get("ended")
+    return Told(
+        prompt,
+        str(text).removeprefix(prompt),
+        None if ended is None else ended in ("end of text", True),
+    )
 
 
 def _run_of(checkpoint: Checkpoint) -> Path | None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from slm.errors import UserError
-from slm.training.checkpoint import Checkpoint, newest_checkpoint, open_checkpoint
+from slm.training.checkpoint import Checkpoint, checkpoint_of, newest_checkpoint, open_checkpoint
 
 
 def resolve_checkpoint(
@@ -14,7 +14,8 @@ def resolve_checkpoint(
     """Finds the checkpoint that a command line means.
 
     `--ckpt_path` takes a file, `last` or `best`: of the newest run under
-    `--trainer.default_root_dir`. Without it `fit` starts anew, the other verbs take the best.
+    `--trainer.default_root_dir`; other verbs than `fit` also a run, by its folder or its name, for
+    its best. Without it `fit` starts anew, the other verbs take the best.
     `fit --ckpt_path last` goes on in that run's folder; `fit` with any checkpoint of a run takes
     that run's config where none is given.
 
@@ -42,6 +43,9 @@ def resolve_checkpoint(
         path = newest_checkpoint(root, f"{wish}.ckpt")
     else:
         path = Path(wish).expanduser()
+        if verb != "fit" and not path.is_file():  # a run stands for its best checkpoint
+            runs = [run for run in (path, root / wish) if checkpoint_of(run)]
+            path = next((found for run in runs if (found := checkpoint_of(run))), path)
     checkpoint = open_checkpoint(path)
     run = path.resolve().parent.parent
     if verb == "fit" and not names(words, "--config"):

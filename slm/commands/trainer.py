@@ -19,8 +19,9 @@ from slm.commands.halving import too_large_noticed
 from slm.commands.options import OptionsCLI
 from slm.data.datamodule import StoryData
 from slm.errors import UserError
+from slm.reports.page import shortened
 from slm.reports.pictures import Pictures
-from slm.reports.record import RunRecord
+from slm.reports.record import RunRecord, run_folder
 from slm.training.callbacks import ProgressLine, TrainingCurves, watchers
 from slm.training.checkpoint import open_checkpoint
 from slm.training.checkpointing import AtomicCheckpointIO, LastCheckpoint, best_checkpoint
@@ -154,6 +155,8 @@ class StoryCLI(OptionsCLI):
                     f"\nInterrupted at step {step:,}. To go on: slm fit --ckpt_path last{place}",
                     file=sys.stderr,
                 )
+                if run := run_folder(self.trainer):
+                    print(f"To look at it: slm report {shortened(run)}", file=sys.stderr)
             raise KeyboardInterrupt from None
 
     def validate(

@@ -3,6 +3,7 @@
 import base64
 from collections.abc import Iterable, Sequence
 from html import escape
+from pathlib import Path
 
 from matplotlib.figure import Figure
 
@@ -18,6 +19,12 @@ def page(title: str, parts: Iterable[str]) -> str:
     """
     # The body last: what stands in it is no place to fill in.
     return _TEMPLATE.replace("{title}", escape(title)).replace("{body}", "\n".join(parts))
+
+
+def shortened(path: Path) -> Path:
+    """The path as seen from here, where that is shorter."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def number(value: float | None, form: str) -> str:
@@ -51,11 +58,18 @@ def tiles(figures: Iterable[tuple[str, str]]) -> str:
     return f'<div class="tiles">{shown}</div>'
 
 
-def folded(summary: str, text: str, opened: bool = False) -> str:
-    """A text that shows when its summary is clicked."""
+def folded(summary: str, text: str, opened: bool = False, tag: str = "p") -> str:
+    """A text that shows when its summary is clicked.
+
+    Args:
+        summary: What shows always.
+        text: In plain text.
+        opened: Whether it shows from the beginning.
+        tag: p, or pre for code.
+    """
     return (
         f"<details{' open' if opened else ''}><summary>{escape(summary)}</summary>"
-        f"<p>{escape(text)}</p></details>"
+        f"<{tag}>{escape(text)}</{tag}></details>"
     )
 
 
@@ -89,7 +103,7 @@ h1 { margin: .5rem 0 1rem; overflow-wrap: anywhere; }
 h2 { border-bottom: 2px solid #0072b2; margin-top: 2.5rem; }
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(9rem, 1fr)); gap: .6rem; }
 .tiles div { background: #f1f5f9; border-radius: .5rem; padding: .6rem .8rem; }
-.tiles b { display: block; font-size: 1.4rem; }
+.tiles b { display: block; font-size: 1.3rem; }
 .tiles span { font-size: .8rem; color: #555; }
 dl { display: grid; grid-template-columns: 8rem 1fr; gap: .3rem 1rem; }
 dt { font-weight: 600; } dd { margin: 0; overflow-wrap: anywhere; }
@@ -108,6 +122,8 @@ th, td { text-align: left; padding: .25rem .8rem .25rem 0; border-bottom: 1px so
 @media (max-width: 40rem) {
   dl { grid-template-columns: 1fr; } dd { margin-bottom: .5rem; }
   img { max-width: none; width: 36rem; }  /* to be read by pushing it sideways */
+  figure::before { content: "wider than the page: push it sideways"; position: sticky; left: 0;
+    font-size: .75rem; color: #777; }
   figcaption { position: sticky; left: 0; }
 }
 @media print { details { break-inside: avoid; } figure { break-inside: avoid; } }

@@ -54,8 +54,10 @@ class RunRecord(Callback):
             self._read_at = now
 
     @rank_zero_only
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Writes the entry as far as it goes: a run may be cut off."""
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Writes the entry up to this checkpoint: the run may be cut off, and go on from it."""
         if self._entry:
             self._write(trainer)
 

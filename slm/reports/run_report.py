@@ -6,6 +6,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
+
 from slm.data.source import in_words
 from slm.data.tokenizer import Tokenizer
 from slm.model import GPT
@@ -30,7 +32,7 @@ CAPTIONS = {
     "gradient-norm": "Before clipping. Single peaks are clipped; a steady climb warns of a loss "
     "about to burst.",
     "throughput": "Between log points, without validations. Dips: something else on the machine.",
-    "weights": "Bells that widen from layer to layer are healthy; a spike at zero is a part that "
+    "weights": "Bells are healthy; a spike at zero is a part that "
     "does not take part, a flat box one that was driven to its limit.",
     "attention-heads": "Each small square is a head, rows look at columns. Diagonals look at the "
     "token before, columns at one token from everywhere; the first column is where a head rests.",
@@ -93,9 +95,9 @@ def _page(run: _Run) -> str:
     else:
         model, tokenizer = run.checkpoint.make_model(), run.checkpoint.make_tokenizer()
         stories = stories or [(run.checkpoint.step, tell_one(model, tokenizer))]
-        parts += [_stories(stories), scorecard, _looking(model, tokenizer)]
+        parts += [_stories(stories), scorecard, _looking(model, tokenizer, run.checkpoint.label)]
     if run.config:
-        parts.append(section("Config", f"<pre>{escape(run.config)}</pre>"))
+        parts.append(section("Config", folded("every option", run.config, tag="pre")))
     return page(f"Report of {run.curves.name}", parts)
 
 
@@ -176,27 +178,27 @@ def _energy(record: Sequence[dict[str, Any]]) -> str:
 
 
 def _curves(curves: RunCurves) -> str:
-    shown = [
-        drawn(name, figure, CAPTIONS[name])
-        for name, draw in CURVES.items()
-        if (figure := draw([curves]))
-    ]
+    shown = [_shown(name, figure) for name, draw in CURVES.items() if (figure := draw([curves]))]
     return section("Curves", "\n".join(shown))
 
 
-def _looking(model: GPT, tokenizer: Tokenizer) -> str:
+def _shown(name: str, figure: Figure, kind: str = "svg") -> str:
+    return drawn(name, figure, CAPTIONS[name], kind)
+
+
+def _looking(model: GPT, tokenizer: Tokenizer, about: str) -> str:
     tokens, maps_LHTT = maps_of_text(model, tokenizer, STORY)
     labels = [token_label(tokenizer, token) for token in tokens]
     layer = model.config.n_layer
     found = expectations(model, tokenizer, STORY)
-    one_head = draw_head(maps_LHTT[layer - 1, 0], labels, f"Layer {layer}, head 1")
+    one_head = draw_head(maps_LHTT[layer - 1, 0], labels, f"Layer {layer}, head 1 ({about})")
     figures = [
-        drawn("attention-heads", draw_heads(maps_LHTT), CAPTIONS["attention-heads"], "png"),
-        drawn("attention", one_head, CAPTIONS["attention"], "png"),
-        drawn("weights", draw_weights(model), CAPTIONS["weights"]),
+        _shown("attention-heads", draw_heads(maps_LHTT, f"All heads ({about})"), "png"),
+        _shown("attention", one_head, "png"),
+        _shown("weights", draw_weights(model, about)),
     ]
     if found:
-        figures.insert(0, drawn("next-tokens", draw_next_tokens(found), CAPTIONS["next-tokens"]))
+        figures.insert(0, _shown("next-tokens", draw_next_tokens(found, about)))
     return section("Inside the model", "\n".join(figures))
 
 

@@ -187,8 +187,14 @@ class LastStep(Callback):
             trainer.should_stop = True
 
 
+SAY_EVERY = 30.0
+"""Seconds between two lines of progress where there is no terminal."""
+
+
 class ProgressLine(Callback):
-    """A bar with loss and tokens per second on a terminal; a line per validation everywhere.
+    """A bar with loss and tokens per second on a terminal, elsewhere a line now and then.
+
+    And a line for each validation.
 
     Args:
         curves: Where loss and speed are read from.
@@ -202,6 +208,7 @@ class ProgressLine(Callback):
     @rank_zero_only
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Opens the bar."""
+        self._said = time.perf_counter()
         self._bar = tqdm(
             total=expected_steps(trainer),
             initial=trainer.global_step,
@@ -215,12 +222,20 @@ class ProgressLine(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Moves the bar at log points; elsewhere a terminal gets a line now and then."""
+        """Moves the bar at log points; where there is none, prints a line now and then."""
         step = trainer.global_step
         if self._bar is None or step % log_interval(trainer) or step == self._bar.n:
             return
         latest = self._curves.latest
         if self._bar.disable:
+            if time.perf_counter() - self._said >= SAY_EVERY:
+                self._said = time.perf_counter()
+                print(
+                    f"step {step:>6,} of {self._bar.total:,}  train_loss "
+                    f"{latest['train_loss']:.4f}  {latest['tokens_per_second']:,.0f} tokens/s",
+                    file=sys.stderr,
+                    flush=True,
+                )
             return
         self._bar.set_postfix_str(
             f"loss {latest['train_loss']:.3f}, {latest['tokens_per_second']:,.0f} tokens/s",

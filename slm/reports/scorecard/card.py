@@ -27,8 +27,8 @@ class Options:
     """What to measure."""
 
     stories: int = 300
-    """Minimal pairs of each family at most, found in twenty times as many held-out stories at
-    most."""
+    """Minimal pairs of each family at most, 10 or more, found in twenty times as many held-out
+    stories at most."""
     loss_tokens: int | None = 100_000
     """Tokens of the validation split to measure the loss on, from its front; null takes all."""
     seed: int = 1337

@@ -6,7 +6,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from slm.reports.page import folded, number, section, table
+from slm.reports.page import folded, number, section, shortened, table
 from slm.reports.scorecard.card import FORMAT_VERSION, MANNER_WORDS
 from slm.reports.scorecard.pairs import FAMILIES
 from slm.training.checkpoint import Checkpoint
@@ -33,8 +33,8 @@ def scorecard_section(
         folder: The run's folder.
     """
     command = (
-        f"<code>slm evaluate --ckpt_path {escape(str(checkpoint.path))}</code>, then "
-        f"<code>slm report {escape(str(folder))}</code>"
+        f"<code>slm evaluate --ckpt_path {escape(str(shortened(checkpoint.path)))}</code>, then "
+        f"<code>slm report {escape(str(shortened(folder)))}</code>"
         if checkpoint
         else "it takes a checkpoint, and this run has none"
     )
