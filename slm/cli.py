@@ -91,7 +91,7 @@ def _dispatch(words: list[str]) -> int:
     if verb == "bench":
         from slm.commands.bench import run_bench
 
-        return run_bench(find_configs(rest))
+        return run_bench([*rest[:1], *find_configs(rest[1:])])
     if verb == "evaluate":
         from slm.commands.evaluate import run_evaluate
 
