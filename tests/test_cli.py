@@ -541,9 +541,14 @@ def test_an_option_wins_over_a_config_wherever_it_stands(slm, workplace):
     assert yaml.safe_load(result.out)["trainer"]["max_steps"] == 3
 
 
+@pytest.mark.parametrize("words", [("--config",), ("--prompt", "Hi", "--config"), ("--config", "")])
+def test_a_config_without_a_name_is_a_mistake(slm, words):
+    refuse(slm("predict", *words), "--config without a file")
+
+
 def test_without_a_terminal_progress_is_said_now_and_then(slm, workplace, monkeypatch):
     monkeypatch.setattr("slm.training.callbacks.SAY_EVERY", 0.0)
-    result = slm("fit", "--config", "tiny.yaml")
+    result = slm("fit", "--config", "tiny.yaml", "--trainer.accumulate_grad_batches", "3")
     assert result.status == 0, result.err
     lines = re.findall(r"step +(\d+) of 12  train_loss \d\.\d{4}  [\d,]+ tokens/s", result.err)
     assert lines == ["2", "4", "6", "8", "10", "12"]
@@ -811,9 +816,11 @@ def test_the_head_of_a_config_tells_its_models_size(config):
 
 def test_packaged_configs_are_found_from_anywhere(workplace):
     for word in ("small", "small.yaml", "configs/small.yaml"):
-        (path,) = find_configs([f"--config={word}"])
-        assert Path(path.partition("=")[2]).name == "small.yaml"
-        assert Path(path.partition("=")[2]).is_file()
-    assert find_configs(["-c", "tiny.yaml"]) == ["-c", "tiny.yaml"]
+        (_, path) = find_configs([f"--config={word}"])
+        assert Path(path).name == "small.yaml"
+        assert Path(path).is_file()
+    assert find_configs(["--prompt", "Hi", "-c", "tiny.yaml"]) == [
+        "--config", "tiny.yaml", "--prompt", "Hi",
+    ]  # fmt: skip
     with pytest.raises(UserError, match=r"elsewhere/small\.yaml does not exist"):
         find_configs(["--config", "elsewhere/small.yaml"])

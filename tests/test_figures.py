@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import checkpoint, refuse
+from torch.utils.tensorboard.writer import SummaryWriter
 
 from slm.data.tokenizer import Tokenizer
 from slm.model import GPT, GPTConfig, gpt
@@ -16,8 +17,10 @@ from slm.reports.figures.attention import draw_head, draw_heads, maps_of_text, t
 from slm.reports.figures.curves import (
     RunCurves,
     draw_bits_per_byte,
+    draw_gradient_norm,
     draw_learning_rate,
     draw_loss,
+    read_run,
 )
 from slm.reports.figures.next_tokens import draw_next_tokens, expectations
 from slm.reports.figures.style import as_array, as_bytes
@@ -194,6 +197,26 @@ def test_several_runs_are_told_apart(tmp_path):
     assert len({line.get_color() for line in lines}) == 2
     assert len({line.get_linestyle() for line in lines}) == 2, "without colours, too"
     assert {line.get_label().split(",")[0] for line in lines} == {"one", "two"}
+
+
+@pytest.mark.parametrize("reach", [(2.8, 6.5), (0.1, 100.0), (1e-2, 1e3), (1e-4, 1e4), (1e-9, 9)])
+def test_logarithmic_axes_have_labels_enough_and_not_too_many(tmp_path, reach):
+    run = curves(tmp_path, grad_norm=([1, 2], reach), train_loss=([1, 1000], reach))
+    (norm,), (_, loss) = draw_gradient_norm([run]).axes, draw_loss([run]).axes
+    for axis in (norm.yaxis, loss.yaxis, loss.xaxis):
+        low, high = axis.get_view_interval()
+        shown = [place for place in axis.get_majorticklocs() if low <= place <= high]
+        assert 2 <= len(shown) <= 12, (axis, shown)
+
+
+def test_what_is_no_number_is_left_out(tmp_path):
+    with SummaryWriter(str(tmp_path)) as writer:
+        writer.add_scalar("val_loss", float("nan"), 5)
+        for step, value in enumerate((3.0, float("nan"), float("inf"), 2.0)):
+            writer.add_scalar("train_loss", value, step)
+    run = read_run(tmp_path)
+    assert "val_loss" not in run.scalars
+    assert run.scalars["train_loss"][0].tolist() == [0, 3]
 
 
 def test_every_run_has_a_name_and_its_colour_in_every_figure(tmp_path):

@@ -138,6 +138,20 @@ def test_a_run_that_is_cut_off_has_a_record(slm, workplace, monkeypatch):
     assert entry["last_step"] == 12
 
 
+def test_a_record_that_cannot_be_written_costs_no_checkpoint(slm, workplace, monkeypatch):
+    def fail(self, *words, **options):
+        if self.name == "record.json.tmp":
+            raise OSError("stale")
+        return write(self, *words, **options)
+
+    write = Path.write_text
+    monkeypatch.setattr(Path, "write_text", fail)
+    result = slm("fit", "--config", "tiny.yaml")
+    assert result.status == 0, result.err
+    assert "Record     not written: stale" in result.err
+    assert checkpoint("last").exists()
+
+
 def test_the_report_of_a_damaged_run(slm, reported):
     (reported / "config.yaml").write_bytes(b"caf\xe9: 1\n")
     (reported / "record.json").write_text('{"not": "a list"}')

@@ -21,7 +21,7 @@ def find_configs(words: Sequence[str]) -> list[str]:
     it stands.
 
     Raises:
-        UserError: There is no such file and no such config.
+        UserError: There is no such file and no such config, or none is named.
     """
     configs: list[str] = []
     others: list[str] = []
@@ -30,10 +30,8 @@ def find_configs(words: Sequence[str]) -> list[str]:
         option, equals, value = word.partition("=")
         if option not in ("-c", "--config"):
             others.append(word)
-        elif equals:
-            configs.append(f"{option}={_find_config(value)}")
         else:
-            configs += [word, *(_find_config(name) for name in [next(rest, None)] if name)]
+            configs += ["--config", _find_config(value if equals else next(rest, ""))]
     return [*configs, *others]
 
 
@@ -57,6 +55,12 @@ def expand_configs(words: Sequence[str], read: Callable[[Path], list[str]]) -> l
 
 
 def _find_config(name: str) -> str:
+    if not name:
+        raise UserError(
+            "--config without a file",
+            "a YAML file, or a config's name",
+            "--config configs/small.yaml",
+        )
     if Path(name).is_file():
         return name
     package = Path(__file__).parent.parent

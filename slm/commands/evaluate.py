@@ -42,12 +42,13 @@ def run_evaluate(words: Sequence[str]) -> int:
     settings = _settings(options)
     json_file = place_for("--json", options.json) if options.json else None
     judge = _judge(options)
-    if judge is not None:
-        _say("whether the judge answers")
-        judge.grade(Told("Once upon a time", " there was a cat. It slept.", True))
     device = _device(options)
     stories = _read_stories(Path(options.generations)) if options.generations else None
     held_out, trained_on = _texts(checkpoint, options)
+    if judge is not None:
+        _say("whether the judge answers")
+        if judge.grade(Told("Once upon a time", " there was a cat. It slept.", True)) is None:
+            _say(f"going on, though {judge.model} gave a first story no grades")
     torch.manual_seed(settings.seed)
     model = GPT(checkpoint.gpt) if options.untrained else checkpoint.make_model()
     tokenizer = checkpoint.make_tokenizer()
@@ -138,7 +139,7 @@ def _judge(options: Any) -> Judge | None:
     """The judge, if one is asked for.
 
     Raises:
-        UserError: It has an address or a model only.
+        UserError: It has an address or a model only, or the key cannot be sent.
     """
     url, model = options.judge.url, options.judge.model
     if not url and not model:
@@ -153,7 +154,14 @@ def _judge(options: Any) -> Judge | None:
         raise UserError(
             f"--judge.url {url}", "an address that begins with http:// or https://", f"http://{url}"
         )
-    return Judge(url, model, os.environ.get("OPENAI_API_KEY", "").strip() or None)
+    key = os.environ.get("OPENAI_API_KEY", "").strip()
+    if not (key.isascii() and (key.isprintable() or not key)):
+        raise UserError(
+            "OPENAI_API_KEY holds signs that cannot be sent",
+            "one line of letters and digits",
+            "set it anew: a line break may have got into it",
+        )
+    return Judge(url, model, key or None)
 
 
 def _device(options: Any) -> Device:
@@ -240,10 +248,10 @@ def _run_of(checkpoint: Checkpoint) -> Path | None:
 
 def _keep(found: card.Scorecard, folder: Path | None, json_file: Path | None) -> None:
     """Writes the card into the run, and where it was asked for."""
-    if folder:
-        found.save(folder / "scorecard.json")
     if json_file:
         found.save(json_file)
+    if folder:
+        found.save(folder / "scorecard.json")
 
 
 def _draw(found: card.Scorecard, folder: Path, step: int) -> None:

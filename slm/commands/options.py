@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-# jsonargparse 4.49+ deprecates calls that Lightning's own CLI makes; it reads this on import.
+# jsonargparse 4.49+ deprecates calls that Lightning's own CLI makes.
 os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
 
 import jsonargparse

@@ -27,7 +27,8 @@ HELP_SHOWS: dict[str, tuple[str, ...]] = {
 
 HELP = {
     "--config": "A YAML file of options, or the name of one that comes with slm, such as small.",
-    "--ckpt_path": "A checkpoint file, or `last` or `best` of the newest run.",
+    "--ckpt_path": "A checkpoint file, or `last` or `best` of the newest run (to measure, a "
+    "run, too).",
     "--seed_everything": "Seed of the weights, the batches and dropout.",
     "--trainer.default_root_dir": "The folder in which lightning_logs, where runs lie, is kept.",
     "--trainer.max_steps": "Optimizer steps to train; the learning rate is planned by it. "

@@ -37,7 +37,8 @@ def make_parser() -> QuickParser:
         "--ckpt_path",
         type=str | None,
         default=None,
-        help="A checkpoint file, or `last` or `best` of the newest run, which is also the default.",
+        help="A checkpoint file, a run, or `last` or `best` of the newest run, which is also the "
+        "default.",
     )
     parser.add_argument(
         "--prompt",

@@ -1,6 +1,7 @@
 """The record of a run: when it ran, on which machine, how fast, and what it drew."""
 
 import json
+import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -90,8 +91,11 @@ class RunRecord(Callback):
         }
         path = folder / "record.json"
         temporary = path.with_name("record.json.tmp")
-        temporary.write_text(json.dumps([*self._before, entry], indent=1) + "\n", "utf-8")
-        temporary.replace(path)
+        try:
+            temporary.write_text(json.dumps([*self._before, entry], indent=1) + "\n", "utf-8")
+            temporary.replace(path)
+        except OSError as error:  # no reason to lose a checkpoint
+            print(f"Record     not written: {error}", file=sys.stderr)
 
 
 def read_record(folder: Path) -> list[dict[str, Any]]:

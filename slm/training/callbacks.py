@@ -228,6 +228,7 @@ class ProgressLine(Callback):
             return
         latest = self._curves.latest
         if self._bar.disable:
+            self._bar.n = step
             if time.perf_counter() - self._said >= SAY_EVERY:
                 self._said = time.perf_counter()
                 print(

@@ -1,5 +1,6 @@
 """The curves of runs: loss, learning rate, gradient norm, throughput."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,7 +62,10 @@ def read_run(folder: Path, name: str | None = None) -> RunCurves:
     scalars = {}
     for tag in tags["scalars"]:
         points = {point.step: point.value for point in events.Scalars(tag)}
-        steps = sorted(points)
+        # A loss that burst is no number, and has no place in a figure.
+        steps = sorted(step for step, value in points.items() if math.isfinite(value))
+        if not steps:
+            continue
         scalars[tag] = (np.array(steps, float), np.array([points[s] for s in steps], float))
     texts: dict[int, str] = {}
     if "story/text_summary" in tags["tensors"]:
@@ -95,7 +99,7 @@ def draw_loss(runs: Sequence[RunCurves]) -> Figure | None:
             if scale == "log":
                 axes.set_xscale("log")
                 axes.set_xlabel(f"{_x_axis(runs)[0]} (log)")
-                _label_log(axes.xaxis, (1, 2, 5))
+                _label_log(axes.xaxis)
                 _label_log(axes.yaxis)
             else:
                 axes.legend()
@@ -103,9 +107,16 @@ def draw_loss(runs: Sequence[RunCurves]) -> Figure | None:
     return figure
 
 
-def _label_log(axis: Axis, of_decade: Sequence[float] = (1, 1.5, 2, 3, 4, 5, 6, 8)) -> None:
-    """Labels on a logarithmic axis, few enough to be read."""
-    axis.set_major_locator(LogLocator(subs=of_decade))
+_SUBS = ((1, (1, 1.5, 2, 3, 4, 5, 6, 8)), (3, (1, 2, 5)), (8, (1,)))
+"""What is labelled in each decade, on axes of so many decades at most."""
+
+
+def _label_log(axis: Axis) -> None:
+    """Labels on a logarithmic axis that has its data, few enough to be read."""
+    low, high = axis.get_view_interval()
+    decades = math.log10(high / low)
+    subs = next((subs for most, subs in _SUBS if decades <= most), None)
+    axis.set_major_locator(LogLocator(subs=subs) if subs else LogLocator())
     axis.set_major_formatter("{x:g}")
     axis.set_minor_formatter(NullFormatter())
 

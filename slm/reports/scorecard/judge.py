@@ -74,8 +74,6 @@ class Judge:
             except (OSError, ValueError, http.client.HTTPException) as error:
                 reason = getattr(error, "reason", error)
                 again, what = isinstance(reason, TimeoutError), str(error)
-                if self.key:  # which a complaint about a header would quote
-                    what = what.replace(self.key.strip(), "(the key)")
             if not again:
                 break
             if attempt + 1 < _ATTEMPTS:
