@@ -119,6 +119,7 @@ code { background: #f6f8fa; overflow-wrap: anywhere; }
 table { border-collapse: collapse; font-size: .9rem; }
 th, td { text-align: left; padding: .25rem .8rem .25rem 0; border-bottom: 1px solid #e2e8f0;
   vertical-align: top; }
+td:not(:last-child) { white-space: nowrap; }
 @media (max-width: 40rem) {
   dl { grid-template-columns: 1fr; } dd { margin-bottom: .5rem; }
   img { max-width: none; width: 36rem; }  /* to be read by pushing it sideways */

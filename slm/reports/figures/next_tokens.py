@@ -85,7 +85,8 @@ def draw_next_tokens(found: Sequence[Expectation], about: str = "") -> Figure:
         axes.set_ylim(len(found) - 0.5, -0.5)
         axes.grid(axis="y", visible=False)
         for row, each in enumerate(found):
-            said = "   ".join(f"{token} {share:.0%}" for token, share in each.likeliest)
+            # Spaces that SVG keeps.
+            said = "\u00a0\u00a0\u00a0".join(f"{word} {p:.0%}" for word, p in each.likeliest)
             axes.text(1.02, row, said, va="center", family="DejaVu Sans Mono", fontsize=7.5)
         axes.text(1.02, -1, "the likeliest", va="center", fontsize=8)
         axes.set_xlabel("probability of the token that stands there")
