@@ -33,6 +33,7 @@ from torch.nn.utils import clip_grad_norm_
 from slm.data.batches import IGNORED, ConsecutiveWindows, RandomWindows, TokenFile
 from slm.data.datamodule import StoryData
 from slm.data.manifest import Manifest
+from slm.hardware import find_device
 from slm.model import GPT, GPTConfig
 from slm.training.module import StoryModel
 from slm.training.optimization import OptimizerOptions, learning_rate_curve, make_optimizer
@@ -162,7 +163,7 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", default=["reference", "ours"])
     parser.add_argument("--out", type=Path, default=Path("equal-loss.json"))
     options = parser.parse_args()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = find_device("auto")
     found = json.loads(options.out.read_text()) if options.out.exists() else {}
     asked = {name: getattr(options, name) for name in ("steps", "batch_size", "seed")}
     for arm, run in found.items():

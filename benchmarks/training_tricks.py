@@ -24,8 +24,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from slm.commands.configs import find_configs, model_of_config
+from slm.hardware import find_device
 from slm.model import GPT, gpt
-from slm.model.weights import resolve_device
 from slm.reports import training_arms
 from slm.reports.training_arms import Training, Turns, train_bare
 from slm.training import loss
@@ -173,10 +173,10 @@ def main() -> None:
         dataclasses.replace(model_of_config(Path(config)), dropout=0.0),
         OptimizerOptions(),
         options.batch_size,
-        resolve_precision("auto", "auto"),
+        resolve_precision("auto", find_device("auto").type),
         compile=not options.eager,
         grad_checkpointing=False,
-        device=resolve_device("auto"),
+        device=find_device("auto").type,
         gradient_clip_val=1.0,
         log_interval=10,
     )

@@ -3,40 +3,35 @@
 import pytest
 import torch
 
-from slm.training.precision import resolve_precision
-
-
-def machine(monkeypatch, cuda=False, native=False, mps=False, cpu_bf16=False):
-    monkeypatch.setattr("torch.cuda.is_available", lambda: cuda)
-    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation: native)
-    monkeypatch.setattr("torch.backends.mps.is_available", lambda: mps)
-    monkeypatch.setattr(
-        torch.cpu, "get_capabilities", lambda: {"avx512_bf16": cpu_bf16}, raising=False
-    )
+from slm import hardware
+from slm.training.precision import can_fuse, is_native, resolve_precision
 
 
 @pytest.mark.parametrize(
-    ("devices", "accelerator", "expected"),
+    ("native", "device", "expected"),
     [
-        ({"cuda": True, "native": True}, "auto", "bf16-mixed"),
-        ({"cuda": True, "native": False}, "auto", "16-mixed"),
-        ({"cuda": True, "native": True}, "cpu", "32-true"),
-        ({"mps": True}, "auto", "32-true"),
-        ({"cpu_bf16": True}, "auto", "bf16-mixed"),
-        ({}, "auto", "32-true"),
+        ({("cuda", torch.bfloat16)}, "cuda", "bf16-mixed"),
+        ({("cuda", torch.float16)}, "cuda", "16-mixed"),
+        ({("cpu", torch.bfloat16)}, "cpu", "bf16-mixed"),
+        ({("cuda", torch.bfloat16)}, "cpu", "32-true"),
+        ({("mps", torch.float16)}, "mps", "32-true"),
     ],
 )
-def test_auto_follows_the_device(monkeypatch, devices, accelerator, expected):
-    machine(monkeypatch, **devices)
-    assert resolve_precision("auto", accelerator) == expected
+def test_auto_follows_the_device(monkeypatch, native, device, expected):
+    monkeypatch.setattr(hardware, "multiplies_natively", lambda dtype, on: (on, dtype) in native)
+    assert resolve_precision("auto", device) == expected
+    assert resolve_precision("64-true", device) == "64-true", "what was asked for is given"
 
 
-def test_what_was_asked_for_is_given(monkeypatch):
-    machine(monkeypatch)
-    assert resolve_precision("16-mixed", "cpu") == "16-mixed"
+def test_what_is_not_native_is_known():
+    assert not is_native("16-mixed", "cpu")
+    assert is_native("16-mixed", "cuda")
+    assert is_native("32-true", "mps")
+    assert is_native("64-true", "cpu")
 
 
-def test_a_torch_that_cannot_tell_means_float32(monkeypatch):
-    machine(monkeypatch)
-    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
-    assert resolve_precision("auto", "cpu") == "32-true"
+def test_adamw_is_fused_where_it_can_be():
+    assert can_fuse("bf16-mixed", "cuda")
+    assert can_fuse("32-true", "cpu")
+    assert not can_fuse("16-mixed", "cuda"), "a GradScaler's gradients"
+    assert not can_fuse("32-true", "mps")

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from slm import hardware
 from slm.model import GPT, GPTConfig, SamplingOptions
 from slm.model.generation import Batch, Continuation
 from slm.model.weights import (
@@ -12,8 +13,8 @@ from slm.model.weights import (
     PackedLinear,
     can_compile,
     fast_weights,
+    native_weights,
     quantize,
-    resolve_device,
     resolve_weights,
 )
 
@@ -93,22 +94,22 @@ def test_int8_reads_a_quarter_of_the_bytes():
     assert read("fp32") / 4 < read("int8") < read("fp32") / 3.5
 
 
-def test_what_auto_and_devices_mean(monkeypatch):
-    capabilities = {"avx512_bf16": True}
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
-    assert resolve_weights("auto", "cpu") == "bf16"
-    capabilities["avx512_bf16"] = False
-    assert resolve_weights("auto", "cpu") == "fp32"
+@pytest.mark.parametrize("native", [True, False])
+def test_what_auto_means(monkeypatch, native):
+    monkeypatch.setattr(hardware, "multiplies_natively", lambda dtype, device: native)
+    expected = "bf16" if native else "fp32"
+    assert resolve_weights("auto", "cpu") == resolve_weights("auto", "cuda") == expected
     assert resolve_weights("int8", "cpu") == "int8"
-    assert resolve_weights("auto", "mps") == "fp32"
+    assert native_weights("cpu") == (["fp32", "bf16", "int8"] if native else ["fp32", "int8"])
+    assert native_weights("cuda") == (["fp32", "bf16"] if native else ["fp32"])
+
+
+def test_formats_that_a_device_lacks_are_refused(monkeypatch):
     with pytest.raises(ValueError, match="int8 on cuda"):
         resolve_weights("int8", "cuda")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    assert resolve_device("auto") == "cpu"
-    for accelerator in ("gpu", "cuda", "mps"):
-        with pytest.raises(ValueError, match=f"accelerator is {accelerator}, and there is none"):
-            resolve_device(accelerator)
+    monkeypatch.setattr(hardware, "packs_bfloat16", lambda: False)
+    with pytest.raises(ValueError, match="bf16 on a CPU for which oneDNN has none; fp32 or int8"):
+        resolve_weights("bf16", "cpu")
     assert not can_compile("bf16", "cpu")
     assert can_compile("bf16", "cuda")
 

@@ -20,16 +20,15 @@ from slm.commands.configs import model_of_config
 from slm.commands.opponent import transformers_tellers
 from slm.commands.resolve import names, resolve_checkpoint
 from slm.errors import UserError
+from slm.hardware import Accelerator, describe_machine, find_device
 from slm.model import GPT, SamplingOptions
 from slm.model.weights import (
-    Device,
     Weights,
     can_compile,
     fast_weights,
-    resolve_device,
+    native_weights,
     resolve_weights,
 )
-from slm.reports.machine import describe_machine
 from slm.reports.telling_speed import (
     PROMPT_LENGTH,
     Speed,
@@ -97,7 +96,12 @@ def _make_parser() -> QuickParser:
     for name, kind, default, words in (
         ("ckpt_path", str | None, None, "A checkpoint, or `last` or `best` of the newest run."),
         ("config", str | None, None, "Instead: a config, for random weights of its shape."),
-        ("weights", list[Weights], None, "Kinds to measure; null takes all this device has."),
+        (
+            "weights",
+            list[Weights],
+            None,
+            "Kinds to measure; null takes all that this device multiplies natively.",
+        ),
         ("stories", list[int], [1, 16], "How many stories side by side; a list."),
         ("tokens", int | None, None, "New tokens per story; null: 200, or what fits the context."),
         ("temperature", float, 0.8, "As in predict."),
@@ -119,26 +123,30 @@ def _make_parser() -> QuickParser:
         ),
         ("cold", bool, True, "Whether to time `predict` from a cold process, too."),
         ("json", str | None, None, "Also write the figures to a file."),
-        ("trainer.accelerator", Literal["auto", "cpu", "gpu", "cuda", "mps"], "auto", "Device."),
+        ("trainer.accelerator", Accelerator, "auto", "Device."),
         ("trainer.default_root_dir", str | None, None, "Where lightning_logs is."),
     ):
         parser.add_argument(f"--{name}", type=kind, default=default, help=words)
     return parser
 
 
-def _plan(options: Any) -> tuple[Device, list[Literal["fp32", "bf16", "int8"]], SamplingOptions]:
-    """The device, the kinds of weights and how tokens are chosen.
+def _plan(
+    options: Any,
+) -> tuple[str, list[Literal["fp32", "bf16", "int8"]], SamplingOptions]:
+    """The device, the kinds of weights and how tokens are chosen; says what it leaves out.
 
     Raises:
         UserError: An option is out of range, or there is no such device.
     """
     try:
-        device = resolve_device(options.trainer.accelerator)
-        named: list[Weights] = ["fp32", "bf16", "int8"] if device == "cpu" else ["fp32", "bf16"]
-        kinds = [resolve_weights(weights, device) for weights in options.weights or named]
+        device = find_device(options.trainer.accelerator).type
+        native = native_weights(device)
+        kinds = [resolve_weights(weights, device) for weights in options.weights or native]
         sampling = SamplingOptions(options.temperature, options.top_k)
     except ValueError as error:
         raise UserError.from_value_error(error, "slm bench generate --help explains it") from error
+    if not options.weights and "bf16" not in kinds:
+        print(f"Left out   bf16, which this {device} does not multiply natively", file=sys.stderr)
     return device, list(dict.fromkeys(kinds)), sampling
 
 
@@ -170,7 +178,9 @@ def _bench(options: Any, model: GPT, checkpoint: Checkpoint | None) -> dict[str,
     speeds: list[Speed] = []
     for stories in options.stories:
         print(f"Measuring  {len(tellers)} tellers, stories at once: {stories}", file=sys.stderr)
-        speeds += measure(tellers, stories, tokens, model.config.vocab_size, options.repeats)
+        speeds += measure(
+            tellers, stories, tokens, model.config.vocab_size, options.repeats, device
+        )
     facts: dict[str, Any] = {
         "machine": describe_machine(device),
         "model": asdict(model.config),

@@ -5,17 +5,17 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from slm.commands.complaints import QuickParser, quick_parser
 from slm.commands.configs import find_configs, model_of_config, read_config
 from slm.errors import UserError
+from slm.hardware import Accelerator, describe_device, describe_machine, find_device
 from slm.model import GPT, GPTConfig
 from slm.model.flops import training_flops_per_token
-from slm.model.weights import resolve_device
-from slm.reports.machine import datasheet_rate, describe_machine
+from slm.reports.machine import datasheet_rate
 from slm.reports.training_arms import Training
 from slm.reports.training_speed import Rate, measure_loop, measure_training
 from slm.training.optimization import OptimizerOptions
@@ -117,7 +117,7 @@ def _make_parser() -> QuickParser:
             "float32, in turns with slm.",
         ),
         ("json", str | None, None, "Also write the figures to a file."),
-        ("trainer.accelerator", Literal["auto", "cpu", "gpu", "cuda"], "auto", "Device."),
+        ("trainer.accelerator", Accelerator, "auto", "Device."),
     ):
         parser.add_argument(f"--{name}", type=kind, default=default, help=words)
     return parser
@@ -152,7 +152,7 @@ def _trainings(options: Any) -> list[Training]:
     try:
         shape = {"block_size": options.block_size, "dropout": options.dropout}
         gpt = replace(gpt, **{name: value for name, value in shape.items() if value is not None})
-        device = resolve_device(options.trainer.accelerator)
+        device = find_device(options.trainer.accelerator).type
         optimizer = OptimizerOptions(**model.get("optimizer", {}))
     except TypeError as error:
         raise UserError(
@@ -183,7 +183,7 @@ def _trainings(options: Any) -> list[Training]:
             gpt,
             optimizer,
             batch_size=size,
-            precision=resolve_precision(precision, options.trainer.accelerator),
+            precision=resolve_precision(precision, device),
             compile=chosen("compile", model.get("compile", False)),
             grad_checkpointing=chosen("grad_checkpointing", model.get("grad_checkpointing", False)),
             device=device,
@@ -220,7 +220,7 @@ def _table(rates: Sequence[Rate]) -> list[str]:
     rival = max(theirs, key=lambda rate: rate.median) if theirs else rates[-1]
     sheet = None
     if rates[0].training.device == "cuda" and rates[0].training.precision.endswith("16-mixed"):
-        sheet = datasheet_rate(torch.cuda.get_device_name())
+        sheet = datasheet_rate(describe_device("cuda"))
     lines = [
         f"{'':{width}}  tokens/s   slowest to fastest  times {rival.arm:<24}  "
         f"share of matrix rate{'  of datasheet' if sheet else ''}  peak memory"

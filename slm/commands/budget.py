@@ -6,10 +6,11 @@ from collections.abc import Collection
 from typing import Any
 
 from slm.commands.checks import check_vocabulary, check_vocabulary_size
-from slm.commands.plan import Plan, find_device, make_plan
+from slm.commands.plan import Plan, make_plan
 from slm.data.cleaning import Cleaning
 from slm.data.datamodule import StoryData
 from slm.errors import UserError
+from slm.hardware import find_device
 from slm.model import GPTConfig
 from slm.training.budget import TimeBudget, in_words, parse_duration
 from slm.training.checkpoint import Checkpoint

@@ -12,7 +12,7 @@ from slm.reports.page import shortened
 from slm.reports.record import run_folder
 from slm.reports.run_report import write_report
 from slm.training.budget import in_words, time_budget
-from slm.training.callbacks import TrainingCurves, describe_device, tokens_per_step
+from slm.training.callbacks import TrainingCurves, describe_devices, tokens_per_step
 from slm.training.checkpoint import open_checkpoint
 from slm.training.module import StoryModel
 from slm.training.storyteller import PROMPT, tell_one
@@ -32,7 +32,7 @@ def describe_run(trainer: Trainer, model: StoryModel, data: StoryData) -> str:
         f"Model      {model.model.parameter_counts()}\n"
         f"Data       {data.source}, in {data.folder}\n"
         f"Training   {steps} of {tokens:,} tokens, {trainer.precision}, "
-        f"{describe_device(trainer)}{compiled}\n"
+        f"{describe_devices(trainer)}{compiled}\n"
         f"Run        {shortened(_folder(trainer))}"
     )
 

@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -13,9 +13,8 @@ from slm.commands.complaints import QuickParser, os_errors_explained, place_for,
 from slm.commands.resolve import resolve_checkpoint
 from slm.data.source import in_words
 from slm.errors import UserError
+from slm.hardware import Accelerator, describe_machine, find_device
 from slm.model import GPT
-from slm.model.weights import Device, resolve_device
-from slm.reports.machine import describe_machine
 from slm.reports.scorecard import card
 from slm.reports.scorecard.generated import Told
 from slm.reports.scorecard.judge import Judge, grade_stories
@@ -101,7 +100,6 @@ def _make_parser() -> QuickParser:
         "default.",
     )
     parser.add_class_arguments(card.Options)
-    accelerators = Literal["auto", "cpu", "gpu", "cuda", "mps"]
     for name, kind, default, words in (
         ("untrained", bool, False, "Measure a fresh model of that shape instead: where chance is."),
         (
@@ -116,7 +114,7 @@ def _make_parser() -> QuickParser:
         ("judge.url", str | None, None, "An OpenAI-compatible service that grades the stories."),
         ("judge.model", str | None, None, "Which of its models. Key: OPENAI_API_KEY."),
         ("json", str | None, None, "Also write everything to a file."),
-        ("trainer.accelerator", accelerators, "auto", "The device; `auto` takes the best."),
+        ("trainer.accelerator", Accelerator, "auto", "The device; `auto` takes the best."),
         ("trainer.default_root_dir", str | None, None, "Where lightning_logs is."),
     ):
         parser.add_argument(f"--{name}", type=kind, default=default, help=words)
@@ -164,14 +162,14 @@ def _judge(options: Any) -> Judge | None:
     return Judge(url, model, key or None)
 
 
-def _device(options: Any) -> Device:
+def _device(options: Any) -> torch.device:
     """The device.
 
     Raises:
         UserError: There is no such one.
     """
     try:
-        return resolve_device(options.trainer.accelerator)
+        return find_device(options.trainer.accelerator)
     except ValueError as error:
         raise UserError.from_value_error(error, "slm evaluate --help explains it") from error
 

@@ -177,6 +177,13 @@ class OptionsCLI(LightningCLI):
             default=True,
             help="Whether fit ends by writing report.html into the run's folder.",
         )
+        parser.add_argument(
+            "--check_device",
+            type=bool,
+            default=True,
+            help="Whether fit compares loss and gradients of a small batch on a GPU with the "
+            "CPU's before it begins, and stops if they differ by more than rounding.",
+        )
         parser.link_arguments("model.gpt.block_size", "data.block_size")
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
         if self.verb in ("validate", "test"):

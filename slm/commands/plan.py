@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from slm.errors import UserError
+from slm.hardware import find_device
 from slm.model import GPT, GPTConfig
 from slm.model.gpt import ParameterCounts
 from slm.training.budget import in_words
@@ -122,7 +123,7 @@ def make_plan(
     gpt = GPTConfig(**options.model.gpt.as_dict())
     optimizer = OptimizerOptions(**options.model.optimizer.as_dict())
     device = find_device(options.trainer.accelerator)
-    precision = resolve_precision(options.trainer.precision, options.trainer.accelerator)
+    precision = resolve_precision(options.trainer.precision, device.type)
     print(
         f"Planning   {in_words(seconds)} on {device.type}: measuring a few steps", file=sys.stderr
     )
@@ -161,25 +162,6 @@ def make_plan(
         validation_tokens,
         measured,
     )
-
-
-def find_device(accelerator: str) -> torch.device:
-    """The device that Lightning would take.
-
-    Raises:
-        UserError: A GPU is asked for, and there is none.
-    """
-    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
-        return torch.device("cuda", torch.cuda.current_device())
-    if accelerator in ("auto", "gpu", "mps") and torch.backends.mps.is_available():
-        return torch.device("mps")
-    if accelerator in ("gpu", "cuda", "mps"):
-        raise UserError(
-            f"--trainer.accelerator {accelerator}, and torch sees no such device",
-            "a device that is there",
-            "leave the option out to take the best there is",
-        )
-    return torch.device("cpu")
 
 
 def _best_size(gpt: GPTConfig, probe: Any, seconds: float) -> tuple[GPTConfig, float]:

@@ -18,14 +18,9 @@ from slm.commands.sinks import JsonLines, Sink, Terminal
 from slm.commands.stories import read_prompts, story_requests
 from slm.commands.telling import ROWS, config_words, make_parser, sampling_options
 from slm.errors import UserError
+from slm.hardware import find_device
 from slm.model import SamplingOptions
-from slm.model.weights import (
-    Device,
-    can_compile,
-    fast_weights,
-    resolve_device,
-    resolve_weights,
-)
+from slm.model.weights import can_compile, fast_weights, resolve_weights
 from slm.training.storyteller import PROMPT, Storyteller
 
 
@@ -80,14 +75,14 @@ def run_predict(words: Sequence[str]) -> int:
     return 0
 
 
-def _arithmetic(options: Any) -> tuple[Device, Literal["fp32", "bf16", "int8"]]:
+def _arithmetic(options: Any) -> tuple[str, Literal["fp32", "bf16", "int8"]]:
     """The device and the weights that the options mean.
 
     Raises:
         UserError: There is no such device, or they do not go together.
     """
     try:
-        device = resolve_device(options.trainer.accelerator)
+        device = find_device(options.trainer.accelerator).type
         weights = resolve_weights(options.weights, device)
     except ValueError as error:
         raise UserError.from_value_error(error, "slm predict --help explains it") from error

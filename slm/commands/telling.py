@@ -3,12 +3,13 @@
 import json
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 
 from slm.commands.complaints import QuickParser, quick_parser
 from slm.errors import UserError
+from slm.hardware import Accelerator
 from slm.model import SamplingOptions
 from slm.model.weights import Weights
 
@@ -21,6 +22,7 @@ _TRAINING = {
     "save_interval",
     "budget",
     "report",
+    "check_device",
 }
 _TRAINER = ("accelerator", "default_root_dir")
 ROWS = {"cpu": 16, "mps": 64, "cuda": 256}
@@ -96,7 +98,7 @@ def make_parser() -> QuickParser:
     )
     parser.add_argument(
         "--trainer.accelerator",
-        type=Literal["auto", "cpu", "gpu", "cuda", "mps"],
+        type=Accelerator,
         default="auto",
         help="The device; `auto` takes the best there is.",
     )

@@ -19,15 +19,17 @@ from slm.commands.halving import too_large_noticed
 from slm.commands.options import OptionsCLI
 from slm.data.datamodule import StoryData
 from slm.errors import UserError
+from slm.hardware import find_device
 from slm.reports.page import shortened
 from slm.reports.pictures import Pictures
 from slm.reports.record import RunRecord, run_folder
 from slm.training.callbacks import ProgressLine, TrainingCurves, watchers
 from slm.training.checkpoint import open_checkpoint
 from slm.training.checkpointing import AtomicCheckpointIO, LastCheckpoint, best_checkpoint
+from slm.training.device_check import DeviceCheck
 from slm.training.interruption import Interruption
 from slm.training.module import StoryModel
-from slm.training.precision import resolve_precision
+from slm.training.precision import is_native, resolve_precision
 
 
 class StoryCLI(OptionsCLI):
@@ -56,7 +58,14 @@ class StoryCLI(OptionsCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Builds the Trainer: precision, intervals, logger and callbacks."""
         options = self.config_init[self.verb].trainer
-        kwargs["precision"] = resolve_precision(options.precision, options.accelerator)
+        device = find_device(options.accelerator).type
+        kwargs["precision"] = precision = resolve_precision(options.precision, device)
+        if not is_native(precision, device):
+            print(
+                f"Slow       {precision} on this {device}, which has no instructions for it; "
+                "--trainer.precision auto takes what it is good at",
+                file=sys.stderr,
+            )
         kwargs["enable_progress_bar"] = False
         kwargs["callbacks"] = list(options.callbacks or [])
         if self.verb == "fit":
@@ -72,6 +81,8 @@ class StoryCLI(OptionsCLI):
                 kwargs["callbacks"].append(self.budget)
             kwargs["callbacks"] += watchers(self.curves, options.enable_progress_bar is not False)
             kwargs["callbacks"] += [Pictures(), RunRecord()]
+            if self.config.fit.check_device:
+                kwargs["callbacks"].append(DeviceCheck())
             if options.enable_checkpointing is not False:
                 kwargs["callbacks"] += [
                     best_checkpoint(),

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from slm.hardware import widest_float
 from slm.model.options import SamplingOptions
 
 # ---- filters over the whole vocabulary, which know the story so far ----------------------
@@ -151,8 +152,7 @@ class Sampler:
             return logits_BV.argmax(dim=-1)
         logits_BK, ids_BK = self._candidates(logits_BV)
         # Relative to the likeliest, so that no temperature is so low that the quotient overflows.
-        # Metal has no float64.
-        exact = torch.float32 if logits.device.type == "mps" else torch.float64
+        exact = widest_float(logits.device.type)
         logits_BK = logits_BK.to(exact)
         most_B1 = logits_BK.amax(dim=-1, keepdim=True) if ids_BK is None else logits_BK[:, :1]
         probabilities_BK = ((logits_BK - most_B1) / self._temperature).exp()

@@ -7,35 +7,19 @@ Shape suffixes: N output channels, K input channels, M rows of input.
 """
 
 import copy
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from slm import hardware
 from slm.model.gpt import GPT
 
 Weights = Literal["auto", "fp32", "bf16", "int8"]
-Device = Literal["cpu", "cuda", "mps"]
 
 
-def resolve_device(accelerator: str) -> Device:
-    """The device that a Trainer's accelerator means: `auto`, `cpu`, `gpu`, `cuda` or `mps`.
-
-    Raises:
-        ValueError: There is none of that kind.
-    """
-    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
-    if accelerator in ("auto", "gpu", "cuda") and cuda:
-        return "cuda"
-    if accelerator in ("auto", "gpu", "mps") and mps:
-        return "mps"
-    if accelerator in ("auto", "cpu"):
-        return "cpu"
-    raise ValueError(f"accelerator is {accelerator}, and there is none; cpu, or auto")
-
-
-def resolve_weights(weights: Weights, device: Device) -> Literal["fp32", "bf16", "int8"]:
+def resolve_weights(weights: Weights, device: str) -> Literal["fp32", "bf16", "int8"]:
     """What `auto` means: bf16 where the device multiplies it natively, else fp32.
 
     Raises:
@@ -43,31 +27,23 @@ def resolve_weights(weights: Weights, device: Device) -> Literal["fp32", "bf16",
     """
     if weights == "int8" and device != "cpu":
         raise ValueError(f"weights is int8 on {device}; int8 on a CPU, here bf16 or fp32")
-    if weights == "bf16" and device == "cpu" and not _has_bf16():
+    if weights == "bf16" and device == "cpu" and not hardware.packs_bfloat16():
         raise ValueError("weights is bf16 on a CPU for which oneDNN has none; fp32 or int8")
     if weights != "auto":
         return weights
-    if device == "cuda":
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        native = device == "cpu" and multiplies_bf16() and _has_bf16()
-    return "bf16" if native else "fp32"
+    return "bf16" if hardware.multiplies_natively(torch.bfloat16, device) else "fp32"
 
 
-def can_compile(weights: str, device: Device) -> bool:
+def native_weights(device: str) -> list[Weights]:
+    """The formats that pay on a device: fp32, bf16 where it is native, int8 on a CPU."""
+    bf16: list[Weights] = ["bf16"] if resolve_weights("auto", device) == "bf16" else []
+    int8: list[Weights] = ["int8"] if device == "cpu" else []
+    return ["fp32", *bf16, *int8]
+
+
+def can_compile(weights: str, device: str) -> bool:
     """Whether torch.compile takes a network of `fast_weights`: oneDNN's layout it does not."""
     return device == "cuda" or (device, weights) == ("cpu", "int8")
-
-
-def _has_bf16() -> bool:
-    return torch._C._has_mkldnn and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-
-
-def multiplies_bf16() -> bool:
-    """Whether this machine's CPU multiplies bfloat16 in hardware (AVX512-BF16 or AMX)."""
-    # torch.cpu.get_capabilities came with torch 2.12.
-    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 def quantize(weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -117,10 +93,16 @@ _INT8_CHANNELS = 32
 
 
 class Int8Linear(FastLinear):
-    """Weights as 8-bit integers, multiplied with inputs in bfloat16, added up in float32."""
+    """Weights as 8-bit integers, multiplied with inputs in bfloat16, added up in float32.
+
+    The kernel converts what it multiplies, so that every CPU has it. What follows does not, so
+    that the output is float32 on a CPU for which bfloat16 is foreign.
+    """
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         super().__init__(weight, bias)
+        native = hardware.multiplies_natively(torch.bfloat16, "cpu")
+        self._out_dtype = torch.bfloat16 if native else torch.float32
         integers_NK, self.scales = quantize(weight)
         self._padding = -weight.size(1) % _INT8_CHANNELS
         self.integers = F.pad(integers_NK, (0, self._padding))
@@ -132,7 +114,7 @@ class Int8Linear(FastLinear):
         if self._padding:
             x_MK = F.pad(x_MK, (0, self._padding))
         out_MN = torch._weight_int8pack_mm(x_MK, self.integers, self.scales)
-        out = out_MN.view(*x.shape[:-1], -1)
+        out = out_MN.to(self._out_dtype).view(*x.shape[:-1], -1)
         return out if self.bias is None else out + self.bias
 
 
@@ -169,7 +151,7 @@ class PackedBf16Linear(PackedLinear):
     dtype = torch.bfloat16
 
 
-def fast_weights(model: GPT, weights: Literal["fp32", "bf16", "int8"], device: Device) -> GPT:
+def fast_weights(model: GPT, weights: Literal["fp32", "bf16", "int8"], device: str) -> GPT:
     """A copy of a network that is made for telling, in evaluation mode, on a device.
 
     It cannot be trained, and its state fits no checkpoint. On a CPU only the matrices change
@@ -179,7 +161,7 @@ def fast_weights(model: GPT, weights: Literal["fp32", "bf16", "int8"], device: D
     fast = copy.deepcopy(model).eval().requires_grad_(False).to(device)
     if device == "cpu":
         kinds = {"fp32": PackedLinear, "bf16": PackedBf16Linear, "int8": Int8Linear}
-        if weights == "int8" or torch._C._has_mkldnn:
+        if weights == "int8" or hardware.packs_float32():
             return _replace(fast, kinds[weights])
     if weights == "bf16":
         fast.to(torch.bfloat16)

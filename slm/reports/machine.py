@@ -1,11 +1,10 @@
-"""What a machine is, and how fast it multiplies matrices."""
+"""How fast a machine multiplies matrices."""
 
-import platform
 import re
-import time
-from pathlib import Path
 
 import torch
+
+from slm.hardware import clock
 
 DATASHEET = {
     "H100 PCIe": 756e12,
@@ -24,23 +23,6 @@ DATASHEET = {
 
 _SHAPES = ((2048, 2048, 2048), (4096, 512, 2048), (4096, 4096, 4096))
 _GPU_SHAPES = ((8192, 8192, 8192), (16384, 4096, 4096))
-
-
-def describe_machine(device: str) -> str:
-    """Processor or GPU, and the versions that matter."""
-    if device == "cuda":
-        name = torch.cuda.get_device_name()
-    else:
-        name = f"{_processor()}, {torch.get_num_threads()} threads"
-    return f"{name}; Python {platform.python_version()}, torch {torch.__version__}"
-
-
-def _processor() -> str:
-    try:
-        with Path("/proc/cpuinfo").open() as file:
-            return next(line.partition(":")[2].strip() for line in file if "model name" in line)
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 def datasheet_rate(name: str) -> float | None:
@@ -77,15 +59,8 @@ class MatrixRate:
         best = 0.0
         for a, b, out in self._products:
             for _ in range(repeats):
-                _synchronize(self._device)
-                started = time.perf_counter()
+                started = clock(self._device)
                 torch.mm(a, b, out=out)
-                _synchronize(self._device)
                 operations = 2 * a.size(0) * a.size(1) * b.size(1)
-                best = max(best, operations / (time.perf_counter() - started))
+                best = max(best, operations / (clock(self._device) - started))
         return best
-
-
-def _synchronize(device: torch.device) -> None:
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)

@@ -11,9 +11,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
 from slm.data.datamodule import StoryData
+from slm.hardware import describe_machine
 from slm.reports.energy import EnergyMeter
-from slm.reports.machine import describe_machine
-from slm.training.callbacks import describe_device
+from slm.training.callbacks import describe_devices
 
 _READ_EVERY = 10.0  # seconds
 _NUMBERS = {"first_step", "last_step", "seconds", "tokens"}
@@ -39,8 +39,8 @@ class RunRecord(Callback):
         self._before = _read(folder) if folder else []
         self._entry = {
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
-            "machine": describe_machine(device.type),
-            "device": describe_device(trainer),
+            "machine": describe_machine(device),
+            "device": describe_devices(trainer),
             "precision": trainer.precision,
             "compiled": bool(getattr(pl_module, "compile_model", False)),
             "first_step": trainer.global_step,

@@ -10,6 +10,7 @@ from itertools import count
 import torch
 from torch import nn
 
+from slm.hardware import clock
 from slm.model import GPT, SamplingOptions
 from slm.model.generation import Batch, Continuation
 from slm.model.weights import FastLinear
@@ -63,6 +64,7 @@ def measure(
     tokens: int,
     vocab_size: int,
     repeats: int,
+    device: str,
 ) -> list[Speed]:
     """Lets all tellers tell, one after the other, and that several times.
 
@@ -74,6 +76,7 @@ def measure(
         tokens: New tokens of each.
         vocab_size: Of the prompts' tokens.
         repeats: Turns that count; one before them does not.
+        device: Where they tell.
     """
     prompts = make_prompts(stories, vocab_size)
     whole: dict[str, list[float]] = {name: [] for name in tellers}
@@ -81,12 +84,11 @@ def measure(
     for turn in range(repeats + 1):
         for name, (tell, _) in tellers.items():
             for times, length in ((first, 1), (whole, tokens)):
-                started = time.perf_counter()
+                started = clock(device)
                 tell(prompts, length)
-                if torch.cuda.is_available():
-                    torch.cuda.synchronize()
+                seconds = clock(device) - started
                 if turn:
-                    times[name].append(time.perf_counter() - started)
+                    times[name].append(seconds)
     speeds = []
     for name, (_, weight_bytes) in tellers.items():
         rates = [stories * tokens / seconds for seconds in whole[name]]

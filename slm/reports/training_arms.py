@@ -10,7 +10,6 @@ import logging
 import statistics
 import sys
 import tempfile
-import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim import SGD, Optimizer
 from torch.utils.data import DataLoader
 
+from slm import hardware
 from slm.data.batches import Batch, EveryNth, RandomWindows, TokenFile
 from slm.data.datamodule import StoryData
 from slm.model import GPT, GPTConfig
@@ -36,7 +36,7 @@ from slm.training.loss import NextTokenLoss
 from slm.training.memory import keep_freed_memory, peak_memory, return_freed_memory
 from slm.training.module import StoryModel
 from slm.training.optimization import OptimizerOptions, make_optimizer
-from slm.training.precision import MIXED_FORMATS
+from slm.training.precision import autocast, can_fuse
 
 _TOKENS = 1 << 20  # in the file of random tokens that is trained on
 _TIMED_STEPS = 5
@@ -61,9 +61,7 @@ class Training:
 
     def autocast(self) -> contextlib.AbstractContextManager[None]:
         """The context of the forward pass."""
-        if not self.precision.endswith("mixed"):
-            return contextlib.nullcontext()
-        return torch.autocast(torch.device(self.device).type, MIXED_FORMATS[self.precision])
+        return autocast(self.precision, torch.device(self.device).type)
 
 
 class Turns:
@@ -82,9 +80,7 @@ class Turns:
 
     def clock(self) -> float:
         """Seconds, when the device has done all its work."""
-        if self._device.type != "cpu":
-            torch.accelerator.synchronize(self._device)
-        return time.perf_counter()
+        return hardware.clock(self._device)
 
     def wait(self) -> bool:
         """Waits for the turn; False if there are no more."""
@@ -215,7 +211,9 @@ def train_bare(training: Training, turns: Turns, folder: Path) -> dict[str, floa
     model = GPT(training.gpt).to(device, torch.float64 if "64" in training.precision else None)
     model.recompute = training.grad_checkpointing
     scaler = torch.amp.GradScaler(device.type, enabled=training.precision == "16-mixed")
-    optimizer = make_optimizer(model, training.optimizer, fused=not scaler.is_enabled())
+    optimizer = make_optimizer(
+        model, training.optimizer, fused=can_fuse(training.precision, device.type)
+    )
     loss_of = NextTokenLoss(training.compile)
     windows = RandomStories(folder, training).windows()
     marks: list[float] = []

@@ -5,7 +5,6 @@ import sys
 import time
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -15,6 +14,7 @@ from tqdm import tqdm
 
 from slm.data.datamodule import StoryData
 from slm.errors import UserError
+from slm.hardware import describe_device
 from slm.model import SamplingOptions
 from slm.training.budget import time_budget
 from slm.training.collection import QuietCollector
@@ -323,11 +323,8 @@ def watchers(curves: TrainingCurves, progress: bool = True) -> list[Callback]:
     return [LastStep(), curves, SampledStories(), QuietCollector(), *line]
 
 
-def describe_device(trainer: Trainer) -> str:
-    """The device in words, for the head of a run."""
+def describe_devices(trainer: Trainer) -> str:
+    """The devices in words, for the head of a run."""
     device = trainer.strategy.root_device
-    if device.type == "cuda":
-        return f"{trainer.num_devices} x {torch.cuda.get_device_name(device)}"
-    if device.type == "cpu":
-        return f"CPU, {torch.get_num_threads()} threads"
-    return device.type
+    count = f"{trainer.num_devices} x " if device.type == "cuda" else ""
+    return count + describe_device(device)

@@ -29,6 +29,7 @@ class LanguageModelMetrics(Metric):
 
     Args:
         byte_lengths: UTF-8 bytes of each token id, (V,).
+        dtype: Format of the sum: the widest that the device has.
     """
 
     full_state_update = False
@@ -36,11 +37,11 @@ class LanguageModelMetrics(Metric):
     tokens: Tensor
     bytes: Tensor
 
-    def __init__(self, byte_lengths: npt.NDArray[np.int64]) -> None:
+    def __init__(
+        self, byte_lengths: npt.NDArray[np.int64], dtype: torch.dtype = torch.float64
+    ) -> None:
         super().__init__()
-        # Apple's Metal has no float64; there the sum is kept in float32.
-        floating = torch.float32 if torch.backends.mps.is_available() else torch.float64
-        self.add_state("nats", torch.zeros((), dtype=floating), dist_reduce_fx="sum")
+        self.add_state("nats", torch.zeros((), dtype=dtype), dist_reduce_fx="sum")
         self.add_state("tokens", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("bytes", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
         self.register_buffer("byte_lengths", torch.from_numpy(byte_lengths), persistent=False)

@@ -21,6 +21,7 @@ from slm.data.batches import Batch
 from slm.data.datamodule import StoryData
 from slm.data.tokenizer import CHECKPOINT_KEY, Tokenizer
 from slm.errors import UserError
+from slm.hardware import widest_float
 from slm.model import GPT, GPTConfig
 from slm.training.budget import in_words, time_budget
 from slm.training.checkpoint import (
@@ -33,6 +34,7 @@ from slm.training.loss import NextTokenLoss, rows_at_once
 from slm.training.memory import keep_freed_memory, return_freed_memory
 from slm.training.metrics import LanguageModelMetrics
 from slm.training.optimization import OptimizerOptions, learning_rate_curve, make_optimizer
+from slm.training.precision import can_fuse
 from slm.training.storyteller import StoryRequest, Storyteller
 
 
@@ -111,7 +113,10 @@ class StoryModel(LightningModule):
             checkpoint.check_shape(asdict(self.gpt))
             self.model.load_state_dict(checkpoint.make_model().state_dict())
         check_sizes(self.tokenizer.n_vocab, self.gpt.vocab_size)
-        self.metrics = LanguageModelMetrics(self.tokenizer.byte_lengths())
+        self.metrics = LanguageModelMetrics(
+            self.tokenizer.byte_lengths(),
+            widest_float(self.trainer.strategy.root_device.type),
+        )
         if self.compile_model and stage == "fit":
             self._loss = NextTokenLoss(compile=True)
 
@@ -121,8 +126,7 @@ class StoryModel(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW, or Muon beside it, with a LambdaLR: linear warm-up, then down to a floor."""
-        # The fused kernel cannot clip what a GradScaler has scaled (fp16).
-        fused = self.trainer.precision != "16-mixed" and self.device.type in ("cpu", "cuda")
+        fused = can_fuse(str(self.trainer.precision), self.device.type)
         optimizer = make_optimizer(self.model, self.optimizer_options, fused=fused)
         # What the options say, for when a checkpoint has restored what it was trained with.
         self._group_options = [

@@ -88,9 +88,8 @@ def make_optimizer(model: GPT, options: OptimizerOptions, *, fused: bool) -> Opt
         options: Which optimizer, learning rates and weight decay.
         fused: Whether AdamW uses torch's fused kernel.
     """
-    hidden = hidden_matrices(model.blocks) if options.name == "muon" else []
-    taken = {id(parameter) for parameter in hidden}
-    rest = [p for p in model.parameters() if p.requires_grad and id(p) not in taken]
+    pieces = hidden_matrices(model.blocks) if options.name == "muon" else {}
+    rest = [p for p in model.parameters() if p.requires_grad and p not in pieces]
     adamw: dict[str, Any] = {"lr": options.lr, "betas": (options.beta1, options.beta2)}
     decay = options.weight_decay
     groups = [
@@ -100,7 +99,7 @@ def make_optimizer(model: GPT, options: OptimizerOptions, *, fused: bool) -> Opt
     if options.name == "adamw":
         return AdamW(groups, fused=fused)
     muon = {"lr": options.muon_lr, "momentum": options.muon_momentum, "weight_decay": decay}
-    return MuonAdamW([{"params": hidden} | muon], groups, fused=fused)
+    return MuonAdamW([{"params": list(pieces)} | muon], groups, pieces, fused=fused)
 
 
 def learning_rate_curve(options: OptimizerOptions, total: int) -> Callable[[float], float]:

@@ -1,10 +1,11 @@
 """Which number format to compute in."""
 
+import contextlib
 from typing import Literal
 
 import torch
 
-from slm.model.weights import multiplies_bf16
+from slm import hardware
 
 Precision = Literal["auto", "32-true", "16-mixed", "bf16-mixed", "64-true"]
 # No bf16-true: weights kept in bfloat16 lose the small updates of AdamW.
@@ -14,23 +15,36 @@ MIXED_FORMATS = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
 def resolve_precision(
-    precision: Precision, accelerator: str
+    precision: Precision, device: str
 ) -> Literal["32-true", "16-mixed", "bf16-mixed", "64-true"]:
-    """Turns `auto` into what this machine is good at.
+    """Turns `auto` into what a device is good at.
 
     bf16-mixed where the device multiplies bfloat16 natively (CUDA from Ampere on; CPUs with
-    AVX512-BF16 or AMX: elsewhere it is emulated and slower than float32), else 16-mixed on CUDA,
-    else 32-true.
+    AVX512-BF16 or AMX), else 16-mixed on CUDA, else 32-true.
 
     Args:
         precision: What was asked for.
-        accelerator: `--trainer.accelerator`: `auto`, `cpu`, `gpu`, `cuda`, `mps`, …
+        device: Type of the device.
     """
     if precision != "auto":
         return precision
-    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-        return "bf16-mixed" if native else "16-mixed"
-    if accelerator in ("auto", "gpu", "mps") and torch.backends.mps.is_available():
-        return "32-true"
-    return "bf16-mixed" if multiplies_bf16() else "32-true"
+    if device in ("cpu", "cuda") and hardware.multiplies_natively(torch.bfloat16, device):
+        return "bf16-mixed"
+    return "16-mixed" if device == "cuda" else "32-true"
+
+
+def is_native(precision: str, device: str) -> bool:
+    """Whether a device has instructions for the matrix products of a precision."""
+    return hardware.multiplies_natively(MIXED_FORMATS.get(precision, torch.float32), device)
+
+
+def autocast(precision: str, device: str) -> contextlib.AbstractContextManager[None]:
+    """The context of a forward pass in a precision."""
+    if precision not in MIXED_FORMATS:
+        return contextlib.nullcontext()
+    return torch.autocast(device, MIXED_FORMATS[precision])
+
+
+def can_fuse(precision: str, device: str) -> bool:
+    """Whether AdamW can use its fused kernel, which cannot clip what a GradScaler has scaled."""
+    return precision != "16-mixed" and hardware.has_fused_adamw(device)

@@ -1,17 +1,16 @@
 """A few training steps on random tokens, to see how long they take and how much memory."""
 
-import contextlib
 import statistics
-import time
 from dataclasses import dataclass
 
 import torch
 
+from slm.hardware import clock
 from slm.model import GPT, GPTConfig
 from slm.training.loss import NextTokenLoss
 from slm.training.memory import is_out_of_memory, keep_freed_memory, peak_memory
 from slm.training.optimization import OptimizerOptions, make_optimizer
-from slm.training.precision import MIXED_FORMATS
+from slm.training.precision import autocast, can_fuse
 
 
 @dataclass(frozen=True)
@@ -62,37 +61,27 @@ def measure(
     cuda = device.type == "cuda"
     if device.type == "cpu":
         keep_freed_memory()
-    fused = precision != "16-mixed" and device.type in ("cpu", "cuda")
-    number_format = MIXED_FORMATS.get(precision)
-    autocast = (
-        torch.autocast(device.type, number_format) if number_format else contextlib.nullcontext()
-    )
-
-    def clock() -> float:
-        if device.type != "cpu":
-            torch.accelerator.synchronize(device)
-        return time.perf_counter()
 
     try:
         with torch.random.fork_rng([device] if cuda else []):
             if cuda:
                 torch.cuda.reset_peak_memory_stats(device)
             model = GPT(gpt).to(device, torch.float64 if precision == "64-true" else None)
-            update = make_optimizer(model, optimizer, fused=fused)
+            update = make_optimizer(model, optimizer, fused=can_fuse(precision, device.type))
             loss_of = NextTokenLoss(compile)
             tokens_BT = torch.randint(gpt.vocab_size, (batch_size, gpt.block_size), device=device)
             targets_BT = tokens_BT.clone()
             times: list[tuple[float, float]] = []
             while len(times) < 3 or sum(map(sum, times[1:])) < seconds:
-                start = clock()
-                with autocast:
+                start = clock(device)
+                with autocast(precision, device.type):
                     loss = loss_of(model, tokens_BT, targets_BT)
                 torch.autograd.backward(loss)
-                middle = clock()
+                middle = clock(device)
                 update.step()
                 loss_of.recycle(model)
                 update.zero_grad()
-                times.append((middle - start, clock() - middle))
+                times.append((middle - start, clock(device) - middle))
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise

@@ -1,0 +1,132 @@
+"""What this machine is good at: its devices, the number formats they multiply, its name.
+
+The only module that asks torch for such facts. `python -m slm.hardware` prints them.
+"""
+
+import platform
+import time
+from pathlib import Path
+from typing import Literal, get_args
+
+import torch
+
+Accelerator = Literal["auto", "cpu", "gpu", "cuda", "mps"]
+"""What `--trainer.accelerator` takes."""
+
+
+def find_device(accelerator: str) -> torch.device:
+    """The device that `--trainer.accelerator` means; `auto` and `gpu` take the best there is.
+
+    Args:
+        accelerator: One of `Accelerator`.
+
+    Raises:
+        ValueError: The name is none of these, or there is no such device.
+    """
+    if accelerator not in get_args(Accelerator):
+        raise ValueError(f"accelerator is {accelerator}; {', '.join(get_args(Accelerator))}")
+    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())
+    if accelerator in ("auto", "gpu", "mps") and torch.backends.mps.is_available():
+        return torch.device("mps")
+    if accelerator in ("auto", "cpu"):
+        return torch.device("cpu")
+    raise ValueError(f"accelerator is {accelerator}, and torch finds no such device; cpu, or auto")
+
+
+def multiplies_natively(dtype: torch.dtype, device: str) -> bool:
+    """Whether a device has instructions for matrix products in a number format.
+
+    Where it has none, torch still multiplies, one number at a time: bfloat16 on a CPU without
+    AVX512-BF16 or AMX takes seventy times as long as float32.
+
+    Args:
+        dtype: float32, bfloat16 or float16; others count as not native.
+        device: Type of the device.
+    """
+    if dtype == torch.float32:
+        return True
+    if dtype == torch.bfloat16:
+        if device == "cuda":
+            return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+        return device == "cpu" and _cpu_multiplies_bfloat16()
+    return dtype == torch.float16 and device in ("cuda", "mps")
+
+
+def _cpu_multiplies_bfloat16() -> bool:
+    if not packs_bfloat16():
+        return False
+    if not hasattr(torch.cpu, "get_capabilities"):  # it came with torch 2.12
+        return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+def packs_float32() -> bool:
+    """Whether torch has oneDNN, whose linear layers read weights in a layout of their own."""
+    return bool(torch._C._has_mkldnn)
+
+
+def packs_bfloat16() -> bool:
+    """Whether oneDNN has such layers in bfloat16 for this CPU, if perhaps slow ones.
+
+    oneDNN can be limited, by ONEDNN_MAX_CPU_ISA=AVX2 for example; this is what it then says.
+    """
+    return packs_float32() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def has_fused_adamw(device: str) -> bool:
+    """Whether torch updates all parameters of AdamW in one kernel."""
+    return device in ("cpu", "cuda")
+
+
+def widest_float(device: str) -> torch.dtype:
+    """float64, or float32 on Apple's Metal, which has no other."""
+    return torch.float32 if device == "mps" else torch.float64
+
+
+def synchronize(device: torch.device | str) -> None:
+    """Waits until a device has done what it was given; a CPU has, always."""
+    if torch.device(device).type != "cpu":
+        torch.accelerator.synchronize(device)
+
+
+def clock(device: torch.device | str) -> float:
+    """Seconds on a clock that is read when the device has done what it was given."""
+    synchronize(device)
+    return time.perf_counter()
+
+
+def describe_device(device: torch.device | str) -> str:
+    """Name of a GPU; or processor, its kind and threads.
+
+    The kind is the widest vector instructions that torch uses, and whether bfloat16 is native:
+    the two facts that figures measured on one CPU depend on.
+    """
+    device = torch.device(device)
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    name = f"{_processor()}, {torch.get_num_threads()} threads"
+    if device.type != "cpu":
+        return f"{device.type} of {name}"
+    bfloat16 = "" if multiplies_natively(torch.bfloat16, "cpu") else "no "
+    return f"{name}, {torch.backends.cpu.get_cpu_capability()}, {bfloat16}bfloat16"
+
+
+def describe_machine(device: torch.device | str) -> str:
+    """`describe_device`, and the versions that matter."""
+    python = platform.python_version()
+    return f"{describe_device(device)}; Python {python}, torch {torch.__version__}"
+
+
+def _processor() -> str:
+    try:
+        with Path("/proc/cpuinfo").open() as file:
+            return next(line.partition(":")[2].strip() for line in file if "model name" in line)
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+if __name__ == "__main__":
+    for name in ("cpu", *({find_device("auto").type} - {"cpu"})):
+        print(describe_machine(name))

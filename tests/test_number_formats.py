@@ -1,0 +1,134 @@
+"""Matrices are multiplied in formats that the machine has instructions for, whatever it is."""
+
+import re
+from collections import Counter
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from slm import hardware
+from slm.reports import training_arms, training_speed
+from slm.training.module import StoryModel
+
+PRODUCT = re.compile(r"mm(_|$)|mv$|dot$|matmul|linear|attention|convolution|bilinear|einsum")
+TINY = """
+  --data.source stories.txt --data.tokenizer bpe --data.vocab_size 300 --model.gpt.vocab_size 300
+  --data.validation_share 0.2 --data.batch_size 4 --trainer.max_steps 3 --val_interval 2
+  --trainer.log_every_n_steps 1 --trainer.accelerator cpu --model.compile false
+"""
+
+
+class Products(TorchDispatchMode):
+    """Counts matrix products by operator and number format, while it is watching."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = Counter()
+        self.watching = True
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        if self.watching and PRODUCT.search(name):
+            tensors = [leaf for leaf in tree_leaves(args) if isinstance(leaf, torch.Tensor)]
+            # Products with int8 are their own kind, which every CPU has.
+            if not any(tensor.dtype == torch.int8 for tensor in tensors):
+                # What follows the factors may be of another format: a softmax's sums, for example.
+                self.found.update((name, tensor.dtype) for tensor in tensors[:2])
+        return func(*args, **kwargs or {})
+
+    def formats(self):
+        return {dtype for _, dtype in self.found if dtype.is_floating_point}
+
+
+@pytest.fixture
+def products():
+    with Products() as mode:
+        yield mode
+
+
+@pytest.fixture
+def bfloat16(monkeypatch, request):
+    """Whether this CPU is said to multiply bfloat16."""
+    monkeypatch.setattr(hardware, "_cpu_multiplies_bfloat16", lambda: request.param)
+
+
+class WorkerHere:
+    """In place of a process that trains in turns: two steps, at once, in this thread."""
+
+    def __init__(self, arm, training, place, tmp_path):
+        turns = [1, 1, None]
+
+        class Line:
+            recv = staticmethod(lambda: turns.pop(0))
+            send = staticmethod(lambda seconds: None)
+
+        training_arms.ARMS[arm](training, training_arms.Turns(Line, "cpu"), place or tmp_path)
+
+    def turn(self, steps):
+        return 1.0
+
+    def finish(self):
+        return {"peak": 0, "parts": None}
+
+    def kill(self):
+        pass
+
+
+def run(slm, *words):
+    result = slm(*words)
+    assert result.status == 0, result.err
+
+
+FIT = {
+    "quickstart": ["--config", "configs/quickstart.yaml", *TINY.split()],
+    "small": ["--config", "configs/small.yaml", *TINY.split(), "--model.gpt.block_size", "64"],
+}
+
+
+@pytest.mark.parametrize("bfloat16", [False], indirect=True)
+@pytest.mark.parametrize("config", FIT)
+def test_without_bfloat16_nothing_is_multiplied_in_16_bits(slm, products, bfloat16, config):
+    run(slm, "fit", *FIT[config])
+    assert {name for name, _ in products.found} >= {"mm"}, "products are seen"
+    for words in (
+        ["validate", "--trainer.accelerator", "cpu"],
+        ["predict", "--max_new_tokens", "5", "--trainer.accelerator", "cpu"],
+        ["evaluate", "--stories", "10", "--loss_tokens", "100", "--trainer.accelerator", "cpu"],
+        ["report"],
+        ["plot"],
+    ):
+        run(slm, *words)
+    assert products.formats() == {torch.float32}, products.found
+
+
+@pytest.mark.parametrize("bfloat16", [False], indirect=True)
+def test_nor_do_the_benchmarks(slm, products, bfloat16, monkeypatch, tmp_path):
+    def worker(arm, training, place):
+        return WorkerHere(arm, training, place, tmp_path)
+
+    monkeypatch.setattr(training_speed, "_Worker", worker)
+    device = ["--trainer.accelerator", "cpu"]
+    run(slm, "fit", *FIT["quickstart"], "--report", "false")
+    run(slm, "bench", "generate", "--tokens", "2", "--repeats", "1", "--cold", "false", *device)
+    small = ["--batch_size", "2", "--block_size", "32", "--compile", "false"]
+    run(slm, "bench", "train", *small, "--repeats", "1", "--steps", "1", *device)
+    assert products.formats() == {torch.float32}, products.found
+
+
+@pytest.mark.parametrize("bfloat16", [True], indirect=True)
+def test_with_bfloat16_training_multiplies_in_it(slm, products, bfloat16, monkeypatch):
+    """Forward, backward, and Muon's products."""
+    products.watching = False
+    step = StoryModel.optimizer_step
+
+    def watched_step(self, *args, **kwargs):
+        products.watching = True
+        step(self, *args, **kwargs)
+        products.watching = False
+
+    monkeypatch.setattr(StoryModel, "optimizer_step", watched_step)
+    run(slm, "fit", *FIT["quickstart"], "--report", "false", "--model.gpt.n_embd", "32")
+    assert {name for name, _ in products.found} >= {"mm", "bmm", "baddbmm"}
+    assert products.formats() == {torch.bfloat16}, products.found
