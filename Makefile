@@ -5,14 +5,33 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test regression slow lint format clean
+.PHONY: quickstart test test-avx2 test-lowest regression slow lint format clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/python -m slm.cli fit --config configs/quickstart.yaml
 	@echo; echo "To use the commands above, first: . $(BIN)/activate"
 
+PYTEST := -m pytest -n auto --maxprocesses 4 --dist loadfile -m "not slow and not regression"
+
 test: $(VENV)/installed
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m "not slow and not regression"
+	$(BIN)/python -m slm.hardware
+	$(BIN)/python $(PYTEST)
+
+# As on a CPU without AVX-512: torch and oneDNN can be told so. What torch has compiled for this CPU
+# is no use there.
+test-avx2: $(VENV)/installed
+	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 TORCHINDUCTOR_CACHE_DIR=$(VENV)/inductor-avx2 \
+		$(MAKE) test
+
+# With the lowest version that each bound of pyproject.toml allows, torch and linters apart.
+test-lowest:
+	$(PYTHON) -m venv $(VENV)-lowest
+	grep -oE '"[A-Za-z0-9_-]+(\[[a-z,]+\])?>=[0-9.]+' pyproject.toml \
+		| sed -E 's/"([A-Za-z0-9_-]+)(\[.*\])?>=/\1==/' \
+		| grep -vE '^(torch|hatchling|ruff|mypy|types-.*)==' > $(VENV)-lowest/constraints.txt
+	$(VENV)-lowest/bin/python -m pip install --quiet --editable '.[dev]' \
+		--constraint $(VENV)-lowest/constraints.txt
+	$(VENV)-lowest/bin/python $(PYTEST)
 
 regression: $(VENV)/installed
 	$(BIN)/python -m pytest -m regression
@@ -36,4 +55,4 @@ $(VENV)/installed: pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-lowest .pytest_cache .mypy_cache .ruff_cache

@@ -20,6 +20,7 @@ os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
 import hypothesis
 import torch
 
+from slm import hardware
 from slm.cli import main
 
 # The networks of these tests are tiny; threads would spend their time waiting for one another.
@@ -28,6 +29,12 @@ torch.set_num_threads(1)
 # How long an example takes depends on what else the machine does.
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
+
+needs_bf16 = pytest.mark.skipif(
+    not hardware.packs_bfloat16(), reason="oneDNN has no bfloat16 layers for this CPU"
+)
+WEIGHTS = ["fp32", pytest.param("bf16", marks=needs_bf16), "int8"]
+"""What `--weights` takes on a CPU."""
 
 TINY = """\
 val_interval: 10

@@ -11,6 +11,7 @@ import torch
 from conftest import make_stories, write_stories
 
 from slm.model import GPT, GPTConfig
+from slm.training.muon import COEFFICIENTS
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 
@@ -85,3 +86,26 @@ def test_clipping_scaled_gradients_leaves_next_to_nothing_of_them(notebook, monk
     published, repaired = seen.values()
     assert published == pytest.approx(0.5 / 65536, rel=1e-3)
     assert 0.01 < repaired <= 0.501
+
+
+def test_muons_coefficients_are_what_is_computed(monkeypatch):
+    found, error = load("muon", monkeypatch).coefficients(0.01, iterations=3, slack=1.02)
+    assert np.allclose(found, COEFFICIENTS, atol=6e-5)
+    assert error == pytest.approx(0.29, abs=0.005)
+
+
+@pytest.mark.slow
+def test_what_is_to_be_run_on_a_gpu_runs_on_a_cpu_in_small(monkeypatch, workplace):
+    gpu = load("gpu", monkeypatch)
+    words = """gpu.py stories.txt --accelerator cpu --configs quickstart --batch_sizes 2
+        --counts 1 2 --tokens 4 --repeats 1 --budgets 5s --compile false --commit abc"""
+    write_stories(workplace / "stories.txt", make_stories(30_000))
+    monkeypatch.setattr(sys, "argv", words.split())
+    gpu.main()
+    parts = json.loads(Path("gpu.json").read_text())["parts"]
+    assert list(parts) == ["tests", "train-quickstart", "generate", "budget-5s"]
+    assert all(part["status"] == 0 for part in parts.values()), parts
+    assert 0 < parts["budget-5s"]["bits_per_byte"] < 8
+    tables = Path("gpu.md").read_text()
+    for row in ("slm Trainer", "slm fp32 | 2 |", "| 5s | 2 layers"):
+        assert row in tables

@@ -576,8 +576,8 @@ def test_a_budget_is_planned_kept_and_resumed(slm, workplace):
     assert more.status == 0, more.err
     assert "Planning" not in more.err
     assert "budget 2 s -> 3 s" in more.err
-    steps = open_checkpoint(checkpoint("last")).step
-    assert steps > int(more_steps[1])
+    before, steps = steps, open_checkpoint(checkpoint("last")).step
+    assert steps > before
     by_steps = slm(
         "fit", "--ckpt_path", "last", "--budget", "null", "--trainer.max_steps", str(steps + 2)
     )

@@ -4,6 +4,7 @@ import os
 
 import pytest
 import torch
+from conftest import WEIGHTS
 
 from slm.model import GPT, GPTConfig, SamplingOptions, generate, stream
 from slm.model.generation import Batch, Continuation
@@ -122,7 +123,7 @@ def test_of_a_prompt_beyond_the_context_its_end_is_read(model):
 PROMPTS = [[1], [2, 3, 4], [5] * 7, [6, 7], [1], [8, 9, 10, 11, 12], [2, 3, 4], [13] * 12]
 
 
-@pytest.mark.parametrize("weights", ["fp32", "bf16", "int8"])
+@pytest.mark.parametrize("weights", WEIGHTS)
 @pytest.mark.parametrize(
     "options",
     [
@@ -151,7 +152,7 @@ def test_a_story_does_not_depend_on_its_neighbours(weights, options):
     assert len({tuple(s.new_tokens) for s in alone}) > 6, "they are different stories"
 
 
-@pytest.mark.parametrize("weights", ["fp32", "bf16", "int8"])
+@pytest.mark.parametrize("weights", WEIGHTS)
 def test_nor_in_the_shape_and_with_the_threads_that_people_use(weights):
     """384 wide, hidden 1,536, 256 positions; prompts of 1 to 150 tokens, in several blocks."""
     threads = torch.get_num_threads()

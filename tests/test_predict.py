@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import checkpoint, refuse
+from conftest import WEIGHTS, checkpoint, refuse
 from filelock import FileLock
 
 
@@ -79,7 +79,7 @@ def test_a_story_is_the_same_alone_and_in_a_batch_of_any_size(slm, trained):
         assert f"--- story {4 + number} of 6\n{alone}" in several[0]
 
 
-@pytest.mark.parametrize("weights", ["fp32", "bf16", "int8"])
+@pytest.mark.parametrize("weights", WEIGHTS)
 def test_each_kind_of_weights_tells_and_is_recorded(slm, trained, workplace, weights):
     tell(slm, trained, "--weights", weights, "--out", "s.jsonl", "--max_new_tokens", "9")
     (record,) = map(json.loads, Path("s.jsonl").read_bytes().splitlines())
@@ -243,7 +243,7 @@ def test_predict_does_not_look_at_the_data(slm, trained):
         (("--batch_size", "0"), "--batch_size 0"),
         (("--weights", "int3"), "int3"),
         (("--weights", "fp32", "--compile", "true"), "--compile true with weights fp32 on cpu"),
-        (("--trainer.accelerator", "mps"), "accelerator is mps, and there is none"),
+        (("--trainer.accelerator", "mps"), "accelerator is mps, and torch finds no such device"),
         (("--trainer.precision", "bf16-mixed"), "there is no option --trainer.precision"),
         (("--prompt", "a long one " * 9, "--past_context", "stop"), "a prompt of 74 tokens"),
         (("--prompt_file", "none.txt"), "none.txt cannot be read"),

@@ -41,6 +41,6 @@ class Cleaning:
             raise UserError(
                 "--data.clean.repair_mojibake true without the package ftfy",
                 "ftfy, which knows how text gets garbled",
-                "pip install 'slm[clean]', or pip install ftfy",
+                "pip install ftfy",
             ) from error
         return fix_encoding

@@ -44,7 +44,9 @@ def to_transformers(model: GPT) -> Any:
         from transformers import GPT2Config, GPT2LMHeadModel
     except ImportError as error:
         raise UserError(
-            "transformers is not installed", "the package transformers", "pip install 'slm[hf]'"
+            "transformers is not installed",
+            "the package transformers",
+            "pip install 'transformers>=5'",
         ) from error
     config = model.config
     theirs: Any = GPT2LMHeadModel(
