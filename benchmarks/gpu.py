@@ -49,7 +49,17 @@ def plan(options: argparse.Namespace, folder: Path) -> list[Part]:
     device = ["--trainer.accelerator", options.accelerator]
     compiled = ["--compile", options.compile]
     against = ["--vs", str(options.nanogpt.resolve())] if options.nanogpt else []
-    tests = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", "tests"]
+    tests = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-m",
+        "gpu",
+        "--tb=short",
+        "--show-capture=no",
+        "tests",
+    ]
     parts = [Part("tests", tests, 120)]
     for config, size in zip(options.configs, options.batch_sizes, strict=True):
         words = ["--config", config, "--batch_size", str(size), "--dropout", "0", *compiled]
@@ -85,8 +95,8 @@ def run(part: Part, folder: Path) -> dict[str, Any]:
     except subprocess.TimeoutExpired as error:
         status, out, said = 124, "", f"{error.stdout or ''}{error.stderr or ''}"
     seconds = time.perf_counter() - started
-    print(f"{said[-4000:]}\n{part.name}: status {status}, {seconds:.0f} s", file=sys.stderr)
-    found: dict[str, Any] = {"said": said[-4000:]}
+    print(f"{said[-8000:]}\n{part.name}: status {status}, {seconds:.0f} s", file=sys.stderr)
+    found: dict[str, Any] = {"said": said[-8000:]}
     if (file := folder / f"{part.name}.json").is_file():
         found = json.loads(file.read_text(encoding="utf-8"))
     elif part.name.startswith("budget") and (bits := re.findall(r"bits_per_byte ([\d.]+)", said)):

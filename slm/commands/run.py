@@ -87,6 +87,8 @@ def _hush() -> None:
         ".*callbacks used to create the checkpoint need to be provided.*",  # not to measure or tell
         ".*The dirpath has changed.*",  # a run that starts from another run's checkpoint
         ".*exists and is not empty.*",  # a resumed run goes on in its own folder
+        "Detected call of `lr_scheduler.step.*",  # a GradScaler skips the first steps in float16
+        "TensorFloat32 tensor cores.*",  # float32 means float32 on a GPU, too
         ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",  # within Lightning
     ):
         warnings.filterwarnings("ignore", message)
