@@ -224,8 +224,9 @@ def test_fp16_trains_with_clipping(tmp_path, make_data, recipe):
     model = make_model(*recipe)
     trainer = Trainer(
         accelerator="gpu", devices=1, precision="16-mixed", max_steps=5, gradient_clip_val=1.0,
-        logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, max_epochs=-1,
-        check_val_every_n_epoch=None, val_check_interval=5, use_distributed_sampler=False,
+        logger=False, enable_checkpointing=False, enable_progress_bar=False, max_epochs=-1,
+        enable_model_summary=False, check_val_every_n_epoch=None, val_check_interval=5,
+        use_distributed_sampler=False,
     )  # fmt: skip
     trainer.fit(model, datamodule=make_data())
     assert not any(g.get("fused") for g in model.optimizers(use_pl_optimizer=False).param_groups)

@@ -10,7 +10,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from slm import hardware
 from slm.model import GPT, GPTConfig
 from slm.training import muon
-from slm.training.muon import COEFFICIENTS, Muon, MuonAdamW, hidden_matrices, orthogonalize
+from slm.training.muon import COEFFICIENTS, Muon, MuonAdamW, Pieces, hidden_matrices, orthogonalize
 from slm.training.optimization import OptimizerOptions, make_optimizer
 
 OPTIONS = OptimizerOptions(
@@ -92,7 +92,7 @@ def test_where_nothing_is_split_the_update_is_torchs(monkeypatch, float32, momen
     ours = [torch.randn(shape, generator=generator, requires_grad=True) for shape in shapes]
     theirs = [parameter.detach().clone().requires_grad_() for parameter in ours]
     options = {"lr": 0.1, "momentum": momentum, "weight_decay": 0.3}
-    mine = Muon([{"params": ours} | options], dict.fromkeys(ours, 1))
+    mine = Muon([{"params": ours} | options], dict.fromkeys(ours, Pieces()))
     other = torch.optim.Muon(theirs, **options, ns_coefficients=exact, ns_steps=30)
     for _ in range(4):
         for a, b in zip(ours, theirs, strict=True):
@@ -104,27 +104,39 @@ def test_where_nothing_is_split_the_update_is_torchs(monkeypatch, float32, momen
         torch.testing.assert_close(a, b, atol=2e-5, rtol=1e-4)
 
 
-def test_matrices_in_one_parameter_are_orthogonalised_each_by_itself():
-    generator = torch.Generator().manual_seed(0)
-    gradient = torch.randn(24, 8, generator=generator)
-    whole = torch.zeros(24, 8, requires_grad=True)
-    parts = [torch.zeros(8, 8, requires_grad=True) for _ in range(3)]
+@pytest.mark.parametrize("dim", [0, 1])
+def test_matrices_in_one_parameter_are_orthogonalised_each_by_itself(dim):
+    gradient = torch.randn(24, 24, generator=torch.Generator().manual_seed(0))
+    whole = torch.zeros(24, 24, requires_grad=True)
+    parts = [part.clone().requires_grad_() for part in torch.zeros(24, 24).chunk(3, dim)]
     options = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.0}
     whole.grad = gradient
-    for part, its_gradient in zip(parts, gradient.chunk(3), strict=True):
-        part.grad = its_gradient
-    Muon([{"params": [whole]} | options], {whole: 3}).step()
-    Muon([{"params": parts} | options], dict.fromkeys(parts, 1)).step()
-    torch.testing.assert_close(whole, torch.cat(parts))
+    for part, its_gradient in zip(parts, gradient.chunk(3, dim), strict=True):
+        part.grad = its_gradient.contiguous()
+    Muon([{"params": [whole]} | options], {whole: Pieces(3, dim)}).step()
+    Muon([{"params": parts} | options], dict.fromkeys(parts, Pieces())).step()
+    torch.testing.assert_close(whole, torch.cat(parts, dim))
     assert whole.abs().min() > 0
 
 
-@pytest.mark.parametrize(("mlp", "pieces"), [("gelu", 1), ("swiglu", 2)])
-def test_queries_keys_values_and_gates_are_matrices_of_their_own(mlp, pieces):
+@pytest.mark.parametrize(("mlp", "gates"), [("gelu", 1), ("swiglu", 2)])
+def test_heads_and_gates_have_matrices_of_their_own(mlp, gates):
+    """In the order in which the network reads them: a head's output changes with its matrix."""
     blocks = GPT(GPTConfig(8, 30, 1, 2, 16, 0.0, mlp=mlp)).blocks
-    found = [(matrix.shape[0], count) for matrix, count in hidden_matrices(blocks).items()]
-    up = blocks[0].mlp.up.weight.shape[0]
-    assert found == [(48, 3), (16, 1), (up, pieces), (16, 1)]
+    attention, up = blocks[0].attention, blocks[0].mlp.up
+    found = {id(matrix): pieces for matrix, pieces in hidden_matrices(blocks).items()}
+    assert found[id(attention.qkv.weight)] == Pieces(6)
+    assert found[id(attention.proj.weight)] == Pieces(2, dim=1)
+    assert found[id(up.weight)] == Pieces(gates)
+    x = torch.randn(1, 8, 16)
+    queries, keys, values = attention.heads(x)
+    matrices = found[id(attention.qkv.weight)].split(attention.qkv.weight)
+    heads = torch.cat((queries, keys, values), dim=1)[0]
+    torch.testing.assert_close(heads, x @ matrices.mT)
+    mixed = torch.randn(2, 8, 8)  # heads, positions, channels
+    writers = found[id(attention.proj.weight)].split(attention.proj.weight)
+    together = attention.proj(mixed.transpose(0, 1).flatten(1))
+    torch.testing.assert_close((mixed @ writers.mT).sum(0), together)
 
 
 def test_each_parameter_is_trained_once_and_only_the_blocks_matrices_by_muon():

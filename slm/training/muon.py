@@ -6,6 +6,7 @@ Shape suffixes: K matrices of one shape, m rows, n columns, s the smaller of bot
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, overload
 
 import torch
@@ -76,6 +77,18 @@ def _factor(gram_Kmm: Tensor, triple: tuple[float, float, float]) -> Tensor:
     return factor_Kmm
 
 
+@dataclass(frozen=True)
+class Pieces:
+    """Of how many matrices a parameter consists, and along which dimension they follow."""
+
+    count: int = 1
+    dim: int = 0
+
+    def split(self, matrix: Tensor) -> Tensor:
+        """A view of the matrices in one, (count, m, n)."""
+        return torch.unflatten(matrix, self.dim, (self.count, -1)).movedim(self.dim, 0)
+
+
 class Muon(Optimizer):
     """Momentum whose update is orthogonalised.
 
@@ -88,15 +101,14 @@ class Muon(Optimizer):
 
     which is `torch.optim.Muon` but for three things: one that computes always in bfloat16, which
     most CPUs cannot multiply; matrices of one shape are orthogonalised in one batched product; and
-    matrices that are several in one, such as those of queries, keys and values, are so each by
-    itself.
+    matrices that are several in one, such as those of all heads, are so each by itself.
 
     Args:
         groups: Parameters with `lr`, `momentum` and `weight_decay`.
-        pieces: Of how many matrices, one below the other, each parameter consists.
+        pieces: Of which matrices each parameter consists.
     """
 
-    def __init__(self, groups: list[dict[str, Any]], pieces: Mapping[Tensor, int]) -> None:
+    def __init__(self, groups: list[dict[str, Any]], pieces: Mapping[Tensor, Pieces]) -> None:
         super().__init__(groups, {})
         self._pieces = pieces
 
@@ -112,15 +124,16 @@ class Muon(Optimizer):
             directions = self._momentum(parameters, group["momentum"])
             by_shape: dict[torch.Size, list[tuple[Tensor, Tensor]]] = defaultdict(list)
             for parameter, direction in zip(parameters, directions, strict=True):
-                count = self._pieces[parameter]
-                for pair in zip(parameter.chunk(count), direction.chunk(count), strict=True):
-                    by_shape[pair[0].shape].append(pair)
+                split = self._pieces[parameter].split
+                by_shape[split(parameter).shape[1:]].append((split(parameter), split(direction)))
             for (rows, columns), pairs in by_shape.items():
-                weights = [weight for weight, _ in pairs]
-                updates_Kmn = orthogonalize(_stack([direction for _, direction in pairs]))
                 rate = group["lr"] * math.sqrt(max(1.0, rows / columns))
-                updates = updates_Kmn.to(weights[0].dtype).unbind()
-                torch._foreach_add_(weights, updates, alpha=-rate)
+                updates_Kmn = orthogonalize(_stack([direction for _, direction in pairs]))
+                sizes = [len(weights) for weights, _ in pairs]
+                for (weights, _), updates in zip(
+                    pairs, torch.split(updates_Kmn, sizes), strict=True
+                ):
+                    weights.add_(updates, alpha=-rate)
 
     def _momentum(self, parameters: list[Tensor], momentum: float) -> Sequence[Tensor]:
         """Moves the running means towards the gradients; the mean of both, as Nesterov's."""
@@ -133,17 +146,17 @@ class Muon(Optimizer):
         return torch._foreach_lerp(gradients, means, momentum)
 
 
-def _stack(matrices: Sequence[Tensor]) -> Tensor:
+def _stack(matrices: list[Tensor]) -> Tensor:
     """Matrices of one shape in one tensor, in the format that the device multiplies fastest."""
     (first, *_) = matrices
     native = multiplies_natively(torch.bfloat16, first.device.type)
+    sizes = [len(each) for each in matrices]
     stacked_Kmn = torch.empty(
-        (len(matrices), *first.shape),
+        (sum(sizes), *first.shape[1:]),
         dtype=torch.bfloat16 if native else torch.float32,
         device=first.device,
     )
-    for target, matrix in zip(stacked_Kmn, matrices, strict=True):
-        target.copy_(matrix)
+    torch._foreach_copy_(torch.split(stacked_Kmn, sizes), matrices)
     return stacked_Kmn
 
 
@@ -164,7 +177,7 @@ class MuonAdamW(Optimizer):
         self,
         muon: list[dict[str, Any]],
         adamw: list[dict[str, Any]],
-        pieces: Mapping[Tensor, int],
+        pieces: Mapping[Tensor, Pieces],
         *,
         fused: bool,
     ) -> None:
@@ -201,15 +214,17 @@ class MuonAdamW(Optimizer):
         return loss
 
 
-def hidden_matrices(blocks: nn.Module) -> dict[Tensor, int]:
+def hidden_matrices(blocks: nn.Module) -> dict[Tensor, Pieces]:
     """The matrices of the transformer's blocks, which Muon is meant for, and the pieces of each.
 
-    Embeddings, head and vectors are AdamW's.
+    Embeddings, head and vectors are AdamW's. Each head has a matrix of its own for queries, for
+    keys, for values and for what it writes, and a gated MLP two for gate and values.
     """
-    several: dict[Tensor, int] = {}
+    several: dict[Tensor, Pieces] = {}
     for module in blocks.modules():
         if isinstance(module, CausalSelfAttention):
-            several[module.qkv.weight] = 3
+            several[module.qkv.weight] = Pieces(3 * module.n_head)
+            several[module.proj.weight] = Pieces(module.n_head, dim=1)
         elif isinstance(module, MLP) and module.gated:
-            several[module.up.weight] = 2
-    return {p: several.get(p, 1) for p in blocks.parameters() if p.dim() == 2}
+            several[module.up.weight] = Pieces(2)
+    return {p: several.get(p, Pieces()) for p in blocks.parameters() if p.dim() == 2}
