@@ -20,8 +20,8 @@ test: $(VENV)/installed
 # As on a CPU without AVX-512: torch and oneDNN can be told so. What torch has compiled for this CPU
 # is no use there.
 test-avx2: $(VENV)/installed
-	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 TORCHINDUCTOR_CACHE_DIR=$(VENV)/inductor-avx2 \
-		$(MAKE) test
+	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 \
+		TORCHINDUCTOR_CACHE_DIR=$(CURDIR)/$(VENV)/inductor-avx2 $(MAKE) test
 
 # With the lowest version that each bound of pyproject.toml allows, torch and linters apart.
 test-lowest:
@@ -31,6 +31,7 @@ test-lowest:
 		| grep -vE '^(torch|hatchling|ruff|mypy|types-.*)==' > $(VENV)-lowest/constraints.txt
 	$(VENV)-lowest/bin/python -m pip install --quiet --editable '.[dev]' \
 		--constraint $(VENV)-lowest/constraints.txt
+	$(VENV)-lowest/bin/python -m slm.hardware
 	$(VENV)-lowest/bin/python $(PYTEST)
 
 regression: $(VENV)/installed

@@ -1,4 +1,4 @@
-r"""What has to be seen on a GPU, in one call: tests, speed of training and telling, runs by time.
+r"""Everything to be checked on a GPU, in one call: tests, speed, and runs of a fixed time.
 
     python benchmarks/gpu.py STORIES --nanogpt nanoGPT/model.py --out report
 
@@ -70,9 +70,9 @@ def plan(options: argparse.Namespace, folder: Path) -> list[Part]:
     counts = "[" + ",".join(map(str, options.counts)) + "]"
     words = ["--config", options.configs[0], "--stories", counts, "--tokens", str(options.tokens)]
     words += ["--repeats", str(options.repeats), *compiled]
-    rival = ["--vs", "transformers"] if options.nanogpt else []
+    reference = ["--vs", "transformers"] if options.nanogpt else []
     json_file = ["--json", str(folder / "generate.json")]
-    command = slm("bench", "generate", *words, *rival, *json_file, *device)
+    command = slm("bench", "generate", *words, *reference, *json_file, *device)
     parts.append(Part("generate", command, 180))
     for budget in options.budgets:
         source = ["--data.source", str(options.stories.resolve())]
@@ -93,7 +93,8 @@ def run(part: Part, folder: Path) -> dict[str, Any]:
         )
         status, out, said = done.returncode, done.stdout, done.stdout + done.stderr
     except subprocess.TimeoutExpired as error:
-        status, out, said = 124, "", f"{error.stdout or ''}{error.stderr or ''}"
+        parts = (error.stdout, error.stderr)  # bytes, whatever was asked for
+        status, out, said = 124, "", "".join(bytes(each or b"").decode() for each in parts)
     seconds = time.perf_counter() - started
     print(f"{said[-8000:]}\n{part.name}: status {status}, {seconds:.0f} s", file=sys.stderr)
     found: dict[str, Any] = {"said": said[-8000:]}
@@ -102,13 +103,13 @@ def run(part: Part, folder: Path) -> dict[str, Any]:
     elif part.name.startswith("budget") and (bits := re.findall(r"bits_per_byte ([\d.]+)", said)):
         found |= {
             "bits_per_byte": float(bits[-1]),
-            "tokens": re.findall(r"([\d.,]+) M tokens seen", said)[-1] + " M",
-            "model": re.findall(r"  model +(.*?):", said)[-1],
-            "plan": re.findall(r"  steps +about (.*)", said)[-1],
+            "tokens": "".join(re.findall(r"([\d.,]+ M) tokens seen", said)[-1:]),
+            "model": "".join(re.findall(r"  model +(.*?):", said)[-1:]),
+            "plan": "".join(re.findall(r"  steps +about (.*)", said)[-1:]),
             "story": out.partition("best checkpoint:\n")[2].strip(),
         }
-    command = ["python", *part.command[1:]]
-    return {"command": " ".join(command), "status": status, "seconds": round(seconds, 1)} | found
+    command = " ".join(["python", *part.command[1:]]).replace(f"{folder}/", "")
+    return {"command": command, "status": status, "seconds": round(seconds, 1)} | found
 
 
 def as_markdown(facts: dict[str, Any]) -> str:
@@ -135,7 +136,7 @@ def as_markdown(facts: dict[str, Any]) -> str:
                 f"{rate['median_tokens_per_second']:,.0f} | {share:.0%} | "
                 f"{rate['peak_bytes'] / 1e9:.2f} GB |"
             )
-    lines += ["", "| telling | stories | tokens/s | first token |", "| --- | --- | --- | --- |"]
+    lines += ["", "| generation | stories | tokens/s | first token |", "| --- | --- | --- | --- |"]
     for speed in parts.get("generate", {}).get("speeds", []):
         lines.append(
             f"| {speed['teller']} | {speed['stories']} | {speed['tokens_per_second']:,.0f} | "

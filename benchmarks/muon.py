@@ -81,7 +81,7 @@ def with_torchs_muon(optimizer: Optimizer) -> Optimizer:
     return optimizer
 
 
-def variant(precision: str, theirs: bool) -> Callable[[], dict[str, float]]:
+def variant(precision: str, torchs: bool) -> Callable[[], dict[str, float]]:
     """A step of training, which returns the seconds of its parts."""
     (_, file) = find_configs(["--config", "modern-5min"])
     gpt, config = model_of_config(Path(file)), read_config(Path(file))
@@ -89,7 +89,7 @@ def variant(precision: str, theirs: bool) -> Callable[[], dict[str, float]]:
     model, loss_of = GPT(gpt), NextTokenLoss(compile=True)
     options = OptimizerOptions(**config["model"]["optimizer"])
     optimizer = make_optimizer(model, options, fused=True)
-    if theirs:
+    if torchs:
         optimizer = with_torchs_muon(optimizer)
     assert isinstance(optimizer, MuonAdamW)
     tokens = torch.randint(gpt.vocab_size, (config["data"]["batch_size"], gpt.block_size))
@@ -125,9 +125,9 @@ def measure(steps: int) -> dict[str, dict[str, float]]:
     if hardware.multiplies_natively(torch.bfloat16, "cpu"):
         formats.append("bf16-mixed")
     variants = {
-        f"{precision}, {'torch' if theirs else 'slm'}": (precision, variant(precision, theirs))
+        f"{precision}, {'torch' if torchs else 'slm'}": (precision, variant(precision, torchs))
         for precision in formats
-        for theirs in (False, True)
+        for torchs in (False, True)
     }
     times: dict[str, list[dict[str, float]]] = {name: [] for name in variants}
     for number in range(steps + 2):

@@ -41,11 +41,11 @@ def multiplies_natively(dtype: torch.dtype, device: str) -> bool:
     AVX512-BF16 or AMX takes seventy times as long as float32.
 
     Args:
-        dtype: float32, bfloat16 or float16; others count as not native.
+        dtype: A floating-point format.
         device: Type of the device.
     """
-    if dtype == torch.float32:
-        return True
+    if dtype in (torch.float32, torch.float64):
+        return dtype in (torch.float32, widest_float(device))
     if dtype == torch.bfloat16:
         if device == "cuda":
             return bool(torch.cuda.is_bf16_supported(including_emulation=False))
@@ -128,5 +128,5 @@ def _processor() -> str:
 
 
 if __name__ == "__main__":
-    for name in ("cpu", *({find_device("auto").type} - {"cpu"})):
+    for name in dict.fromkeys(("cpu", find_device("auto").type)):
         print(describe_machine(name))

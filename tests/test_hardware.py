@@ -94,6 +94,9 @@ def test_other_formats_and_devices(machine, monkeypatch):
     assert all(multiplies_natively(torch.float32, device) for device in ("cpu", "cuda", "mps"))
 
 
+@pytest.mark.skipif(
+    not multiplies_natively(torch.bfloat16, "cpu"), reason="this CPU has no bfloat16 to limit"
+)
 def test_limits_set_in_the_environment_count():
     """By which a CPU that multiplies bfloat16 can be used as one that does not."""
     limits = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}

@@ -219,6 +219,8 @@ MODERN = (
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+# The GradScaler skips steps until it has found its factor.
+@pytest.mark.filterwarnings("ignore:Detected call of .lr_scheduler.step")
 @pytest.mark.parametrize("recipe", [(GPT, OPTIMIZER), MODERN], ids=["classic", "modern"])
 def test_fp16_trains_with_clipping(tmp_path, make_data, recipe):
     model = make_model(*recipe)

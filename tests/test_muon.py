@@ -10,7 +10,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from slm import hardware
 from slm.model import GPT, GPTConfig
 from slm.training import muon
-from slm.training.muon import COEFFICIENTS, Muon, MuonAdamW, Pieces, hidden_matrices, orthogonalize
+from slm.training.muon import COEFFICIENTS, Muon, MuonAdamW, hidden_matrices, orthogonalize
 from slm.training.optimization import OptimizerOptions, make_optimizer
 
 OPTIONS = OptimizerOptions(
@@ -55,17 +55,29 @@ def reference(matrix):
     return U @ torch.diag(s) @ Vh
 
 
-@pytest.mark.parametrize("shape", [(24, 24), (24, 30), (24, 96), (1, 7)])
+@pytest.mark.parametrize("shape", [(24, 24), (24, 30), (24, 96), (96, 24), (1, 7)])
 @pytest.mark.parametrize("scale", [1e-8, 1.0, 1e8])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 0.2)])
 def test_singular_values_go_through_the_polynomials(shape, scale, dtype, tolerance):
     matrices = torch.randn(3, *shape, generator=torch.Generator().manual_seed(0)) * scale
-    found = orthogonalize(matrices.to(dtype))
+    other = torch.ones(2, 2 * min(shape), min(shape))  # another shape of the same size
+    found, _ = orthogonalize([matrices.to(dtype), other.to(dtype)])
     assert found.dtype == dtype
     assert found.shape == matrices.shape
     for matrix, update in zip(matrices, found, strict=True):
         error = (update - reference(matrix)).norm() / reference(matrix).norm()
         assert error < tolerance
+
+
+@pytest.mark.parametrize("shape", [(48, 96), (96, 48)])
+def test_bfloat16_stays_close_where_few_directions_have_a_gradient(shape):
+    """Tall as well as wide: the order of the factors matters as soon as they are rounded."""
+    generator = torch.Generator().manual_seed(0)
+    left = torch.randn(shape[0], 4, generator=generator)
+    matrix = (left @ torch.randn(4, shape[1], generator=generator)).bfloat16()
+    (found,) = orthogonalize([matrix[None]])
+    expected = reference(matrix)
+    assert (found[0] - expected).norm() < 0.35 * expected.norm()
 
 
 def test_the_polynomials_bring_a_hundredth_and_all_above_near_one():
@@ -78,7 +90,7 @@ def test_the_polynomials_bring_a_hundredth_and_all_above_near_one():
 
 def test_zeros_stay_zeros():
     matrices = torch.zeros(2, 4, 9)
-    assert torch.equal(orthogonalize(matrices), matrices)
+    assert torch.equal(*orthogonalize([matrices]), matrices)
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
@@ -90,53 +102,46 @@ def test_where_nothing_is_split_the_update_is_torchs(monkeypatch, float32, momen
     generator = torch.Generator().manual_seed(0)
     shapes = [(8, 8), (8, 32), (32, 8), (8, 8)]
     ours = [torch.randn(shape, generator=generator, requires_grad=True) for shape in shapes]
-    theirs = [parameter.detach().clone().requires_grad_() for parameter in ours]
+    torchs = [parameter.detach().clone().requires_grad_() for parameter in ours]
     options = {"lr": 0.1, "momentum": momentum, "weight_decay": 0.3}
-    mine = Muon([{"params": ours} | options], dict.fromkeys(ours, Pieces()))
-    other = torch.optim.Muon(theirs, **options, ns_coefficients=exact, ns_steps=30)
+    mine = Muon([{"params": ours} | options], dict.fromkeys(ours, 1))
+    other = torch.optim.Muon(torchs, **options, ns_coefficients=exact, ns_steps=30)
     for _ in range(4):
-        for a, b in zip(ours, theirs, strict=True):
+        for a, b in zip(ours, torchs, strict=True):
             a.grad = torch.randn(a.shape, generator=generator)
             b.grad = a.grad.clone()
         mine.step()
         other.step()
-    for a, b in zip(ours, theirs, strict=True):
+    for a, b in zip(ours, torchs, strict=True):
         torch.testing.assert_close(a, b, atol=2e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("dim", [0, 1])
-def test_matrices_in_one_parameter_are_orthogonalised_each_by_itself(dim):
-    gradient = torch.randn(24, 24, generator=torch.Generator().manual_seed(0))
-    whole = torch.zeros(24, 24, requires_grad=True)
-    parts = [part.clone().requires_grad_() for part in torch.zeros(24, 24).chunk(3, dim)]
+def test_matrices_in_one_parameter_are_orthogonalized_one_by_one():
+    gradient = torch.randn(24, 8, generator=torch.Generator().manual_seed(0))
+    whole = torch.zeros(24, 8, requires_grad=True)
+    parts = [torch.zeros(8, 8, requires_grad=True) for _ in range(3)]
     options = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.0}
     whole.grad = gradient
-    for part, its_gradient in zip(parts, gradient.chunk(3, dim), strict=True):
-        part.grad = its_gradient.contiguous()
-    Muon([{"params": [whole]} | options], {whole: Pieces(3, dim)}).step()
-    Muon([{"params": parts} | options], dict.fromkeys(parts, Pieces())).step()
-    torch.testing.assert_close(whole, torch.cat(parts, dim))
+    for part, its_gradient in zip(parts, gradient.chunk(3), strict=True):
+        part.grad = its_gradient
+    Muon([{"params": [whole]} | options], {whole: 3}).step()
+    Muon([{"params": parts} | options], dict.fromkeys(parts, 1)).step()
+    torch.testing.assert_close(whole, torch.cat(parts))
     assert whole.abs().min() > 0
 
 
 @pytest.mark.parametrize(("mlp", "gates"), [("gelu", 1), ("swiglu", 2)])
 def test_heads_and_gates_have_matrices_of_their_own(mlp, gates):
-    """In the order in which the network reads them: a head's output changes with its matrix."""
     blocks = GPT(GPTConfig(8, 30, 1, 2, 16, 0.0, mlp=mlp)).blocks
     attention, up = blocks[0].attention, blocks[0].mlp.up
-    found = {id(matrix): pieces for matrix, pieces in hidden_matrices(blocks).items()}
-    assert found[id(attention.qkv.weight)] == Pieces(6)
-    assert found[id(attention.proj.weight)] == Pieces(2, dim=1)
-    assert found[id(up.weight)] == Pieces(gates)
+    pieces = hidden_matrices(blocks)
+    assert pieces.pop(attention.qkv.weight) == 6
+    assert pieces.pop(up.weight) == gates
+    assert list(pieces.values()) == [1, 1]
     x = torch.randn(1, 8, 16)
-    queries, keys, values = attention.heads(x)
-    matrices = found[id(attention.qkv.weight)].split(attention.qkv.weight)
-    heads = torch.cat((queries, keys, values), dim=1)[0]
-    torch.testing.assert_close(heads, x @ matrices.mT)
-    mixed = torch.randn(2, 8, 8)  # heads, positions, channels
-    writers = found[id(attention.proj.weight)].split(attention.proj.weight)
-    together = attention.proj(mixed.transpose(0, 1).flatten(1))
-    torch.testing.assert_close((mixed @ writers.mT).sum(0), together)
+    heads = torch.cat(attention.heads(x), dim=1)[0]
+    matrices = attention.qkv.weight.view(6, -1, 16)
+    torch.testing.assert_close(heads, x @ matrices.mT, msg="in the order the network reads them")
 
 
 def test_each_parameter_is_trained_once_and_only_the_blocks_matrices_by_muon():
@@ -166,7 +171,7 @@ def test_the_update_of_a_hidden_matrix_is_nearly_orthogonal(float32):
     # 64 x 16: the update's singular values are all about lr √(64 / 16); Newton-Schulz is rough,
     # and the layer norm in front leaves one direction without a gradient.
     values = torch.linalg.svdvals(up) / (0.02 * 2)
-    assert torch.all((values[:-1] > 0.5) & (values[:-1] < 1.4)), values
+    assert torch.all((values[:-1] > 0.5) & (values[:-1] < 1.3)), values
     gradients = torch.linalg.svdvals(model.blocks[0].mlp.up.weight.grad)
     assert gradients[0] > 5 * gradients[-2], "which the gradient's are not"
     embedding = model.token_embedding.weight.detach() - before["token_embedding.weight"]

@@ -87,34 +87,46 @@ FIT = {
 }
 
 
+def check_float32(products, words, some=True):
+    """Nothing but float32 has been multiplied since the last call; `some` has."""
+    assert products.formats() == ({torch.float32} if some else set()), (words, products.found)
+    products.found.clear()
+
+
 @pytest.mark.parametrize("bfloat16", [False], indirect=True)
 @pytest.mark.parametrize("config", FIT)
 def test_without_bfloat16_nothing_is_multiplied_in_16_bits(slm, products, bfloat16, config):
-    run(slm, "fit", *FIT[config])
-    assert {name for name, _ in products.found} >= {"mm"}, "products are seen"
+    device = ["--trainer.accelerator", "cpu"]
     for words in (
-        ["validate", "--trainer.accelerator", "cpu"],
-        ["predict", "--max_new_tokens", "5", "--trainer.accelerator", "cpu"],
-        ["evaluate", "--stories", "10", "--loss_tokens", "100", "--trainer.accelerator", "cpu"],
+        ["fit", *FIT[config]],
+        ["validate", *device],
+        ["predict", "--max_new_tokens", "5", *device],
+        ["evaluate", "--stories", "10", "--loss_tokens", "100", *device],
         ["report"],
         ["plot"],
     ):
         run(slm, *words)
-    assert products.formats() == {torch.float32}, products.found
+        check_float32(products, words)
 
 
 @pytest.mark.parametrize("bfloat16", [False], indirect=True)
-def test_nor_do_the_benchmarks(slm, products, bfloat16, monkeypatch, tmp_path):
+def test_nor_do_the_benchmarks_and_plans(slm, products, bfloat16, monkeypatch, tmp_path):
     def worker(arm, training, place):
         return WorkerHere(arm, training, place, tmp_path)
 
     monkeypatch.setattr(training_speed, "_Worker", worker)
     device = ["--trainer.accelerator", "cpu"]
-    run(slm, "fit", *FIT["quickstart"], "--report", "false")
-    run(slm, "bench", "generate", "--tokens", "2", "--repeats", "1", "--cold", "false", *device)
+    fit = ["fit", *FIT["quickstart"], "--report", "false"]
+    in_time = [word for word in fit if word not in ("--trainer.max_steps", "3")]
     small = ["--batch_size", "2", "--block_size", "32", "--compile", "false"]
-    run(slm, "bench", "train", *small, "--repeats", "1", "--steps", "1", *device)
-    assert products.formats() == {torch.float32}, products.found
+    for words in (
+        fit,
+        ["bench", "generate", "--tokens", "2", "--repeats", "1", "--cold", "false", *device],
+        ["bench", "train", *small, "--repeats", "1", "--steps", "1", *device],
+        [*in_time, "--budget", "1s"],
+    ):
+        run(slm, *words)
+        check_float32(products, words)
 
 
 @pytest.mark.parametrize("bfloat16", [True], indirect=True)

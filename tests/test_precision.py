@@ -28,6 +28,7 @@ def test_what_is_not_native_is_known():
     assert is_native("16-mixed", "cuda")
     assert is_native("32-true", "mps")
     assert is_native("64-true", "cpu")
+    assert not is_native("64-true", "mps")
 
 
 def test_adamw_is_fused_where_it_can_be():

@@ -204,7 +204,7 @@ def test_mojibake_is_repaired_and_counted(tmp_path):
     assert sum(facts.repaired for facts in manifest.splits.values()) == 2
 
 
-def test_repairing_without_its_package_names_the_extra(tmp_path, corpus, monkeypatch):
+def test_repairing_without_its_package_names_it(tmp_path, corpus, monkeypatch):
     monkeypatch.setitem(sys.modules, "ftfy", None)
     corpus = corpus_of(tmp_path / "stories.txt", tmp_path, clean=Cleaning(repair_mojibake=True))
     with pytest.raises(UserError, match="ftfy") as error:

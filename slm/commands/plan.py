@@ -13,6 +13,7 @@ from slm.hardware import find_device
 from slm.model import GPT, GPTConfig
 from slm.model.gpt import ParameterCounts
 from slm.training.budget import in_words
+from slm.training.device_check import check_device
 from slm.training.optimization import OptimizerOptions
 from slm.training.precision import resolve_precision
 from slm.training.probe import Measurement, measure
@@ -117,7 +118,7 @@ def make_plan(
         given: Names of the options on the command line; those are kept.
 
     Raises:
-        UserError: Not even one window fits into the memory.
+        UserError: Not even one window fits into the memory, or the device fails its check.
         ValueError: The model's options are out of range.
     """
     gpt = GPTConfig(**options.model.gpt.as_dict())
@@ -127,6 +128,9 @@ def make_plan(
     print(
         f"Planning   {in_words(seconds)} on {device.type}: measuring a few steps", file=sys.stderr
     )
+    if options.check_device and device.type != "cpu":
+        with torch.random.fork_rng():
+            check_device(GPT(gpt), device, precision)
 
     def probe(gpt: GPTConfig, windows: int, compile: bool = False) -> Measurement | None:
         return measure(

@@ -12,6 +12,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import LambdaCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerStatus
+from lightning.pytorch.utilities import rank_zero_only
 
 from slm.commands.checks import check_vocabulary, check_vocabulary_size
 from slm.commands.conclusion import conclude_fit, describe_run, print_figures
@@ -61,9 +62,9 @@ class StoryCLI(OptionsCLI):
         device = find_device(options.accelerator).type
         kwargs["precision"] = precision = resolve_precision(options.precision, device)
         if not is_native(precision, device):
-            print(
-                f"Slow       {precision} on this {device}, which has no instructions for it; "
-                "--trainer.precision auto takes what it is good at",
+            rank_zero_only(print)(
+                f"Slow       {precision} is not native on this {device}; "
+                "--trainer.precision auto takes the fastest format that is",
                 file=sys.stderr,
             )
         kwargs["enable_progress_bar"] = False

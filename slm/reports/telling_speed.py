@@ -76,7 +76,7 @@ def measure(
         tokens: New tokens of each.
         vocab_size: Of the prompts' tokens.
         repeats: Turns that count; one before them does not.
-        device: Where they tell.
+        device: Where they run.
     """
     prompts = make_prompts(stories, vocab_size)
     whole: dict[str, list[float]] = {name: [] for name in tellers}

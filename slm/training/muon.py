@@ -1,12 +1,11 @@
 """Muon for the hidden matrices and AdamW for everything else, as one optimizer.
 
-Shape suffixes: K matrices of one shape, m rows, n columns, s the smaller of both.
+Shape suffixes: K matrices of one shape, m rows, n columns, s the smaller of the two.
 """
 
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, overload
 
 import torch
@@ -30,85 +29,75 @@ _SMALLEST = 1e-20  # a norm is divided by this at least, so that zeros stay zero
 
 
 def orthogonalize(
-    matrices: Tensor, coefficients: Sequence[tuple[float, float, float]] = COEFFICIENTS
-) -> Tensor:
-    """Brings the singular values of matrices near 1: U S Vᵀ to about U Vᵀ.
+    matrices: Sequence[Tensor], coefficients: Sequence[tuple[float, float, float]] = COEFFICIENTS
+) -> list[Tensor]:
+    """Brings the singular values of matrices near 1: U S Vᵀ becomes about U Vᵀ.
 
-    Newton-Schulz iteration: X ← a X + b (X Xᵀ) X + c (X Xᵀ)² X, which changes singular values
-    only: s ← a s + b s³ + c s⁵. It begins with values of at most 1: X is divided by the fourth root
-    of the sum of their fourth powers, ‖X Xᵀ‖^½, which is nearer to the largest than the root of the
-    sum of their squares, ‖X‖, and known after the first product.
+    Newton-Schulz iteration: X ← a X + b (X Xᵀ) X + c (X Xᵀ)² X, which changes the singular values
+    only: s ← a s + b s³ + c s⁵. It needs values of at most 1 to start from, so X is divided by the
+    fourth root of the sum of their fourth powers, ‖X Xᵀ‖^½. That is closer to the largest than the
+    usual Frobenius norm ‖X‖, and known after the first product.
 
-    A matrix that is far from square takes part in two products only. All factors are polynomials
-    of the small square G = X Xᵀ (or Xᵀ X), and so is the G that each iteration would find: they are
-    multiplied among themselves, and X by them at the end (Gram Newton-Schulz, Zhang et al. 2026,
-    dao-lab.ai/blog/2026/gram-newton-schulz). In bfloat16 that rounds more: by 0.07 of the result's
-    norm where the iteration of X does by 0.03, which costs no loss (benchmarks/2026-11-26-muon.md).
+    Every iteration multiplies X by a polynomial of the small square G = X Xᵀ (or Xᵀ X, if that is
+    smaller), and the next G is a polynomial of this one. So the polynomials are multiplied with
+    each other, and X takes part in the first and the last product only (Gram Newton-Schulz, Zhang
+    et al. 2026, dao-lab.ai/blog/2026/gram-newton-schulz). This is exact in float32; in bfloat16 it
+    rounds away about 0.1 of the result's norm, three times as much as iterating X, at no cost in
+    loss (benchmarks/2026-11-26-muon.md).
 
     Args:
-        matrices: (K, m, n).
+        matrices: Batches (K, m, n) whose smaller side, s, is the same. K, m and n may differ.
         coefficients: a, b and c of each iteration.
 
     Returns:
-        (K, m, n), in the format of `matrices`, which is also that of the products.
+        As `matrices`, in their number format, which is also that of the products.
     """
-    m, n = matrices.shape[-2:]
-    gram_Kss = matrices.mT @ matrices if m > n else matrices @ matrices.mT
+    tall = [X_Kmn.size(1) > X_Kmn.size(2) for X_Kmn in matrices]
+    wide = [X.mT if is_tall else X for X, is_tall in zip(matrices, tall, strict=True)]
+    gram_Kss = torch.cat([X @ X.mT for X in wide])
     size_K11 = torch.linalg.matrix_norm(gram_Kss, keepdim=True).clamp(min=_SMALLEST)
     gram_Kss = gram_Kss / size_K11
     factor_Kss = _factor(gram_Kss, coefficients[0])
     product_Kss = factor_Kss * size_K11.rsqrt()
-    far_from_square = max(m, n) > 1.5 * min(m, n)
-    for triple in coefficients[1:] if far_from_square else ():
+    for triple in coefficients[1:]:
         gram_Kss = factor_Kss @ gram_Kss @ factor_Kss
         factor_Kss = _factor(gram_Kss, triple)
-        product_Kss = factor_Kss @ product_Kss
-    X_Kmn: Tensor = matrices @ product_Kss if m > n else product_Kss @ matrices
-    for triple in () if far_from_square else coefficients[1:]:
-        X_Kmn = _factor(X_Kmn @ X_Kmn.mT, triple) @ X_Kmn
-    return X_Kmn
+        product_Kss = factor_Kss @ product_Kss  # in this order, so that each repairs the last
+    products = torch.split(product_Kss, [len(X) for X in matrices])
+    # A tall matrix's product is written as such, to have its rows in memory one after the other.
+    return [
+        X @ product.mT if is_tall else product @ X
+        for X, is_tall, product in zip(matrices, tall, products, strict=True)
+    ]
 
 
-def _factor(gram_Kmm: Tensor, triple: tuple[float, float, float]) -> Tensor:
-    """A I + b G + c G², by which an iteration multiplies X."""
+def _factor(gram_Kss: Tensor, triple: tuple[float, float, float]) -> Tensor:
+    """The polynomial a I + b G + c G², by which an iteration multiplies X."""
     a, b, c = triple
-    factor_Kmm = torch.baddbmm(gram_Kmm, gram_Kmm, gram_Kmm, beta=b, alpha=c)
-    factor_Kmm.diagonal(dim1=-2, dim2=-1).add_(a)
-    return factor_Kmm
-
-
-@dataclass(frozen=True)
-class Pieces:
-    """Of how many matrices a parameter consists, and along which dimension they follow."""
-
-    count: int = 1
-    dim: int = 0
-
-    def split(self, matrix: Tensor) -> Tensor:
-        """A view of the matrices in one, (count, m, n)."""
-        return torch.unflatten(matrix, self.dim, (self.count, -1)).movedim(self.dim, 0)
+    factor_Kss = torch.baddbmm(gram_Kss, gram_Kss, gram_Kss, beta=b, alpha=c)
+    factor_Kss.diagonal(dim1=-2, dim2=-1).add_(a)
+    return factor_Kss
 
 
 class Muon(Optimizer):
-    """Momentum whose update is orthogonalised.
+    """Momentum whose update is orthogonalized.
 
     Jordan et al. 2024, kellerjordan.github.io/posts/muon.
     With gradient G, momentum μ and weight decay λ, for a matrix W of r rows and c columns:
 
         M ← μ M + (1 - μ) G
-        U = orthogonalize(μ M + (1 - μ) G)
-        W ← (1 - lr λ) W - lr √max(1, r / c) U
+        W ← (1 - lr λ) W - lr √max(1, r / c) orthogonalize(μ M + (1 - μ) G)
 
-    which is `torch.optim.Muon` but for three things: one that computes always in bfloat16, which
-    most CPUs cannot multiply; matrices of one shape are orthogonalised in one batched product; and
-    matrices that are several in one, such as those of all heads, are so each by itself.
+    This is `torch.optim.Muon`, except that torch always computes in bfloat16, which most CPUs
+    cannot multiply; that matrices of one size share batched products; and that a parameter that
+    holds several matrices, one below the other, is orthogonalized matrix by matrix.
 
     Args:
         groups: Parameters with `lr`, `momentum` and `weight_decay`.
-        pieces: Of which matrices each parameter consists.
+        pieces: How many matrices each parameter holds.
     """
 
-    def __init__(self, groups: list[dict[str, Any]], pieces: Mapping[Tensor, Pieces]) -> None:
+    def __init__(self, groups: list[dict[str, Any]], pieces: Mapping[Tensor, int]) -> None:
         super().__init__(groups, {})
         self._pieces = pieces
 
@@ -119,21 +108,21 @@ class Muon(Optimizer):
             parameters = [p for p in group["params"] if p.grad is not None]
             if not parameters:
                 continue
+            native = multiplies_natively(torch.bfloat16, parameters[0].device.type)
+            dtype = torch.bfloat16 if native else torch.float32
             if group["weight_decay"]:
                 torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
             directions = self._momentum(parameters, group["momentum"])
-            by_shape: dict[torch.Size, list[tuple[Tensor, Tensor]]] = defaultdict(list)
+            by_size: dict[int, list[tuple[Tensor, Tensor]]] = defaultdict(list)
             for parameter, direction in zip(parameters, directions, strict=True):
-                split = self._pieces[parameter].split
-                by_shape[split(parameter).shape[1:]].append((split(parameter), split(direction)))
-            for (rows, columns), pairs in by_shape.items():
-                rate = group["lr"] * math.sqrt(max(1.0, rows / columns))
-                updates_Kmn = orthogonalize(_stack([direction for _, direction in pairs]))
-                sizes = [len(weights) for weights, _ in pairs]
-                for (weights, _), updates in zip(
-                    pairs, torch.split(updates_Kmn, sizes), strict=True
-                ):
-                    weights.add_(updates, alpha=-rate)
+                shape = (self._pieces[parameter], -1, parameter.size(1))
+                batch = parameter.view(shape), direction.view(shape).to(dtype)
+                by_size[min(batch[0].shape[1:])].append(batch)
+            for batches in by_size.values():
+                weights, matrices = zip(*batches, strict=True)
+                for weights_Kmn, updates_Kmn in zip(weights, orthogonalize(matrices), strict=True):
+                    scale = math.sqrt(max(1.0, weights_Kmn.size(1) / weights_Kmn.size(2)))
+                    weights_Kmn.add_(updates_Kmn, alpha=-group["lr"] * scale)
 
     def _momentum(self, parameters: list[Tensor], momentum: float) -> Sequence[Tensor]:
         """Moves the running means towards the gradients; the mean of both, as Nesterov's."""
@@ -144,20 +133,6 @@ class Muon(Optimizer):
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         torch._foreach_lerp_(means, gradients, 1 - momentum)
         return torch._foreach_lerp(gradients, means, momentum)
-
-
-def _stack(matrices: list[Tensor]) -> Tensor:
-    """Matrices of one shape in one tensor, in the format that the device multiplies fastest."""
-    (first, *_) = matrices
-    native = multiplies_natively(torch.bfloat16, first.device.type)
-    sizes = [len(each) for each in matrices]
-    stacked_Kmn = torch.empty(
-        (sum(sizes), *first.shape[1:]),
-        dtype=torch.bfloat16 if native else torch.float32,
-        device=first.device,
-    )
-    torch._foreach_copy_(torch.split(stacked_Kmn, sizes), matrices)
-    return stacked_Kmn
 
 
 class MuonAdamW(Optimizer):
@@ -177,7 +152,7 @@ class MuonAdamW(Optimizer):
         self,
         muon: list[dict[str, Any]],
         adamw: list[dict[str, Any]],
-        pieces: Mapping[Tensor, Pieces],
+        pieces: Mapping[Tensor, int],
         *,
         fused: bool,
     ) -> None:
@@ -214,17 +189,16 @@ class MuonAdamW(Optimizer):
         return loss
 
 
-def hidden_matrices(blocks: nn.Module) -> dict[Tensor, Pieces]:
-    """The matrices of the transformer's blocks, which Muon is meant for, and the pieces of each.
+def hidden_matrices(blocks: nn.Module) -> dict[Tensor, int]:
+    """The matrices of the blocks, which Muon is meant for, and how many matrices each one holds.
 
-    Embeddings, head and vectors are AdamW's. Each head has a matrix of its own for queries, for
-    keys, for values and for what it writes, and a gated MLP two for gate and values.
+    Every head has its own for queries, for keys and for values; a gated MLP has one for the gate
+    and one for the values. Embeddings, output head and vectors are left to AdamW.
     """
-    several: dict[Tensor, Pieces] = {}
+    several: dict[Tensor, int] = {}
     for module in blocks.modules():
         if isinstance(module, CausalSelfAttention):
-            several[module.qkv.weight] = Pieces(3 * module.n_head)
-            several[module.proj.weight] = Pieces(module.n_head, dim=1)
+            several[module.qkv.weight] = 3 * module.n_head
         elif isinstance(module, MLP) and module.gated:
-            several[module.up.weight] = Pieces(2)
-    return {p: several.get(p, Pieces()) for p in blocks.parameters() if p.dim() == 2}
+            several[module.up.weight] = 2
+    return {p: several.get(p, 1) for p in blocks.parameters() if p.dim() == 2}

@@ -39,7 +39,7 @@ class OptimizerOptions:
     muon_lr: float = 0.02
     """Muon's peak learning rate; lr is AdamW's."""
     muon_momentum: float = 0.95
-    """Muon's decay rate of the gradient's running sum."""
+    """Muon's decay rate of the gradient's running mean."""
     schedule: Literal["cosine", "trapezoid"] = "cosine"
     """How the learning rate falls behind the warm-up: along a half cosine, or not at all until it
     falls in a straight line over the last part, `cooldown_share`."""

@@ -28,14 +28,15 @@ def resolve_precision(
     """
     if precision != "auto":
         return precision
-    if device in ("cpu", "cuda") and hardware.multiplies_natively(torch.bfloat16, device):
+    if hardware.multiplies_natively(torch.bfloat16, device):
         return "bf16-mixed"
     return "16-mixed" if device == "cuda" else "32-true"
 
 
 def is_native(precision: str, device: str) -> bool:
     """Whether a device has instructions for the matrix products of a precision."""
-    return hardware.multiplies_natively(MIXED_FORMATS.get(precision, torch.float32), device)
+    formats = {"64-true": torch.float64} | MIXED_FORMATS
+    return hardware.multiplies_natively(formats.get(precision, torch.float32), device)
 
 
 def autocast(precision: str, device: str) -> contextlib.AbstractContextManager[None]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from slm.data.tokenizer import Tokenizer
+from slm.hardware import widest_float
 from slm.model import GPT
 from slm.reports.scorecard.pairs import Pair, Passage
 
@@ -95,8 +96,9 @@ def mean_log_probabilities(model: GPT, sides: Sequence[_Side]) -> list[float]:
         hidden_BTC = model.hidden(tokens_BT[:, :-1])
         targets_N = tokens_BT[:, 1:][judged_BT]
         log_probs_N = _log_probs(model, hidden_BTC[judged_BT], targets_N)
-        sums_BT = torch.zeros(judged_BT.shape, dtype=torch.float64, device=device)
-        sums_BT[judged_BT] = log_probs_N.double()
+        exact = widest_float(device.type)
+        sums_BT = torch.zeros(judged_BT.shape, dtype=exact, device=device)
+        sums_BT[judged_BT] = log_probs_N.to(exact)
         found = (sums_BT.sum(1) / judged_BT.sum(1)).tolist()
         for index, mean in zip(some, found, strict=True):
             means[index] = mean
