@@ -17,13 +17,13 @@ test: $(VENV)/installed
 	$(BIN)/python -m slm.hardware
 	$(BIN)/python $(PYTEST)
 
-# As on a CPU without AVX-512: torch and oneDNN can be told so. What torch has compiled for this CPU
-# is no use there.
+# Simulates a CPU without AVX-512 by limiting torch and oneDNN. Kernels that torch has compiled for
+# this CPU cannot be reused, hence a separate cache.
 test-avx2: $(VENV)/installed
 	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 \
 		TORCHINDUCTOR_CACHE_DIR=$(CURDIR)/$(VENV)/inductor-avx2 $(MAKE) test
 
-# With the lowest version that each bound of pyproject.toml allows, torch and linters apart.
+# Tests with the lowest versions that pyproject.toml allows, except torch and the linters.
 test-lowest:
 	$(PYTHON) -m venv $(VENV)-lowest
 	grep -oE '"[A-Za-z0-9_-]+(\[[a-z,]+\])?>=[0-9.]+' pyproject.toml \

@@ -1,4 +1,4 @@
-r"""Everything to be checked on a GPU, in one call: tests, speed, and runs of a fixed time.
+r"""Runs every GPU check in one call: tests, speed, and training runs of fixed duration.
 
     python benchmarks/gpu.py STORIES --nanogpt nanoGPT/model.py --out report
 
@@ -39,13 +39,13 @@ class Part:
     """Seconds."""
 
 
-def slm(*words: str) -> list[str]:
+def slm(*args: str) -> list[str]:
     """A command line of `slm`."""
-    return [sys.executable, "-m", "slm.cli", *words]
+    return [sys.executable, "-m", "slm.cli", *args]
 
 
 def plan(options: argparse.Namespace, folder: Path) -> list[Part]:
-    """The parts, in the order in which they are worth having."""
+    """The parts, most valuable first."""
     device = ["--trainer.accelerator", options.accelerator]
     compiled = ["--compile", options.compile]
     against = ["--vs", str(options.nanogpt.resolve())] if options.nanogpt else []
@@ -62,17 +62,17 @@ def plan(options: argparse.Namespace, folder: Path) -> list[Part]:
     ]
     parts = [Part("tests", tests, 120)]
     for config, size in zip(options.configs, options.batch_sizes, strict=True):
-        words = ["--config", config, "--batch_size", str(size), "--dropout", "0", *compiled]
+        args = ["--config", config, "--batch_size", str(size), "--dropout", "0", *compiled]
         measured = ["--repeats", str(options.repeats), "--loop", "false"]
         json_file = ["--json", str(folder / f"train-{config}.json")]
-        command = slm("bench", "train", *words, *measured, *against, *json_file, *device)
+        command = slm("bench", "train", *args, *measured, *against, *json_file, *device)
         parts.append(Part(f"train-{config}", command, 180))
     counts = "[" + ",".join(map(str, options.counts)) + "]"
-    words = ["--config", options.configs[0], "--stories", counts, "--tokens", str(options.tokens)]
-    words += ["--repeats", str(options.repeats), *compiled]
+    args = ["--config", options.configs[0], "--stories", counts, "--tokens", str(options.tokens)]
+    args += ["--repeats", str(options.repeats), *compiled]
     reference = ["--vs", "transformers"] if options.nanogpt else []
     json_file = ["--json", str(folder / "generate.json")]
-    command = slm("bench", "generate", *words, *reference, *json_file, *device)
+    command = slm("bench", "generate", *args, *reference, *json_file, *device)
     parts.append(Part("generate", command, 180))
     for budget in options.budgets:
         source = ["--data.source", str(options.stories.resolve())]
@@ -84,28 +84,28 @@ def plan(options: argparse.Namespace, folder: Path) -> list[Part]:
 
 
 def run(part: Part, folder: Path) -> dict[str, Any]:
-    """Runs a part; its command, time, status and what it found."""
+    """Runs a part; returns its command, time, status and results."""
     print(f"{part.name}: {' '.join(part.command)}", file=sys.stderr, flush=True)
     started = time.perf_counter()
     try:
         done = subprocess.run(
             part.command, cwd=ROOT, capture_output=True, text=True, timeout=part.limit
         )
-        status, out, said = done.returncode, done.stdout, done.stdout + done.stderr
+        status, out, output = done.returncode, done.stdout, done.stdout + done.stderr
     except subprocess.TimeoutExpired as error:
-        parts = (error.stdout, error.stderr)  # bytes, whatever was asked for
-        status, out, said = 124, "", "".join(bytes(each or b"").decode() for each in parts)
+        parts = (error.stdout, error.stderr)  # bytes, even with text=True
+        status, out, output = 124, "", "".join(bytes(each or b"").decode() for each in parts)
     seconds = time.perf_counter() - started
-    print(f"{said[-8000:]}\n{part.name}: status {status}, {seconds:.0f} s", file=sys.stderr)
-    found: dict[str, Any] = {"said": said[-8000:]}
+    print(f"{output[-8000:]}\n{part.name}: status {status}, {seconds:.0f} s", file=sys.stderr)
+    found: dict[str, Any] = {"output": output[-8000:]}
     if (file := folder / f"{part.name}.json").is_file():
         found = json.loads(file.read_text(encoding="utf-8"))
-    elif part.name.startswith("budget") and (bits := re.findall(r"bits_per_byte ([\d.]+)", said)):
+    elif part.name.startswith("budget") and (bits := re.findall(r"bits_per_byte ([\d.]+)", output)):
         found |= {
             "bits_per_byte": float(bits[-1]),
-            "tokens": "".join(re.findall(r"([\d.,]+ M) tokens seen", said)[-1:]),
-            "model": "".join(re.findall(r"  model +(.*?):", said)[-1:]),
-            "plan": "".join(re.findall(r"  steps +about (.*)", said)[-1:]),
+            "tokens": "".join(re.findall(r"([\d.,]+ M) tokens seen", output)[-1:]),
+            "model": "".join(re.findall(r"  model +(.*?):", output)[-1:]),
+            "plan": "".join(re.findall(r"  steps +about (.*)", output)[-1:]),
             "story": out.partition("best checkpoint:\n")[2].strip(),
         }
     command = " ".join(["python", *part.command[1:]]).replace(f"{folder}/", "")
@@ -158,7 +158,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("stories", type=Path)
-    parser.add_argument("--nanogpt", type=Path, help="model.py; without it no transformers either")
+    parser.add_argument("--nanogpt", type=Path, help="model.py; else no baselines are measured")
     parser.add_argument("--accelerator", default="gpu")
     parser.add_argument("--configs", nargs="+", default=["small", "medium"])
     parser.add_argument("--batch_sizes", nargs="+", type=int, default=[256, 128])
@@ -168,7 +168,7 @@ def main() -> None:
     parser.add_argument("--compile", default="true")
     parser.add_argument("--budgets", nargs="+", default=["1m", "5m"])
     parser.add_argument("--only", nargs="+", help="names of parts")
-    parser.add_argument("--commit", help="where there is no git to ask")
+    parser.add_argument("--commit", help="for the report, if git is not available")
     parser.add_argument("--out", type=Path, default=Path("gpu"))
     options = parser.parse_args()
     started = time.perf_counter()

@@ -1,11 +1,11 @@
-"""What Muon takes of a training step, and where its coefficients come from.
+"""Measures Muon's share of a training step; computes its coefficients.
 
     python benchmarks/muon.py                 a step's parts, with our Muon and with torch's
     python benchmarks/muon.py --coefficients  the polynomials of slm/training/muon.py
 
-Every variant trains the model of `configs/modern-5min.yaml` on random tokens, compiled; they take
-turns, and medians count. In float32 nothing is multiplied in bfloat16, as on a CPU without it (but
-torch's Muon, which knows no other format).
+Every variant trains the model of `configs/modern-5min.yaml` on random tokens, compiled. Variants
+are interleaved; medians are reported. In float32 nothing is multiplied in bfloat16, as on a CPU
+without it (except in torch's Muon, which supports no other dtype).
 """
 
 import argparse
@@ -52,7 +52,7 @@ def best_polynomial(lowest: float, highest: float) -> tuple[Polynomial, float]:
 
 
 def coefficients(smallest: float, iterations: int, slack: float) -> tuple[list[Polynomial], float]:
-    """One polynomial after the other, each for what the ones before leave of [smallest, 1].
+    """A sequence of polynomials, each for the range to which those before map [smallest, 1].
 
     Args:
         smallest: The smallest singular value to bring near 1.
@@ -71,7 +71,7 @@ def coefficients(smallest: float, iterations: int, slack: float) -> tuple[list[P
 
 
 def with_torchs_muon(optimizer: Optimizer) -> Optimizer:
-    """Puts torch's Muon in the place of ours."""
+    """Replaces our Muon with torch's."""
     assert isinstance(optimizer, MuonAdamW)
     ours, adamw = optimizer.parts
     assert isinstance(ours, Muon)
@@ -115,7 +115,7 @@ def variant(precision: str, torchs: bool) -> Callable[[], dict[str, float]]:
 
 
 def as_if_without_bfloat16() -> AbstractContextManager[Any]:
-    """A CPU that multiplies no bfloat16, for our own Muon."""
+    """Makes our Muon treat the CPU as one without native bfloat16."""
     return patch.object(hardware, "_cpu_multiplies_bfloat16", lambda: False)
 
 
@@ -163,8 +163,8 @@ def main() -> None:
     measured = measure(options.steps)
     for name, parts in measured.items():
         share = parts["muon"] / sum(parts.values())
-        said = ", ".join(f"{part} {1e3 * seconds:.1f} ms" for part, seconds in parts.items())
-        print(f"{name:18} {said}: Muon {share:.1%} of the step")
+        timings = ", ".join(f"{part} {1e3 * seconds:.1f} ms" for part, seconds in parts.items())
+        print(f"{name:18} {timings}: Muon {share:.1%} of the step")
     if options.out:
         facts = {"machine": machine, "steps": options.steps, "seconds": measured}
         options.out.write_text(json.dumps(facts, indent=1) + "\n")

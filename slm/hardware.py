@@ -1,4 +1,4 @@
-"""What this machine is good at: its devices, the number formats they multiply, its name.
+"""Hardware facts: the devices of this machine, the dtypes they multiply natively, their names.
 
 The only module that asks torch for these facts. `python -m slm.hardware` prints them.
 """
@@ -35,10 +35,10 @@ def find_device(accelerator: str) -> torch.device:
 
 
 def multiplies_natively(dtype: torch.dtype, device: str) -> bool:
-    """Whether a device has instructions for matrix products in a number format.
+    """Whether a device has instructions for matrix products in a dtype.
 
-    Where it has none, torch still multiplies, one number at a time: bfloat16 on a CPU without
-    AVX512-BF16 or AMX takes 46 to 60 times as long as float32 (benchmarks/2026-11-26-muon.md).
+    Without them, torch falls back to scalar arithmetic: bfloat16 on a CPU without AVX512-BF16 or
+    AMX takes 46 to 60 times as long as float32 (benchmarks/2026-11-26-muon.md).
 
     Args:
         dtype: A floating-point format.
@@ -63,14 +63,14 @@ def _cpu_multiplies_bfloat16() -> bool:
 
 
 def packs_float32() -> bool:
-    """Whether torch has oneDNN, whose linear layers read weights in a layout of their own."""
+    """Whether torch was built with oneDNN, whose linear layers use a packed weight layout."""
     return bool(torch._C._has_mkldnn)
 
 
 def packs_bfloat16() -> bool:
-    """Whether oneDNN has such layers in bfloat16 for this CPU, if perhaps slow ones.
+    """Whether oneDNN supports these layers in bfloat16 on this CPU, even if they are slow.
 
-    oneDNN can be limited, by ONEDNN_MAX_CPU_ISA=AVX2 for example; this is what it then says.
+    The answer respects limits set for oneDNN, for example by ONEDNN_MAX_CPU_ISA=AVX2.
     """
     return packs_float32() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
@@ -81,27 +81,27 @@ def has_fused_adamw(device: str) -> bool:
 
 
 def widest_float(device: str) -> torch.dtype:
-    """float64, or float32 on Apple's Metal, which has no other."""
+    """float64, or float32 on Apple's Metal, which has no float64."""
     return torch.float32 if device == "mps" else torch.float64
 
 
 def synchronize(device: torch.device | str) -> None:
-    """Waits until a device has done what it was given; a CPU has, always."""
+    """Waits until a device has finished its queued work; a no-op on a CPU."""
     if torch.device(device).type != "cpu":
         torch.accelerator.synchronize(device)
 
 
 def clock(device: torch.device | str) -> float:
-    """Seconds on a clock that is read when the device has done what it was given."""
+    """Seconds on a clock that is read once the device has finished its queued work."""
     synchronize(device)
     return time.perf_counter()
 
 
 def describe_device(device: torch.device | str) -> str:
-    """Name of a GPU; or processor, its kind and threads.
+    """Name of a GPU; or a processor's name, number of threads and capabilities.
 
-    The kind is the widest vector instructions that torch uses, and whether bfloat16 is native:
-    the two facts that figures measured on one CPU depend on.
+    The capabilities are the widest vector instructions that torch uses and whether bfloat16 is
+    native: figures measured on a CPU depend on both.
     """
     device = torch.device(device)
     if device.type == "cuda":

@@ -111,7 +111,7 @@ def test_a_device_that_fails_is_explained(slm, other_device):
 
     other_device(fails)
     result = slm("fit", "--config", "tiny.yaml")
-    refuse(result, "fails at a small batch: CUDA error: no kernel image", "accelerator cpu")
+    refuse(result, "fails on a small batch: CUDA error: no kernel image", "accelerator cpu")
 
 
 def test_a_cpu_is_not_asked(slm):

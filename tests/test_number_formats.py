@@ -79,6 +79,7 @@ class WorkerHere:
 def run(slm, *words):
     result = slm(*words)
     assert result.status == 0, result.err
+    return result.err
 
 
 FIT = {
@@ -125,8 +126,16 @@ def test_nor_do_the_benchmarks_and_plans(slm, products, bfloat16, monkeypatch, t
         ["bench", "train", *small, "--repeats", "1", "--steps", "1", *device],
         [*in_time, "--budget", "1s"],
     ):
-        run(slm, *words)
+        said = run(slm, *words)
+        assert ("Left out   bf16" in said) == ("generate" in words)
         check_float32(products, words)
+
+
+@pytest.mark.parametrize("bfloat16", [False], indirect=True)
+def test_a_format_that_is_not_native_is_named(slm, bfloat16):
+    for precision, named in (("bf16-mixed", True), ("32-true", False), ("auto", False)):
+        said = run(slm, "fit", "--config", "tiny.yaml", "--trainer.precision", precision)
+        assert ("Slow       bf16-mixed is not native on this cpu" in said) == named
 
 
 @pytest.mark.parametrize("bfloat16", [True], indirect=True)

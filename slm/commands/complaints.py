@@ -3,6 +3,7 @@
 import contextlib
 import difflib
 import re
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -122,11 +123,14 @@ def out_of_memory_explained(remedy: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def compiling_explained() -> Iterator[None]:
-    """Turns what torch.compile stumbles over into a UserError."""
+    """Turns errors of torch.compile into a UserError, and hides two warnings on GPUs."""
     from torch._dynamo.exc import TorchDynamoException  # a second that only compiling may cost
 
     try:
-        yield
+        with warnings.catch_warnings():
+            for message in ("TensorFloat32 tensor cores", "The CUDA Graph is empty"):
+                warnings.filterwarnings("ignore", message)
+            yield
     except TorchDynamoException as error:
         raise UserError(
             "torch.compile does not work on this machine "

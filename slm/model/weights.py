@@ -95,8 +95,8 @@ _INT8_CHANNELS = 32
 class Int8Linear(FastLinear):
     """Weights as 8-bit integers, multiplied with inputs in bfloat16, added up in float32.
 
-    The kernel converts what it multiplies, so that every CPU has it. What follows does not, so
-    that the output is float32 on a CPU for which bfloat16 is foreign.
+    The kernel converts its operands, so it runs on every CPU. The layers after it do not, so the
+    output is float32 on a CPU without native bfloat16.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:

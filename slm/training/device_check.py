@@ -1,4 +1,4 @@
-"""Whether a device computes what a CPU computes, asked before the first step."""
+"""Checks, before the first step, that a device computes the same as the CPU."""
 
 import copy
 import math
@@ -18,22 +18,22 @@ from slm.training.precision import MIXED_FORMATS, autocast
 
 _TRUSTED = "cpu"
 _WINDOWS = 2
-# Of any matrix's gradient, relative to its norm. Rounding was at most 0.016 in bfloat16, 0.002 in
-# float16 and 0.00001 in float32; attention that is 5 % off made 0.07, a missing mask 0.8.
+# Error of any matrix's gradient, relative to its norm. Measured: rounding, at most 0.016 in
+# bfloat16, 0.002 in float16, 0.00001 in float32; attention off by 5 %, 0.07; no mask, 0.8.
 _TOLERANCE, _MIXED_TOLERANCE = 0.01, 0.04
 _LOSS_SCALE = 1024.0  # small gradients would vanish in float16
 
 
 class DeviceCheck(Callback):
-    """Stops a run whose device computes another loss, or other gradients, than the CPU.
+    """Stops a run whose device computes a different loss or different gradients from the CPU.
 
-    Some kernels of some devices are wrong in some versions, and train nonsense without a word.
-    The comparison is on random tokens, without dropout and eager: it changes no weight and no
+    Some versions of some devices' kernels are wrong, and training silently produces nonsense.
+    The comparison runs eagerly on random tokens, without dropout; it changes neither weights nor
     random state.
     """
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Compares, on everything but a CPU.
+        """Runs the check, unless the device is a CPU.
 
         Raises:
             UserError: The device differs by more than rounding, or fails.
@@ -56,17 +56,20 @@ def check_device(model: GPT, device: torch.device, precision: str) -> tuple[floa
 
     Args:
         model: The network; copies of it are used.
-        device: Where to compute beside the CPU.
-        precision: As the Trainer's; the CPU computes in the weights' own format.
+        device: The device to compare with the CPU.
+        precision: As the Trainer's; the CPU computes in the weights' own dtype.
 
     Returns:
-        The relative difference of the losses, and that of the gradients: the norm of a matrix's
-        difference over the norm of its gradient, for the matrix where it is largest.
+        Relative differences of the losses and of the gradients. The latter is the norm of the
+        difference divided by the norm of the gradient, for the matrix where this is largest.
 
     Raises:
         UserError: They differ by more than rounding, or the device fails.
     """
-    remedy = "--trainer.accelerator cpu, another torch, or --check_device false to train anyway"
+    remedy = (
+        "--trainer.accelerator cpu, another version of torch, "
+        "or --check_device false to train anyway"
+    )
     expected_loss, expected = _loss_and_gradients(model, torch.device(_TRUSTED), "32-true")
     try:
         loss, gradients = _loss_and_gradients(model, device, precision)
@@ -74,8 +77,8 @@ def check_device(model: GPT, device: torch.device, precision: str) -> tuple[floa
         if is_out_of_memory(error):
             raise
         raise UserError(
-            f"{describe_device(device)} fails at a small batch: {str(error).splitlines()[0]}",
-            "a device that this torch can use",
+            f"{describe_device(device)} fails on a small batch: {str(error).splitlines()[0]}",
+            "a device that this version of torch supports",
             remedy,
         ) from error
     loss_difference = abs(loss - expected_loss) / expected_loss
@@ -101,8 +104,9 @@ def _loss_and_gradients(
 ) -> tuple[float, dict[str, Tensor]]:
     """Loss of random tokens, and the gradients of all matrices by name, in float64 on the CPU.
 
-    Those of queries and keys are apart from the values', beside which they are small at first. A
-    bias of the keys has none at all, and what rounding leaves of it compares with nothing.
+    Query, key and value gradients are separate: those of queries and keys are initially small
+    compared with the values'. Vectors are excluded: the gradient of a key bias is zero except for
+    rounding errors, which cannot be compared.
     """
     copied = copy.deepcopy(model).to(device).eval()
     generator = torch.Generator().manual_seed(0)

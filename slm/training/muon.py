@@ -20,12 +20,12 @@ COEFFICIENTS = (
     (3.5875, -2.5845, 0.4893),
     (2.6604, -1.9134, 0.4194),
 )
-"""a, b and c of each Newton-Schulz iteration: one after the other they map singular values from
-0.01 to 1 into 1 ± 0.29. Each is the best polynomial of its kind for what the one before leaves,
-and for 2 % more, as rounding may leave more (Amsel et al. 2025, arXiv 2505.16932);
+"""a, b and c of each Newton-Schulz iteration. Together they map singular values from 0.01 to 1
+into 1 ± 0.29. Each polynomial is optimal for the range of the previous one's output, with the
+upper end raised by 2 % to allow for rounding (Amsel et al. 2025, arXiv 2505.16932);
 `benchmarks/muon.py` computes them."""
 
-_SMALLEST = 1e-20  # a norm is divided by this at least, so that zeros stay zeros
+_SMALLEST = 1e-20  # lower bound of a norm to divide by, so that zeros stay zeros
 
 
 def orthogonalize(
@@ -39,18 +39,18 @@ def orthogonalize(
     usual Frobenius norm ‖X‖, and known after the first product.
 
     Every iteration multiplies X by a polynomial of the small square G = X Xᵀ (or Xᵀ X, if that is
-    smaller), and the next G is a polynomial of this one. So the polynomials are multiplied with
-    each other, and X takes part in the first and the last product only (Gram Newton-Schulz, Zhang
-    et al. 2026, dao-lab.ai/blog/2026/gram-newton-schulz). This is exact in float32; in bfloat16 it
-    rounds away about 0.1 of the result's norm, three times as much as iterating X, at no cost in
-    loss (benchmarks/2026-11-26-muon.md).
+    smaller), and the next G is a polynomial of this one. So the polynomials are multiplied
+    together, and X is used only in the first and the last product (Gram Newton-Schulz, Zhang et
+    al. 2026, dao-lab.ai/blog/2026/gram-newton-schulz). In float32 that is exact to rounding. In
+    bfloat16 the error is 0.02 to 0.19 of the result's norm, larger than that of iterating X, at no
+    cost in loss (benchmarks/2026-11-26-muon.md).
 
     Args:
         matrices: Batches (K, m, n) whose smaller side, s, is the same. K, m and n may differ.
         coefficients: a, b and c of each iteration.
 
     Returns:
-        As `matrices`, in their number format, which is also that of the products.
+        As `matrices`, in the same dtype, which is also that of the products.
     """
     tall = [X_Kmn.size(1) > X_Kmn.size(2) for X_Kmn in matrices]
     wide = [X.mT if is_tall else X for X, is_tall in zip(matrices, tall, strict=True)]
@@ -64,7 +64,7 @@ def orthogonalize(
         factor_Kss = _factor(gram_Kss, triple)
         product_Kss = factor_Kss @ product_Kss  # in this order, so that each repairs the last
     products = torch.split(product_Kss, [len(X) for X in matrices])
-    # A tall matrix's product is written as such, to have its rows in memory one after the other.
+    # A tall matrix's product is computed untransposed, so that the result is contiguous.
     return [
         X @ product.mT if is_tall else product @ X
         for X, is_tall, product in zip(matrices, tall, products, strict=True)
@@ -80,7 +80,7 @@ def _factor(gram_Kss: Tensor, triple: tuple[float, float, float]) -> Tensor:
 
 
 class Muon(Optimizer):
-    """Momentum whose update is orthogonalized.
+    """SGD with momentum and orthogonalized updates.
 
     Jordan et al. 2024, kellerjordan.github.io/posts/muon.
     With gradient G, momentum μ and weight decay λ, for a matrix W of r rows and c columns:
@@ -88,9 +88,9 @@ class Muon(Optimizer):
         M ← μ M + (1 - μ) G
         W ← (1 - lr λ) W - lr √max(1, r / c) orthogonalize(μ M + (1 - μ) G)
 
-    This is `torch.optim.Muon`, except that torch always computes in bfloat16, which most CPUs
-    cannot multiply; that matrices of one size share batched products; and that a parameter that
-    holds several matrices, one below the other, is orthogonalized matrix by matrix.
+    Unlike `torch.optim.Muon`, which always computes in bfloat16, it uses float32 where bfloat16 is
+    not native; it batches the products of matrices of one size; and it orthogonalizes each matrix
+    separately where a parameter stacks several of them along its rows.
 
     Args:
         groups: Parameters with `lr`, `momentum` and `weight_decay`.
@@ -125,7 +125,7 @@ class Muon(Optimizer):
                     weights_Kmn.add_(updates_Kmn, alpha=-group["lr"] * scale)
 
     def _momentum(self, parameters: list[Tensor], momentum: float) -> Sequence[Tensor]:
-        """Moves the running means towards the gradients; the mean of both, as Nesterov's."""
+        """Updates the running means; returns Nesterov's average of them and the gradients."""
         for parameter in parameters:
             if "momentum_buffer" not in self.state[parameter]:
                 self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
@@ -190,10 +190,10 @@ class MuonAdamW(Optimizer):
 
 
 def hidden_matrices(blocks: nn.Module) -> dict[Tensor, int]:
-    """The matrices of the blocks, which Muon is meant for, and how many matrices each one holds.
+    """The blocks' 2-D parameters, which Muon updates, and how many matrices each one stacks.
 
-    Every head has its own for queries, for keys and for values; a gated MLP has one for the gate
-    and one for the values. Embeddings, output head and vectors are left to AdamW.
+    Every head has its own query, key and value matrices; a gated MLP has one for the gate and one
+    for the values. Embeddings, output head and vectors are left to AdamW.
     """
     several: dict[Tensor, int] = {}
     for module in blocks.modules():
