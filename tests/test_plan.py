@@ -29,6 +29,7 @@ def options(batch_size=8, accumulate=1):
         trainer=SimpleNamespace(
             accelerator="cpu", precision="32-true", accumulate_grad_batches=accumulate, devices=1
         ),
+        check_device=True,
         val_interval=1,
         save_interval=1,
     )
