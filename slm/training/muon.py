@@ -116,7 +116,7 @@ class Muon(Optimizer):
             by_size: dict[int, list[tuple[Tensor, Tensor]]] = defaultdict(list)
             for parameter, direction in zip(parameters, directions, strict=True):
                 shape = (self._pieces[parameter], -1, parameter.size(1))
-                batch = parameter.view(shape), direction.view(shape).to(dtype)
+                batch = parameter.view(shape), direction.reshape(shape).to(dtype)
                 by_size[min(batch[0].shape[1:])].append(batch)
             for batches in by_size.values():
                 weights, matrices = zip(*batches, strict=True)
@@ -139,7 +139,7 @@ class MuonAdamW(Optimizer):
     """Two optimizers that Lightning, a schedule and a checkpoint see as one.
 
     The parts share this optimizer's groups and state. In distributed training every process
-    orthogonalises the same averaged gradient, so nothing more has to be exchanged.
+    orthogonalizes the same averaged gradient, so nothing more has to be exchanged.
 
     Args:
         muon: The group of hidden matrices, with `lr`, `momentum` and `weight_decay`.
