@@ -76,6 +76,7 @@ def plan(options: argparse.Namespace, folder: Path) -> list[Part]:
     parts.append(Part("generate", command, 180))
     for budget in options.budgets:
         source = ["--data.source", str(options.stories.resolve())]
+        source += ["--data.root", str(folder / "data")]
         run = ["--trainer.default_root_dir", str(folder / budget), "--report", "false"]
         parts.append(
             Part(f"budget-{budget}", slm("fit", "--budget", budget, *source, *run, *device), 480)
