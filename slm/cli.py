@@ -10,7 +10,9 @@ from collections.abc import Sequence
 
 from slm import __version__
 from slm.commands.configs import find_configs
-from slm.errors import UserError
+from slm.errors import Stopped, UserError
+from slm.processes import process_rank
+from slm.signals import STOPPING, handled_by, lasting_output, raise_stopped
 from slm.verbs import VERBS
 
 OVERVIEW = f"""\
@@ -18,7 +20,7 @@ slm {__version__}: train a small language model from scratch and let it tell sto
 
 usage: slm VERB [--option value ...]      (or: python -m slm.cli VERB ...)
 
-{"".join(f"  {verb:<9} {what}{chr(10)}" for verb, what in VERBS.items())}
+{"".join(f"  {verb:<13} {what}{chr(10)}" for verb, what in VERBS.items())}
   slm fit --config configs/quickstart.yaml            a first model, in minutes on a CPU
   slm fit --config configs/small.yaml                 the 30 M model on TinyStories
   slm fit --config configs/small.yaml --data.source stories.txt --trainer.max_steps 2000
@@ -30,6 +32,7 @@ usage: slm VERB [--option value ...]      (or: python -m slm.cli VERB ...)
   slm plot version_0 version_1                        two runs in the same figures
   slm report                                          the newest run as one HTML file
   slm evaluate                                        how good are its stories?
+  slm verify-resume --config small                    does a killed run resume exactly here?
   slm prepare --data.source "books/*.jsonl"           tokenise only
   slm bench train --config small --compile true       how fast would it train here?
   slm info data/TinyStories-gpt2 --verify             what prepared data hold; are they intact?
@@ -45,20 +48,36 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The words after the command's name; None takes them from the process.
 
     Returns:
-        The exit status: 0 done, 2 the user's input has to change, 130 interrupted.
+        The exit status: 0 done, 2 the user's input has to change, 128 + n stopped by signal n.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    lasting = ["stderr"] if words[:1] and words[0] in _PRINTING else ["stderr", "stdout"]
+    try:
+        with lasting_output(*lasting), handled_by(raise_stopped, STOPPING[1:]):
+            return _reported(words)
+    except BrokenPipeError:
+        # The reader of what a verb prints went away, as `| head` does.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+_PRINTING = {"predict", "info", "-h", "--help", "help"}
+"""Verbs whose product is what they print: without a reader they end."""
+
+
+def _reported(words: list[str]) -> int:
+    """Runs a command and puts into words what ends it."""
     try:
         return _dispatch(words)
     except UserError as error:
         print(f"slm: error: {error}", file=sys.stderr)
         return 2
+    except Stopped as stopped:
+        if process_rank() == 0:
+            print(f"slm: stopped by {stopped}", file=sys.stderr)
+        return 128 + stopped.number
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:
-        # The reader of our output went away, as `| head` does.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
 
 
 def _dispatch(words: list[str]) -> int:
@@ -104,6 +123,10 @@ def _dispatch(words: list[str]) -> int:
         from slm.commands.report import run_report
 
         return run_report(rest)
+    if verb == "verify-resume":
+        from slm.commands.verify_resume import run_verify_resume
+
+        return run_verify_resume(rest)
     from slm.commands.run import run_verb
 
     return run_verb(verb, find_configs(rest))

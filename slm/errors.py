@@ -1,4 +1,6 @@
-"""The one exception that means "the user can repair this"."""
+"""The exceptions with a meaning of their own: what the user can repair, and a request to stop."""
+
+import signal
 
 
 class UserError(Exception):
@@ -36,3 +38,24 @@ class UserError(Exception):
         """The ValueErrors of the option classes read "found; expected"."""
         found, _, expected = str(error).partition("; ")
         return cls(found, expected or "options in range", remedy)
+
+
+class CheckpointError(UserError):
+    """A checkpoint that could not be written; the one that was there before is intact."""
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal asked the process to stop: Ctrl-C, a closed terminal, `kill`, a batch system.
+
+    The command line exits with status 128 + number, as a shell reports it.
+
+    Args:
+        number: Which signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+    def __str__(self) -> str:
+        return signal.Signals(self.number).name

@@ -9,6 +9,7 @@ VERBS = {
     "plot": "draw a run's curves, weights and attention, or compare runs",
     "report": "write a run's report: one HTML file with everything in it",
     "evaluate": "measure a model's stories: minimal pairs, generated stories, loss",
+    "verify-resume": "prove that a killed and resumed run equals an uninterrupted one here",
     "prepare": "tokenise data without training",
     "info": "describe prepared data, or a checkpoint; --verify recomputes every checksum and count",
 }

@@ -1,41 +1,49 @@
-"""Ctrl-C takes effect at a batch, and nowhere else."""
+"""A signal to stop takes effect between two micro-batches, and nowhere else."""
 
 import os
 import signal
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
 
 import pytest
+from conftest import checkpoint
 
+from slm.errors import Stopped
+from slm.signals import LastingStream, handled_by, raise_stopped
+from slm.training.checkpoint import open_checkpoint
 from slm.training.interruption import Interruption
 
+ALONE = SimpleNamespace(world_size=1)
+posix = pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 
-def press():
-    os.kill(os.getpid(), signal.SIGINT)
+
+def press(number=signal.SIGINT):
+    os.kill(os.getpid(), number)
 
 
-def test_the_first_is_noted_and_raised_at_the_next_batch(capsys):
+@posix
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"])
+def test_the_first_is_noted_and_raised_at_the_next_batch(capsys, name):
+    number = signal.Signals[name]
     with Interruption() as interruption:
-        interruption.on_train_batch_start()
-        press()
-        assert "Stopping before the next batch" in capsys.readouterr().err
-        with pytest.raises(KeyboardInterrupt):
-            interruption.on_validation_batch_start()
-
-
-def test_the_second_is_raised_at_once():
-    with Interruption() as interruption:
-        interruption.on_train_batch_start()
-        press()
-        with pytest.raises(KeyboardInterrupt):
-            press()
+        interruption.on_train_batch_start(ALONE)
+        press(number)
+        assert f"{name} received: stopping before the next micro-batch" in capsys.readouterr().err
+        assert signal.getsignal(number) is signal.SIG_DFL, "the second one ends the process"
+        with pytest.raises(Stopped, match=name) as stopped:
+            interruption.on_validation_batch_start(ALONE)
+    assert stopped.value.number == number
 
 
 def test_where_no_batches_run_it_is_raised_at_once():
+    with Interruption() as interruption, pytest.raises(Stopped):
+        press()
     with Interruption() as interruption:
-        with pytest.raises(KeyboardInterrupt):
-            press()
-        interruption.on_train_batch_start()
+        interruption.on_train_batch_start(ALONE)
         interruption.on_train_end()
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(Stopped):
             press()
 
 
@@ -44,3 +52,119 @@ def test_the_old_handler_is_put_back():
     with Interruption():
         assert signal.getsignal(signal.SIGINT) != before
     assert signal.getsignal(signal.SIGINT) == before
+
+
+@posix
+def test_what_nohup_ignores_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Interruption() as interruption, handled_by(raise_stopped):
+            interruption.on_train_batch_start(ALONE)
+            press(signal.SIGHUP)
+            interruption.on_train_batch_start(ALONE)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+# ---- the real command ---------------------------------------------------------------------
+
+FIT = [sys.executable, "-m", "slm.cli", "fit", "--config", "tiny.yaml"]
+ENV = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+LONG = ("--trainer.max_steps", "100000", "--val_interval", "20", "--save_interval", "100000")
+VALIDATION = (*LONG, "--data.validation_share", "0.99", "--data.eval_batch_size", "1")
+"""A validation takes seconds, training between two of them next to nothing."""
+REPORT = ("--trainer.max_steps", "4", "--report", "true")
+PREPARATION = (
+    "--data.source",
+    "builtin",
+    "--data.vocab_size",
+    "4096",
+    "--model.gpt.vocab_size",
+    "4096",
+)
+STAGES = {
+    "training": (LONG, "step     20", "To continue: slm fit --ckpt_path last"),
+    "validation": (VALIDATION, "step     20", "To continue: slm fit --ckpt_path last"),
+    "report": (REPORT, "step      4", "slm: stopped"),
+    "preparation": (PREPARATION, "Learning", "Interrupted"),
+}
+
+
+@posix
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])
+def test_a_signal_loses_nothing(workplace, stage, name):
+    options, begun, said = STAGES[stage]
+    with subprocess.Popen(
+        [*FIT, *options], cwd=workplace, env=ENV, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        try:
+            for line in process.stderr:
+                if line.startswith(begun):
+                    break
+            time.sleep(0.2)
+            process.send_signal(signal.Signals[name])
+            _, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert process.returncode == 128 + signal.Signals[name], err
+    assert "Traceback" not in err
+    assert said in err, err
+    assert f"slm: stopped by {name}" in err
+    if stage == "preparation":
+        assert not (workplace / "lightning_logs").exists()
+        return
+    last = open_checkpoint(checkpoint("last", root=workplace))
+    assert last.step >= (4 if stage == "report" else 20)
+    assert not list(workplace.rglob("*.tmp-*"))
+
+
+@posix
+def test_a_second_signal_ends_the_run_at_once(workplace):
+    with subprocess.Popen(
+        [*FIT, *LONG, "--data.batch_size", "40000"], cwd=workplace, env=ENV, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        try:
+            for line in process.stderr:
+                if line.startswith("Run "):
+                    break
+            time.sleep(2)  # into a micro-batch that takes seconds
+            process.send_signal(signal.SIGTERM)
+            time.sleep(0.05)
+            process.send_signal(signal.SIGTERM)
+            process.communicate(timeout=10)
+        finally:
+            process.kill()
+    assert process.returncode == -signal.SIGTERM
+
+
+# ---- readers that go away -----------------------------------------------------------------
+
+
+def test_a_stream_outlives_its_reader():
+    reading, writing = os.pipe()
+    with os.fdopen(writing, "w") as pipe:
+        stream = LastingStream(pipe)
+        assert stream.write("heard\n") == 6
+        stream.flush()
+        os.close(reading)
+        for _ in range(3):
+            assert stream.write("unheard\n") == 8
+            stream.flush()
+        assert not stream.isatty()
+
+
+@posix
+def test_training_outlives_the_reader_of_its_progress(workplace):
+    """`slm fit … 2>&1 | head -1`."""
+    with subprocess.Popen(
+        [*FIT, "--val_interval", "2"], cwd=workplace, env=ENV, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    ) as process:  # fmt: skip
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.wait(timeout=60) == 0
+    assert open_checkpoint(checkpoint("last", root=workplace)).step == 12
+    assert (checkpoint(root=workplace).parent.parent / "loss.png").exists()

@@ -13,7 +13,7 @@ from slm.errors import UserError
 from slm.model import GPTConfig, SamplingOptions
 from slm.training.callbacks import LastStep, ProgressLine, SampledStories, TrainingCurves
 from slm.training.checkpoint import open_checkpoint
-from slm.training.checkpointing import AtomicCheckpointIO, LastCheckpoint, best_checkpoint
+from slm.training.checkpointing import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint
 from slm.training.module import StoryModel
 from slm.training.optimization import OptimizerOptions
 from slm.training.storyteller import StoryRequest
@@ -145,7 +145,7 @@ def test_accumulation_counts_optimizer_steps(tmp_path, make_data):
 def test_deleting_every_watcher_changes_no_weight(tmp_path, make_data):
     gpt = GPTConfig(16, 300, 2, 2, 16, dropout=0.3)  # any draw from the random state would show
     curves = TrainingCurves()
-    watched = [curves, SampledStories(), LastStep(), ProgressLine(curves), best_checkpoint()]
+    watched = [curves, SampledStories(), LastStep(), ProgressLine(curves), BestCheckpoint()]
     watched.append(LastCheckpoint(3))
     bare = weights(train(tmp_path / "a", make_data(), model=make_model(gpt)))
     seen = weights(train(tmp_path / "b", make_data(), callbacks=watched, model=make_model(gpt)))
@@ -195,7 +195,7 @@ RESUMABLE = OptimizerOptions(lr=0.01, warmup_steps=3, decay_steps=20)
 
 
 def checkpointers():
-    return [LastStep(), best_checkpoint(), LastCheckpoint(5)]
+    return [LastStep(), BestCheckpoint(), LastCheckpoint(5)]
 
 
 def run_in(folder, data, steps, ckpt_path=None, callbacks=(), recipe=(GPT, RESUMABLE), **options):
@@ -376,7 +376,7 @@ def test_the_last_checkpoint_knows_the_best_loss(tmp_path, make_data, interval):
         def on_validation_end(self, trainer, module):
             losses.append(trainer.callback_metrics["val_loss"].item())
 
-    callbacks = [LastStep(), Losses(), best_checkpoint(), LastCheckpoint(interval)]
+    callbacks = [LastStep(), Losses(), BestCheckpoint(), LastCheckpoint(interval)]
     train(tmp_path, make_data(), 12, callbacks)
     assert losses == sorted(losses, reverse=True), "the last is the best"
     states = open_checkpoint(tmp_path / "checkpoints" / "last.ckpt").contents["callbacks"]

@@ -59,7 +59,7 @@ def bench_generate(words: Sequence[str]) -> dict[str, Any]:
     rest = list(words)
     checkpoint: Checkpoint | None = None
     if not names(rest, "--config") or names(rest, "--ckpt_path"):
-        rest, checkpoint, _ = resolve_checkpoint("bench", rest)
+        rest, checkpoint = resolve_checkpoint("bench", rest)
     options = parser.parse_args(rest)
     _check(options)
     if checkpoint is None:

@@ -104,7 +104,7 @@ def resume_budget(checkpoint: Checkpoint | None, seconds: float, budget: str) ->
     saved = states.get(TimeBudget.__qualname__)
     if checkpoint is None or not saved:
         return None
-    if saved["spent"] >= seconds:
+    if saved["spent"] >= seconds and checkpoint.validated:
         raise UserError(
             f"{checkpoint.path} has already been trained for {in_words(saved['spent'])}",
             f"a budget above that, in all; it is {budget}",

@@ -29,7 +29,8 @@ def check_against_checkpoint(options: Any, checkpoint: Checkpoint, *, resuming: 
             f"--model.optimizer.name {before}, or begin anew from these weights: "
             f"--model.init_from {checkpoint.path}",
         )
-    if resuming and options.budget is None and checkpoint.step >= options.trainer.max_steps:
+    over = checkpoint.step >= options.trainer.max_steps and checkpoint.validated
+    if resuming and options.budget is None and over:
         raise UserError(
             f"{checkpoint.path} has already been trained for {checkpoint.step} steps",
             f"more steps to train than that, not --trainer.max_steps {options.trainer.max_steps}",

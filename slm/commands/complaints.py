@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import errno
 import re
 import warnings
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from typing import Any
 import jsonargparse
 
 from slm.errors import UserError
+from slm.files import free_space
 from slm.verbs import VERBS
 
 
@@ -87,6 +89,9 @@ class Complaints:
         return names
 
 
+_FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
+
+
 @contextlib.contextmanager
 def os_errors_explained() -> Iterator[None]:
     """Turns what the operating system refuses into a UserError; a reader that left, apart."""
@@ -95,8 +100,9 @@ def os_errors_explained() -> Iterator[None]:
     except BrokenPipeError:
         raise
     except OSError as error:
+        path = Path(str(error.filename)) if isinstance(error.filename, str) else Path()
         raise UserError(
-            str(error),
+            f"{error}; {free_space(path)}" if error.errno in _FULL else str(error),
             "files that can be read and written",
             "check the path, its permissions and the free space",
         ) from error

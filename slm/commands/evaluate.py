@@ -35,7 +35,7 @@ def run_evaluate(words: Sequence[str]) -> int:
     Raises:
         UserError: The input has to change.
     """
-    rest, checkpoint, _ = resolve_checkpoint("evaluate", list(words))
+    rest, checkpoint = resolve_checkpoint("evaluate", list(words))
     options = _make_parser().parse_args(rest)
     assert checkpoint is not None  # parse_args has printed the help and left, otherwise
     settings = _settings(options)

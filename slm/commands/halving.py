@@ -26,8 +26,6 @@ class TooLargeError(Exception):
     """Windows per micro-batch to go on with."""
     accumulate: int
     """Micro-batches per step to go on with: the step trains on the same windows."""
-    run: Path | None
-    """Folder of the run, if it has one."""
     checkpoint: Path | None
     """Where it stopped, if it had taken a step."""
 
@@ -71,10 +69,9 @@ def too_large_noticed(trainer: Trainer, model: StoryModel, data: StoryData) -> I
         smaller = TooLargeError(
             data.batch_size // parts,
             trainer.accumulate_grad_batches * parts,
-            Path(trainer.log_dir) if trainer.log_dir else None,
             None,
         )
-        last = smaller.run and smaller.run / "checkpoints" / "last.ckpt"
+        last = Path(trainer.log_dir) / "checkpoints" / "last.ckpt" if trainer.log_dir else None
         if trainer.global_step > data.first_step:
             if not last or not last.exists():
                 raise  # steps would be lost without a word

@@ -19,8 +19,10 @@ from slm.data.datamodule import StoryData
 from slm.errors import UserError
 from slm.training.budget import TimeBudget
 from slm.training.checkpoint import Checkpoint
+from slm.training.checkpointing import OnFailure
 from slm.training.module import StoryModel
 from slm.training.precision import Precision
+from slm.training.runs import RunClaim
 from slm.verbs import VERBS
 
 # Field docstrings of the option dataclasses become the help of their options.
@@ -51,8 +53,8 @@ class OptionsCLI(LightningCLI):
     Args:
         verb: fit, validate or test.
         words: The command line behind the verb.
+        claim: Keeps other processes out of the run's folder.
         checkpoint: The opened checkpoint that `--ckpt_path` names, if any.
-        resume_run: Folder of the run to go on in, if any.
         initial: The opened checkpoint that `--model.init_from` names, if any; its shape and
             vocabulary stand in for those defaults.
         choose_size: Whether `--budget` may choose the model's size.
@@ -62,8 +64,8 @@ class OptionsCLI(LightningCLI):
         self,
         verb: str,
         words: Sequence[str],
+        claim: RunClaim,
         checkpoint: Checkpoint | None = None,
-        resume_run: Path | None = None,
         initial: Checkpoint | None = None,
         choose_size: bool = False,
     ) -> None:
@@ -73,7 +75,7 @@ class OptionsCLI(LightningCLI):
         self.initial = initial
         self.verb = verb
         self.checkpoint = checkpoint
-        self.resume_run = resume_run
+        self.claim = claim
         super().__init__(
             StoryModel,
             StoryData,
@@ -170,6 +172,13 @@ class OptionsCLI(LightningCLI):
             help="Time to train for, such as 20m or 1h30m, in place of trainer.max_steps: a short "
             "measurement plans micro-batch, accumulation, precision and compile, and, where no "
             "config is named, the model's size; the learning rate ends when the time does.",
+        )
+        parser.add_argument(
+            "--on_save_error",
+            type=OnFailure,
+            default="stop",
+            help="Whether training stops when a checkpoint cannot be written, for example to a "
+            "full disk, or only warns; the earlier checkpoint is kept in both cases.",
         )
         parser.add_argument(
             "--report",

@@ -38,7 +38,7 @@ def run_predict(words: Sequence[str]) -> int:
         UserError: The input has to change.
     """
     parser = make_parser()
-    words, checkpoint, _ = resolve_checkpoint(
+    words, checkpoint = resolve_checkpoint(
         "predict", expand_configs(words, partial(config_words, parser))
     )
     options = parser.parse_args(words)

@@ -17,7 +17,7 @@ from slm.errors import UserError
 # Options of the section `data` in a config that decide nothing here.
 _SECTIONS = {
     "data", "model", "trainer", "seed_everything", "val_interval", "save_interval", "ckpt_path",
-    "budget", "report", "check_device",
+    "budget", "report", "check_device", "on_save_error",
 }  # fmt: skip
 _OTHER = {"batch_size", "eval_batch_size", "num_workers", "block_size", "seed", "order"}
 

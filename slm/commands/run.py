@@ -1,11 +1,14 @@
 """From a verb and its words to what they do: checkpoints found, errors put in words."""
 
 import logging
+import re
+import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from torch import distributed
 
 from slm.commands.budget import BASE_CONFIG
 from slm.commands.complaints import os_errors_explained, out_of_memory_explained
@@ -14,8 +17,10 @@ from slm.commands.halving import TooLargeError
 from slm.commands.resolve import names, option, resolve_checkpoint
 from slm.commands.trainer import StoryCLI
 from slm.errors import UserError
+from slm.processes import end_run
 from slm.training.checkpoint import Checkpoint, open_checkpoint
 from slm.training.memory import return_freed_memory
+from slm.training.runs import RunClaim
 
 
 @os_errors_explained()
@@ -33,8 +38,13 @@ def run_verb(verb: str, words: Sequence[str]) -> int:
         UserError: The input has to change.
     """
     _hush()
+    with RunClaim() as claim:
+        return _run_claimed(verb, list(words), claim)
+
+
+def _run_claimed(verb: str, words: list[str], claim: RunClaim) -> int:
     try:
-        words, checkpoint, resume_run = resolve_checkpoint(verb, list(words))
+        words, checkpoint = resolve_checkpoint(verb, words, claim if verb == "fit" else None)
         initial = _initial(verb, words, checkpoint)
         choose_size = False
         if option(words, "--budget") and not (checkpoint or initial or names(words, "--config")):
@@ -46,14 +56,19 @@ def run_verb(verb: str, words: Sequence[str]) -> int:
         ):
             while True:
                 try:
-                    StoryCLI(verb, words, checkpoint, resume_run, initial, choose_size)
+                    StoryCLI(verb, words, claim, checkpoint, initial, choose_size)
                     break
                 except TooLargeError as found:
-                    words, resume_run = found.command_line(words), found.run
+                    words = found.command_line(words)
                     last = found.checkpoint
                 # Behind the error, which keeps everything alive; the checkpoint wants memory, too.
                 return_freed_memory()
                 checkpoint = open_checkpoint(last) if last else checkpoint
+    except RuntimeError as error:
+        if not (distributed.is_initialized() and _LOST.search(str(error))):
+            raise
+        time.sleep(1.0)  # what watches the other processes knows more about it
+        end_run("another process of this run has ended or cannot be reached")
     except (MisconfigurationException, ModuleNotFoundError) as error:
         raise UserError(
             " ".join(str(error).split()),
@@ -63,6 +78,8 @@ def run_verb(verb: str, words: Sequence[str]) -> int:
     return 0
 
 
+_LOST = re.compile(r"gloo|NCCL|[Cc]onnection (closed|reset|refused)|[Ss]ocket|timed? ?out")
+"""What the libraries that connect processes say when one is gone."""
 _SIZE = ("--model.gpt.n_layer", "--model.gpt.n_head", "--model.gpt.n_embd", "--model.gpt")
 
 

@@ -4,9 +4,7 @@ import difflib
 from pathlib import Path
 
 from slm.errors import UserError
-
-_PARTS = ("events.out.tfevents.*", "checkpoints/*.ckpt")
-"""What makes a folder a run: curves, or checkpoints."""
+from slm.training.runs import find_runs, has_checkpoint, has_curves
 
 
 def find_run(named: str | None, root: str | None) -> Path:
@@ -22,7 +20,7 @@ def find_run(named: str | None, root: str | None) -> Path:
     """
     logs = Path(root or ".").expanduser() / "lightning_logs"
     if named is None:
-        found = _runs(logs)
+        found = find_runs(logs)
         if not found:
             raise UserError(
                 f"there is no run under {logs}",
@@ -34,14 +32,14 @@ def find_run(named: str | None, root: str | None) -> Path:
     if path.is_file() and path.suffix == ".ckpt":
         path = path.resolve().parent.parent
     if not path.is_dir():
-        there = ", ".join(sorted(str(run) for run in _runs(logs))[:5])
+        there = ", ".join(sorted(str(run) for run in find_runs(logs))[:5])
         raise UserError(
             f"{named!r} is no folder",
             "a run's folder, such as lightning_logs/version_0",
             f"one of {there}" if there else "train one: slm fit --config configs/quickstart.yaml",
         )
-    if not _last_written(path):
-        inside = ", ".join(str(run) for run in _runs(path)[:5])
+    if not (has_checkpoint(path) or has_curves(path)):
+        inside = ", ".join(str(run) for run in find_runs(path)[:5])
         raise UserError(
             f"{path} is no run: it holds neither curves nor checkpoints",
             "a run's folder, such as lightning_logs/version_0",
@@ -122,15 +120,3 @@ def names_apart(runs: list[Path]) -> list[str]:
         if len(set(names)) == different:
             return names
     return [str(run.resolve()) for run in runs]
-
-
-def _runs(logs: Path) -> list[Path]:
-    """The runs in a folder, the newest last."""
-    folders = [folder for folder in logs.glob("*") if _last_written(folder)]
-    return sorted(folders, key=_last_written)
-
-
-def _last_written(run: Path) -> float:
-    """When a run's curves or checkpoints were written last, in seconds; 0 if it has none."""
-    files = (file for part in _PARTS for file in run.glob(part))
-    return max((file.stat().st_mtime for file in files), default=0.0)

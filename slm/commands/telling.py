@@ -22,6 +22,7 @@ _TRAINING = {
     "save_interval",
     "budget",
     "report",
+    "on_save_error",
     "check_device",
 }
 _TRAINER = ("accelerator", "default_root_dir")

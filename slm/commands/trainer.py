@@ -1,5 +1,6 @@
 """fit, validate and test: LightningCLI on this project's model and data."""
 
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -10,7 +11,8 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import LambdaCallback
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.strategies.launchers import subprocess_script
 from lightning.pytorch.trainer.states import TrainerStatus
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -19,18 +21,21 @@ from slm.commands.conclusion import conclude_fit, describe_run, print_figures
 from slm.commands.halving import too_large_noticed
 from slm.commands.options import OptionsCLI
 from slm.data.datamodule import StoryData
-from slm.errors import UserError
+from slm.errors import Stopped, UserError
 from slm.hardware import find_device
+from slm.processes import observe_children, watch_parent
 from slm.reports.page import shortened
 from slm.reports.pictures import Pictures
 from slm.reports.record import RunRecord, run_folder
 from slm.training.callbacks import ProgressLine, TrainingCurves, watchers
 from slm.training.checkpoint import open_checkpoint
-from slm.training.checkpointing import AtomicCheckpointIO, LastCheckpoint, best_checkpoint
+from slm.training.checkpointing import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint
+from slm.training.cluster import PATIENCE, cluster_environments
 from slm.training.device_check import DeviceCheck
 from slm.training.interruption import Interruption
 from slm.training.module import StoryModel
 from slm.training.precision import is_native, resolve_precision
+from slm.training.run_logger import RunLogger
 
 
 class StoryCLI(OptionsCLI):
@@ -74,10 +79,12 @@ class StoryCLI(OptionsCLI):
                 self.config.fit.val_interval * options.accumulate_grad_batches
             )
             if options.logger in (None, True):
-                root = Path(options.default_root_dir or ".").resolve()
-                kwargs["logger"] = self._make_logger(root)
+                root = Path(options.default_root_dir or ".").expanduser().absolute()
+                step = self.checkpoint.step if self.checkpoint else 0
+                kwargs["logger"] = RunLogger(root, self.claim, step)
             if options.plugins is None:
-                kwargs["plugins"] = [AtomicCheckpointIO()]
+                kwargs["plugins"] = [AtomicCheckpointIO(self.config.fit.on_save_error)]
+                kwargs["plugins"] += cluster_environments()
             if self.budget:
                 kwargs["callbacks"].append(self.budget)
             kwargs["callbacks"] += watchers(self.curves, options.enable_progress_bar is not False)
@@ -86,7 +93,7 @@ class StoryCLI(OptionsCLI):
                 kwargs["callbacks"].append(DeviceCheck())
             if options.enable_checkpointing is not False:
                 kwargs["callbacks"] += [
-                    best_checkpoint(),
+                    BestCheckpoint(),
                     LastCheckpoint(self.config.fit.save_interval),
                 ]
         else:
@@ -95,19 +102,10 @@ class StoryCLI(OptionsCLI):
                 kwargs["enable_checkpointing"] = False
             if options.enable_progress_bar is not False:
                 kwargs["callbacks"].append(ProgressLine(self.curves))
-        return super().instantiate_trainer(**kwargs)
-
-    def _make_logger(self, root: Path) -> TensorBoardLogger:
-        version = self.resume_run.name if self.resume_run else None
-        # Points that a crashed run logged behind its last checkpoint are going to be logged again.
-        purge_step = self.checkpoint.step + 1 if version and self.checkpoint else None
-        return TensorBoardLogger(
-            root,
-            name="lightning_logs",
-            version=version,
-            default_hp_metric=False,
-            purge_step=purge_step,
-        )
+        trainer = super().instantiate_trainer(**kwargs)
+        if isinstance(trainer.strategy, DDPStrategy):
+            trainer.strategy._timeout = PATIENCE
+        return trainer
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Calls the method of the verb's name."""
@@ -116,10 +114,10 @@ class StoryCLI(OptionsCLI):
     # ---- the verbs ----------------------------------------------------------------------
 
     def fit(self, model: StoryModel, datamodule: StoryData, ckpt_path: str | None = None) -> None:
-        """Trains; after Ctrl-C says how to go on.
+        """Trains; after a signal to stop says how to continue.
 
         Raises:
-            KeyboardInterrupt: Training was interrupted; `last.ckpt` has been written.
+            Stopped: A signal has stopped it; `last.ckpt` has been written.
         """
 
         def say(*_: Any) -> None:
@@ -136,9 +134,11 @@ class StoryCLI(OptionsCLI):
             check_vocabulary(datamodule, initial)
             initial.check_shape(asdict(model.gpt))
         check_vocabulary_size(datamodule, model.gpt.vocab_size)
+        subprocess_script._launch_process_observer = observe_children  # type: ignore[attr-defined, assignment]
+        watch_parent()
         # When the data are prepared and everything fits, not before.
         self.trainer.callbacks.insert(0, LambdaCallback(on_train_start=say))  # type: ignore[attr-defined]
-        with self._interruptible(), Interruption() as interruption:
+        with self._interruptible() as interruption, interruption:
             self.trainer.callbacks.insert(0, interruption)  # type: ignore[attr-defined]
             with (
                 nullcontext() if self.budget else too_large_noticed(self.trainer, model, datamodule)
@@ -146,36 +146,51 @@ class StoryCLI(OptionsCLI):
                 self.trainer.fit(
                     model, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True
                 )
+            if interruption.number:  # after the last micro-batch
+                raise Stopped(interruption.number)
         if self.trainer.is_global_zero:
             conclude_fit(self.trainer, self.config.fit.report)
 
     @contextmanager
-    def _interruptible(self) -> Iterator[None]:
-        """Turns Lightning's exit after Ctrl-C back into the interrupt, with a word on it."""
+    def _interruptible(self) -> Iterator[Interruption]:
+        """Turns Lightning's exit after a signal back into that signal, and says how to continue.
+
+        Raises:
+            Stopped: A signal has stopped the run.
+        """
+        interruption = Interruption()
         try:
-            yield
-        except SystemExit:
-            if self.trainer.state.status != TrainerStatus.INTERRUPTED:
+            yield interruption
+        except (SystemExit, KeyboardInterrupt) as error:
+            stopped = isinstance(error, KeyboardInterrupt)
+            if not stopped and self.trainer.state.status != TrainerStatus.INTERRUPTED:
                 raise
-            step = self.trainer.global_step
-            if self.verb != "fit" or not step:
-                print("\nInterrupted.", file=sys.stderr)
-            else:
-                root = self.config.fit.trainer.default_root_dir
-                place = f" --trainer.default_root_dir {root}" if root else ""
-                print(
-                    f"\nInterrupted at step {step:,}. To go on: slm fit --ckpt_path last{place}",
-                    file=sys.stderr,
-                )
-                if run := run_folder(self.trainer):
-                    print(f"To look at it: slm report {shortened(run)}", file=sys.stderr)
-            raise KeyboardInterrupt from None
+            if self.trainer.is_global_zero:
+                print(self._how_to_continue(), file=sys.stderr)
+            raise Stopped(interruption.number or signal.SIGINT) from None
+
+    def _how_to_continue(self) -> str:
+        step = self.trainer.global_step
+        run = run_folder(self.trainer)
+        if self.verb != "fit" or not step or run is None:
+            return "\nInterrupted."
+        last = run / "checkpoints" / "last.ckpt"
+        if not last.is_file():
+            return f"\nInterrupted at step {step:,}; no checkpoint was to be kept."
+        root = self.config.fit.trainer.default_root_dir
+        place = f" --trainer.default_root_dir {root}" if root else ""
+        if step >= self.trainer.max_steps > 0 and open_checkpoint(last).validated:
+            how = "Training is finished."
+        else:
+            how = f"To continue: slm fit --ckpt_path last{place}"
+        return f"\nInterrupted at step {step:,}. {how}\nTo look at it: slm report {shortened(run)}"
 
     def validate(
         self, model: StoryModel, datamodule: StoryData, ckpt_path: str | None = None
     ) -> None:
         """Measures on the validation split and prints the figures."""
-        with self._interruptible():
+        with self._interruptible() as interruption, interruption:
+            self.trainer.callbacks.insert(0, interruption)  # type: ignore[attr-defined]
             self.trainer.validate(
                 model, datamodule=datamodule, ckpt_path=ckpt_path, verbose=False, weights_only=True
             )
@@ -183,7 +198,8 @@ class StoryCLI(OptionsCLI):
 
     def test(self, model: StoryModel, datamodule: StoryData, ckpt_path: str | None = None) -> None:
         """Measures as `validate` does, under the name of `test`."""
-        with self._interruptible():
+        with self._interruptible() as interruption, interruption:
+            self.trainer.callbacks.insert(0, interruption)  # type: ignore[attr-defined]
             self.trainer.test(
                 model, datamodule=datamodule, ckpt_path=ckpt_path, verbose=False, weights_only=True
             )

@@ -24,14 +24,15 @@ Batch = tuple[Tensor, Tensor]
 """Inputs and targets, each (B, T) int64; a target is the id that follows its input."""
 
 
-def random_words(seed: int, start: int, count: int) -> npt.NDArray[np.uint64]:
+def random_words(seed: int, start: int, count: int, stream: int = 0) -> npt.NDArray[np.uint64]:
     """Words `start` to `start + count - 1` of an endless random sequence, (count,) uint64.
 
     The sequence is Philox-4x64 (Salmon et al. 2011, "Parallel Random Numbers: As Easy as 1, 2,
     3"), which computes any of its blocks of four words from the key and the block's number: no
     state has to be kept or saved.
     """
-    generator = np.random.Philox(key=seed, counter=start // 4)
+    key = seed + (stream << 64)  # 128 bits
+    generator = np.random.Philox(key=key, counter=start // 4)
     return generator.random_raw(start % 4 + count)[start % 4 :]
 
 

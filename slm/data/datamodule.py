@@ -14,6 +14,7 @@ from slm.data.batches import (
     EveryNth,
     RandomWindows,
     TokenFile,
+    random_words,
 )
 from slm.data.cleaning import Cleaning
 from slm.data.corpus import Corpus
@@ -22,6 +23,9 @@ from slm.data.preparation import ensure_prepared, find_folder
 from slm.data.source import in_words
 from slm.data.tokenizer import Tokenizer
 from slm.errors import UserError
+
+_DROPOUT = 1 << 63
+"""Stream of random words that seeds dropout. Windows use stream 0, or their epoch's number."""
 
 
 class StoryData(LightningDataModule):
@@ -184,6 +188,19 @@ class StoryData(LightningDataModule):
         assert trainer is not None
         samples_per_step = trainer.accumulate_grad_batches * self.batch_size * trainer.world_size
         return self.first_sample + (trainer.global_step - self.first_step) * samples_per_step
+
+    def dropout_seed(self, micro_batch: int) -> int:
+        """Seed of dropout's masks in a micro-batch: a function of the seed and its first sample.
+
+        A resumed run draws the masks that an uninterrupted one would have drawn. So do two
+        processes and one that accumulates twice as often; no two micro-batches share theirs.
+
+        Args:
+            micro_batch: Which micro-batch of this optimizer step it is, in this process.
+        """
+        rank, world_size = self._place()
+        sample = self.samples_trained() + (micro_batch * world_size + rank) * self.batch_size
+        return int(random_words(self.seed, sample, 1, stream=_DROPOUT)[0])
 
     def state_dict(self) -> dict[str, Any]:
         """Where in the endless sequence of samples training stands."""

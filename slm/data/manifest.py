@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 
 from slm.data.tokenizer import Tokenizer
 from slm.errors import UserError
+from slm.files import replacing
 
 FORMAT_VERSION = 2
 SPLITS = ("train", "validation")
@@ -77,11 +77,10 @@ class Manifest:
 
     def save(self, folder: Path) -> None:
         """Writes `manifest.json`, the last act of a preparation: all of it or nothing."""
-        temporary = folder / f"manifest.json.tmp-{os.getpid()}"
         plain = self.to_plain()
         plain["checksum"] = checksum(plain)
-        temporary.write_text(json.dumps(plain, indent=1), encoding="utf-8")
-        temporary.replace(folder / "manifest.json")
+        with replacing(folder / "manifest.json") as temporary:
+            temporary.write_text(json.dumps(plain, indent=1), encoding="utf-8")
 
     @classmethod
     def read(cls, folder: Path) -> "Manifest":

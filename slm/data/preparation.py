@@ -26,6 +26,7 @@ from slm.data.tokenizer import Tokenizer
 from slm.data.verification import check_touched
 from slm.data.workers import write_shards
 from slm.errors import UserError
+from slm.files import free_space, remove_leftovers, replacing
 
 PIECE_BYTES = 8 << 20
 # A vocabulary is learnt from this many characters of the training split at most.
@@ -182,7 +183,7 @@ def prepare(
         raise UserError(
             f"the prepared data cannot be written: {error}",
             f"a writable folder with enough free space at {folder}",
-            f"make room ({_free(folder)} are free), or name another place: --data.root FOLDER; "
+            f"make room ({free_space(folder)}), or name another place: --data.root FOLDER; "
             "what is finished is kept",
         ) from error
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -235,8 +236,7 @@ def _keep_or_clear(unfinished: Path, plan: dict[str, Any], tokenizer: Tokenizer 
     """Leaves an unfinished preparation of the same plan as it is, and removes any other."""
     path, vocabulary = unfinished / "plan.json", Manifest.tokenizer_path(unfinished)
     for folder in (unfinished, unfinished.parent):
-        for temporary in folder.glob("*.tmp-*"):  # of processes that were killed
-            temporary.unlink()
+        remove_leftovers(folder)
     try:
         same = json.loads(path.read_text(encoding="utf-8")) == plan
         if same and vocabulary.exists():
@@ -249,9 +249,8 @@ def _keep_or_clear(unfinished: Path, plan: dict[str, Any], tokenizer: Tokenizer 
     for old in unfinished.iterdir():
         if old.name != "lock":
             old.unlink()
-    temporary = unfinished / "plan.json.tmp"
-    temporary.write_text(json.dumps(plan, indent=1), encoding="utf-8")
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(plan, indent=1), encoding="utf-8")
 
 
 @contextmanager
@@ -311,8 +310,3 @@ def _vocabulary(corpus: Corpus, pieces: list[Piece], unfinished: Path) -> Tokeni
             file=sys.stderr,
         )
     return tokenizer
-
-
-def _free(folder: Path) -> str:
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
-    return f"{shutil.disk_usage(existing).free / 1e6:,.1f} MB"

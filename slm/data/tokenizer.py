@@ -18,6 +18,7 @@ import tiktoken
 from tiktoken.load import data_gym_to_mergeable_bpe_ranks
 
 from slm.errors import UserError
+from slm.files import replacing
 
 END_OF_TEXT = "<|endoftext|>"
 CHECKPOINT_KEY = "slm"
@@ -180,9 +181,8 @@ class Tokenizer:
 
     def save(self, path: Path) -> None:
         """Writes `tokenizer.json`: all of it or nothing."""
-        temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-        temporary.write_text(json.dumps(self.to_plain(), indent=0), encoding="utf-8")
-        temporary.replace(path)
+        with replacing(path) as temporary:
+            temporary.write_text(json.dumps(self.to_plain(), indent=0), encoding="utf-8")
 
     @classmethod
     def load(cls, path: Path) -> "Tokenizer":

@@ -11,13 +11,13 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
 from slm.data.datamodule import StoryData
+from slm.files import replacing
 from slm.hardware import describe_machine
 from slm.reports.energy import EnergyMeter
 from slm.training.callbacks import describe_devices
+from slm.training.runs import RECORD, read_entries
 
 _READ_EVERY = 10.0  # seconds
-_NUMBERS = {"first_step", "last_step", "seconds", "tokens"}
-_WORDS = {"started", "machine", "device", "precision", "compiled"}
 
 
 class RunRecord(Callback):
@@ -36,9 +36,9 @@ class RunRecord(Callback):
         data = trainer.datamodule  # type: ignore[attr-defined]
         self._tokens = data.samples_trained() * data.block_size
         folder = run_folder(trainer)
-        self._before = _read(folder) if folder else []
+        self._before = read_entries(folder) if folder else []
         self._entry = {
-            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+            "started": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "machine": describe_machine(device),
             "device": describe_devices(trainer),
             "precision": trainer.precision,
@@ -89,33 +89,11 @@ class RunRecord(Callback):
             "tokens": data.samples_trained() * data.block_size - self._tokens,
             "joules": {name: round(joules, 1) for name, joules in self._meter.joules.items()},
         }
-        path = folder / "record.json"
-        temporary = path.with_name("record.json.tmp")
         try:
-            temporary.write_text(json.dumps([*self._before, entry], indent=1) + "\n", "utf-8")
-            temporary.replace(path)
+            with replacing(folder / RECORD) as temporary:
+                temporary.write_text(json.dumps([*self._before, entry], indent=1) + "\n", "utf-8")
         except OSError as error:  # no reason to lose a checkpoint
             print(f"Record     not written: {error}", file=sys.stderr)
-
-
-def read_record(folder: Path) -> list[dict[str, Any]]:
-    """The entries of a run's record that are whole; none if there is no record."""
-    return [entry for entry in _read(folder) if _is_whole(entry)]
-
-
-def _read(folder: Path) -> list[Any]:
-    try:
-        found = json.loads((folder / "record.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return []
-    return found if isinstance(found, list) else []
-
-
-def _is_whole(entry: Any) -> bool:
-    if not isinstance(entry, dict) or not isinstance(entry.get("joules"), dict):
-        return False
-    numbers = [entry.get(name) for name in _NUMBERS] + list(entry["joules"].values())
-    return all(isinstance(each, int | float) for each in numbers) and entry.keys() >= _WORDS
 
 
 def run_folder(trainer: Trainer) -> Path | None:

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from slm.data.source import in_words
 from slm.data.tokenizer import Tokenizer
+from slm.files import replacing
 from slm.model import GPT
 from slm.reports.figures.attention import draw_head, draw_heads, maps_of_text, token_label
 from slm.reports.figures.curves import CURVES, RunCurves, read_run
@@ -17,10 +18,10 @@ from slm.reports.figures.next_tokens import draw_next_tokens, expectations
 from slm.reports.figures.weights import draw_weights
 from slm.reports.page import definitions, drawn, folded, number, page, section, tiles
 from slm.reports.pictures import STORY
-from slm.reports.record import read_record
 from slm.reports.scorecard.shown import read_card, scorecard_section
 from slm.training.budget import in_words as duration
 from slm.training.checkpoint import Checkpoint, checkpoint_of, open_checkpoint
+from slm.training.runs import read_record
 from slm.training.storyteller import tell_one
 
 CAPTIONS = {
@@ -55,9 +56,9 @@ def write_report(run: Path, out: Path | None = None, curves: RunCurves | None = 
         The file's path.
     """
     path = out or run / "report.html"
-    temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_text(_page(_Run.open(run, curves)), encoding="utf-8")
-    temporary.replace(path)
+    page = _page(_Run.open(run, curves))
+    with replacing(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")
     return path
 
 

@@ -68,6 +68,8 @@ class TimeBudget(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Notes where the run stands, so that the next step is known when it is whole."""
         self._last_step = (trainer.global_step, self.spent)
+        if self.spent >= self.seconds:  # stopped in its last validation
+            trainer.should_stop = True
 
     def on_train_batch_start(self, *_: Any) -> None:
         """Starts the clock at the first batch."""

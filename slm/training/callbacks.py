@@ -5,19 +5,20 @@ import sys
 import time
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
-from torch import Tensor
+from torch import distributed
 from torch.optim import Optimizer
 from tqdm import tqdm
 
 from slm.data.datamodule import StoryData
-from slm.errors import UserError
 from slm.hardware import describe_device
 from slm.model import SamplingOptions
 from slm.training.budget import time_budget
 from slm.training.collection import QuietCollector
+from slm.training.finite import diverged
 from slm.training.module import StoryModel
 from slm.training.storyteller import PROMPT, StoryRequest
 
@@ -69,20 +70,47 @@ class TrainingCurves(Callback):
         self.latest: dict[str, float] = {}
         self.seconds = 0.0
         self._first_batch: float | None = None
+        self._trainer: Trainer | None = None
+        self._saved: dict[str, Any] | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the clock, and lays out TensorBoard's tab of custom scalars."""
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
                 logger.experiment.add_custom_scalars(TENSORBOARD_LAYOUT)
+        self._trainer = trainer
         self._paused: float | None = None
-        self._begin_interval(trainer.global_step)
+        self._begin_interval(trainer.global_step, pl_module.device)
+        if self._saved is not None:  # a resumed run finishes the interval that it was stopped in
+            losses = self._saved["losses"].to(pl_module.device)
+            same = len(losses) == trainer.world_size
+            self._loss = losses[trainer.global_rank] if same else losses.mean()
+            self._batches = self._saved["batches"]
+            self._whole_steps = self._loss, self._batches
+            self._saved = None
 
-    def _begin_interval(self, step: int) -> None:
-        self._loss: Tensor | None = None
+    def _begin_interval(self, step: int, device: torch.device) -> None:
+        self._loss = torch.zeros((), device=device)
         self._batches = 0
+        self._whole_steps = self._loss, 0
         self._step = step
         self._since = time.perf_counter()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Each process's sum of the losses since the last log point, up to the last whole step."""
+        if self._trainer is None:
+            return {}
+        loss, batches = self._whole_steps
+        losses = [torch.zeros_like(loss) for _ in range(self._trainer.world_size)]
+        if len(losses) == 1:
+            losses = [loss]
+        else:
+            distributed.all_gather(losses, loss)
+        return {"losses": torch.stack(losses).cpu(), "batches": batches}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keeps them for when training starts."""
+        self._saved = state_dict or None
 
     def on_train_batch_start(self, *_: Any) -> None:
         """Lets the clock go on after a validation and all that came with it."""
@@ -106,26 +134,22 @@ class TrainingCurves(Callback):
         Raises:
             UserError: The loss is not finite.
         """
-        loss = outputs["loss"].detach()
-        self._loss = loss if self._loss is None else self._loss + loss
+        # Lightning has divided each micro-batch's loss by the number of micro-batches.
+        self._loss = self._loss + outputs["loss"].detach() * trainer.accumulate_grad_batches
         self._batches += 1
         assert self._first_batch is not None
         self.seconds = time.perf_counter() - self._first_batch
         step = trainer.global_step
+        if (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
+            self._whole_steps = self._loss, self._batches
         if step == self._step or (step % log_interval(trainer) and not trainer.should_stop):
             return
         assert isinstance(pl_module, StoryModel)
         assert pl_module.grad_norm is not None
-        # Lightning has divided each micro-batch's loss by the number of micro-batches.
-        mean = self._loss / self._batches * trainer.accumulate_grad_batches
+        mean = self._loss / self._batches
         mean_loss = float(trainer.strategy.reduce(mean, reduce_op="mean"))
-        if not math.isfinite(mean_loss):
-            raise UserError(
-                f"the loss is {mean_loss} at step {step:,}",
-                "a finite loss; nothing of this is saved, earlier checkpoints are kept",
-                "train with a lower --model.optimizer.lr, from the start or from an earlier "
-                "checkpoint by --ckpt_path",
-            )
+        if not math.isfinite(mean_loss) and not pl_module.skip_nonfinite:
+            raise diverged(f"the loss is {mean_loss}", step)
         seconds = time.perf_counter() - self._since
         data: StoryData = trainer.datamodule  # type: ignore[attr-defined]
         self.latest = {
@@ -137,7 +161,7 @@ class TrainingCurves(Callback):
         }
         for logger in trainer.loggers:
             logger.log_metrics(self.latest, step=step)
-        self._begin_interval(step)
+        self._begin_interval(step, pl_module.device)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stops the clock."""
@@ -185,6 +209,47 @@ class LastStep(Callback):
         """Asks for the stop, which Lightning precedes by a validation, at `max_steps`."""
         if trainer.global_step >= trainer.max_steps > 0:
             trainer.should_stop = True
+
+
+class PendingValidation(Callback):
+    """Makes up for a validation in which a run was stopped, before training continues."""
+
+    def __init__(self) -> None:
+        self._step: int | None = None
+        self._extra_step = 0
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Notes that a validation has begun."""
+        if trainer.state.fn == "fit":
+            self._step = trainer.global_step
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Notes that it has ended; comes before the checkpoints, which Lightning calls last."""
+        self._step = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The step of a validation that has begun and not ended."""
+        return {"step": self._step}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes up that step."""
+        self._step = state_dict["step"]
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Lets a run begin that has no step left to train."""
+        if self._step is not None and 0 < trainer.max_steps <= self._step:
+            self._extra_step = 1
+            trainer.fit_loop.epoch_loop.max_steps += 1
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Runs the validation, if there is one to run; Lightning would leave it out."""
+        if self._extra_step:
+            trainer.fit_loop.epoch_loop.max_steps -= self._extra_step
+            trainer.should_stop = True
+        if self._step is not None:
+            trainer.validating = True
+            trainer.fit_loop.epoch_loop.val_loop.run()
+            trainer.training = True
 
 
 SAY_EVERY = 30.0
@@ -320,7 +385,7 @@ def watchers(curves: TrainingCurves, progress: bool = True) -> list[Callback]:
         progress: Whether there is a progress line.
     """
     line: list[Callback] = [ProgressLine(curves)] if progress else []
-    return [LastStep(), curves, SampledStories(), QuietCollector(), *line]
+    return [LastStep(), curves, SampledStories(), QuietCollector(), *line, PendingValidation()]
 
 
 def describe_devices(trainer: Trainer) -> str:

@@ -13,6 +13,7 @@ from slm.data.tokenizer import CHECKPOINT_KEY, Tokenizer
 from slm.errors import UserError
 from slm.model import GPT, GPTConfig
 from slm.training.memory import is_out_of_memory
+from slm.training.runs import find_runs, has_checkpoint
 
 FORMAT_VERSION = 1
 
@@ -29,6 +30,12 @@ class Checkpoint:
     def step(self) -> int:
         """Optimizer steps trained."""
         return int(self.contents["global_step"])
+
+    @property
+    def validated(self) -> bool:
+        """Whether it was not written in the middle of a validation, which is then still to run."""
+        state = self.contents["callbacks"].get("PendingValidation", {"step": None})
+        return state["step"] is None
 
     @property
     def entry(self) -> dict[str, Any]:
@@ -173,16 +180,6 @@ def open_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(path, contents)
 
 
-def runs(root: Path) -> list[Path]:
-    """Folders of runs under a root that hold a checkpoint, the newest last."""
-    files = root.glob("*/checkpoints/*.ckpt")
-    newest: dict[Path, float] = {}
-    for file in files:
-        run = file.parent.parent
-        newest[run] = max(newest.get(run, 0.0), file.stat().st_mtime)
-    return sorted(newest, key=lambda run: newest[run])
-
-
 def checkpoint_of(run: Path) -> Path | None:
     """A run's best checkpoint, or its last where there is no best."""
     paths = (run / "checkpoints" / name for name in ("best.ckpt", "last.ckpt"))
@@ -195,7 +192,7 @@ def newest_checkpoint(root: Path, name: str) -> Path:
     Raises:
         UserError: There is no run, or the newest one has no such checkpoint.
     """
-    found = runs(root)
+    found = [run for run in find_runs(root) if has_checkpoint(run)]
     if not found:
         raise UserError(
             f"there is no run with a checkpoint under {root}",

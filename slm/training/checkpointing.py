@@ -1,28 +1,79 @@
 """When and how checkpoints are written: the best by validation loss, the last by steps."""
 
 import os
-import shutil
-from typing import Any
+import sys
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
 
-from slm.errors import UserError
+from slm.errors import CheckpointError, UserError
+from slm.files import free_space, replacing
+from slm.training.checkpoint import open_checkpoint
+
+OnFailure = Literal["stop", "continue"]
+"""What to do when a checkpoint cannot be written."""
 
 
-def best_checkpoint() -> ModelCheckpoint:
-    """Keeps `best.ckpt`: the weights with the lowest `val_loss` so far."""
-    return ModelCheckpoint(
-        monitor="val_loss", mode="min", filename="best", enable_version_counter=False
-    )
+class BestCheckpoint(ModelCheckpoint):
+    """Keeps `best.ckpt`: the weights with the lowest `val_loss` so far.
+
+    The loss to beat is read from `best.ckpt` itself. Lightning keeps it with the path of the run's
+    folder, and forgets it once that has been moved, copied or linked.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(
+            monitor="val_loss", mode="min", filename="best", enable_version_counter=False
+        )
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Takes up the best so far, if the run is resumed in its own folder."""
+        if trainer.state.fn == "fit" and self.dirpath and trainer.ckpt_path:
+            folder = Path(self.dirpath)
+            if Path(trainer.ckpt_path).resolve().parent == folder.resolve():
+                self._take_up(trainer, folder / "best.ckpt")
+
+    def _take_up(self, trainer: Trainer, path: Path) -> None:
+        score = _best_score(path) if trainer.is_global_zero else None
+        score = trainer.strategy.broadcast(score)
+        self.best_k_models = {} if score is None else {str(path): torch.tensor(score)}
+        self.best_model_score = self.kth_value = self.best_k_models.get(str(path))  # type: ignore[assignment]
+        self.best_model_path = self.kth_best_model_path = "" if score is None else str(path)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Writes the best, and looks what is there if that failed."""
+        super().on_validation_end(trainer, pl_module)
+        failed = getattr(trainer.strategy.checkpoint_io, "failed", False)
+        if self.dirpath and trainer.strategy.broadcast(failed):
+            self._take_up(trainer, Path(self.dirpath) / "best.ckpt")
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Nothing: what counts is the file."""
+
+
+def _best_score(path: Path) -> float | None:
+    """The validation loss of a `best.ckpt`; None if there is none that can be read."""
+    try:
+        states = open_checkpoint(path).contents["callbacks"].values()
+    except UserError:
+        return None
+    scores = (state["best_model_score"] for state in states if state.get("monitor") == "val_loss")
+    return next((float(score) for score in scores if isinstance(score, Tensor)), None)
 
 
 class LastCheckpoint(ModelCheckpoint):
-    """Keeps `last.ckpt`: every so many steps, at the end, and when the run is interrupted.
+    """Keeps `last.ckpt`: every so many steps, at the end, and when the run is stopped.
 
-    Where a validation follows, the file is written again after it, so that it knows the best loss.
+    At a step that is followed by a validation it is written after that, so that it knows the best
+    loss and no validation is lost.
 
     Args:
         interval: Optimizer steps between two writings.
@@ -41,23 +92,59 @@ class LastCheckpoint(ModelCheckpoint):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Writes at the interval, and at the step after which training stops."""
+        due = trainer.should_stop or (batch_idx + 1) % (trainer.val_check_batch or 1) == 0
+        if due and trainer.enable_validation:
+            return  # it will be written after the validation
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         if trainer.should_stop and trainer.global_step % self.interval:
-            trainer.save_checkpoint(self.format_checkpoint_name({}))
+            self._save_checkpoint(trainer, self.format_checkpoint_name({}))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Writes again what was written at this step."""
+        """Writes what is due at this step."""
         due = trainer.should_stop or trainer.global_step % self.interval == 0
         if due and trainer.state.fn == "fit":
-            trainer.save_checkpoint(self.format_checkpoint_name({}))
+            self._save_checkpoint(trainer, self.format_checkpoint_name({}))
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Writes the last whole step, unless writing is what failed, or a process is missing."""
+        together = trainer.world_size == 1 or isinstance(exception, KeyboardInterrupt)
+        if not together or isinstance(exception, CheckpointError):
+            return
+        try:
+            super().on_exception(trainer, pl_module, exception)
+        except UserError:
+            if not isinstance(exception, UserError):  # else the first one is the cause
+                raise
+
+    def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
+        """Writes the curves first: a resumed run has to find all points before its checkpoint."""
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
+                logger.experiment.flush()
+        super()._save_checkpoint(trainer, filepath)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Nothing: paths of the process that wrote it."""
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes beside the target and moves the file into place when it is whole.
+    """Writes beside the target and moves the file into place when it is complete.
 
     Lightning's own way goes through the folder for temporary files: if that is another file
     system, the last step is a copy, and a run killed in the middle of it has no checkpoint.
+
+    Args:
+        on_failure: Whether training stops when the disk refuses a checkpoint.
+
+    Attributes:
+        failed: Whether the last checkpoint could not be written.
     """
+
+    def __init__(self, on_failure: OnFailure = "stop") -> None:
+        self.on_failure = on_failure
+        self.failed = False
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
@@ -65,21 +152,24 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """Writes a checkpoint to `path`: all of it or nothing.
 
         Raises:
-            UserError: The disk refuses it.
+            CheckpointError: The disk refuses it, and training has to stop then.
         """
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        temporary = f"{os.fspath(path)}.tmp-{os.getpid()}"
+        target = Path(path)
         try:
-            torch.save(checkpoint, temporary)
-            os.replace(temporary, path)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(target) as temporary:
+                torch.save(checkpoint, temporary)
+            self.failed = False
         except (OSError, RuntimeError) as error:  # torch's writer raises the latter
-            free = shutil.disk_usage(os.path.dirname(path)).free / 1e6
-            raise UserError(
-                f"the checkpoint {os.fspath(path)} cannot be written: "
-                f"{str(error).splitlines()[0]}; {free:,.1f} MB are free",
+            self.failed = True
+            reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+            found = f"the checkpoint {target} cannot be written: {reason}; {free_space(target)}"
+            if self.on_failure == "continue":
+                print(f"Warning    {found}. Training continues.", file=sys.stderr)
+                return
+            raise CheckpointError(
+                found,
                 "a writable folder with enough free space; an earlier checkpoint is kept",
-                "make room, or train elsewhere: --trainer.default_root_dir FOLDER",
+                "make room, or train elsewhere: --trainer.default_root_dir FOLDER; with "
+                "--on_save_error continue training does not stop for that",
             ) from error
-        finally:
-            if os.path.exists(temporary):
-                os.remove(temporary)

@@ -1,62 +1,91 @@
-"""Ctrl-C between two batches instead of anywhere."""
+"""Signals take effect between two micro-batches, in all processes of a run at once."""
 
 import signal
 import sys
-import threading
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
-from lightning.pytorch import Callback
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import distributed
+
+from slm.errors import Stopped
+from slm.processes import process_rank
+from slm.signals import STOPPING, handled_by, raise_stopped
 
 
 class Interruption(Callback):
-    """While entered, lets an interrupt take effect before the next batch.
+    """While entered, lets a signal to stop take effect before the next micro-batch.
 
-    Python raises KeyboardInterrupt wherever it happens to be: between the halves of an optimizer
-    step, whose weights would then be saved, or in a destructor, where it is lost. Here the first
-    Ctrl-C is noted and raised at the next batch, of training or validation; a second one, or one
-    while no batches are running, is raised at once.
+    Python would raise wherever it happens to be: between the halves of an optimizer step, whose
+    weights would then be saved, or in a destructor, where it is lost. Here the first signal is
+    noted, and raised at the next micro-batch of training or validation; with several processes,
+    when all of them have heard of it. A second signal ends the process at once, and so does one
+    while no batches are running, after cleaning up.
+
+    Attributes:
+        number: The signal that was received; 0 if there was none.
     """
 
     def __init__(self) -> None:
-        self._asked = False
+        self.number = 0
         self._running = False
-        self._previous: Any = None
+        self._group: Any = None
 
     def __enter__(self) -> "Interruption":
-        # Signals belong to the main thread; elsewhere Python's own way has to do.
-        if threading.current_thread() is threading.main_thread():
-            self._previous = signal.signal(signal.SIGINT, self._note)
+        self._handlers = handled_by(self._note)
+        self._handlers.__enter__()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._previous is not None:
-            signal.signal(signal.SIGINT, self._previous)
+    def __exit__(self, *error: Any) -> None:
+        self._handlers.__exit__(*error)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self._asked or not self._running:
-            raise KeyboardInterrupt
-        self._asked = True
-        print("\nStopping before the next batch; Ctrl-C again stops at once.", file=sys.stderr)
+        if not self._running:
+            self.number = number
+            raise_stopped(number, frame)
+        for each in STOPPING:  # from now on each of them ends the process
+            if signal.getsignal(each) is not signal.SIG_IGN:
+                signal.signal(each, signal.SIG_DFL)
+        self.number = number
+        if process_rank():
+            return  # the first process says it, if it was asked, too
+        print(
+            f"\n{signal.Signals(number).name} received: stopping before the next micro-batch; "
+            "once more stops at once.",
+            file=sys.stderr,
+        )
 
-    def _check(self) -> None:
+    def _check(self, trainer: Trainer) -> None:
         self._running = True
-        if self._asked:
-            raise KeyboardInterrupt
+        if trainer.world_size > 1:
+            agreed = torch.tensor(self.number)
+            distributed.all_reduce(agreed, distributed.ReduceOp.MAX, group=self._group)
+            self.number = int(agreed)
+        if self.number:
+            raise Stopped(self.number)
 
-    def on_train_batch_start(self, *_: Any) -> None:
-        """The place to stop at in training."""
-        self._check()
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Takes SIGTERM back from Lightning, whose handler talks to the other processes itself."""
+        if signal.getsignal(signal.SIGTERM) not in (signal.SIG_IGN, None):
+            signal.signal(signal.SIGTERM, self._note)
+        if trainer.world_size > 1 and distributed.get_backend() != "gloo":
+            # On the CPU: a GPU would have to finish what it is at before it could answer.
+            self._group = distributed.new_group(backend="gloo")
 
-    def on_validation_batch_start(self, *_: Any) -> None:
-        """The place to stop at in a validation."""
-        self._check()
+    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
+        """The moment to stop at in training."""
+        self._check(trainer)
+
+    def on_validation_batch_start(self, trainer: Trainer, *_: Any) -> None:
+        """The moment to stop at in a validation."""
+        self._check(trainer)
 
     def on_train_end(self, *_: Any) -> None:
-        """No more batches: from here on an interrupt is raised at once."""
+        """No more micro-batches: from here on a signal takes effect at once."""
         self._running = False
+
+    def on_exception(self, *_: Any) -> None:
+        """While the last checkpoint is written, a second signal still ends the process."""
+        if self.number == signal.SIGINT:  # Lightning has just had it ignored
+            signal.signal(signal.SIGINT, signal.SIG_DFL)

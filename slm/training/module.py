@@ -30,6 +30,7 @@ from slm.training.checkpoint import (
     align_progress,
     open_checkpoint,
 )
+from slm.training.finite import FiniteGradients, diverged
 from slm.training.loss import NextTokenLoss, rows_at_once
 from slm.training.memory import keep_freed_memory, return_freed_memory
 from slm.training.metrics import LanguageModelMetrics
@@ -52,6 +53,18 @@ def check_sizes(data: int, model: int) -> None:
         )
 
 
+def seed_generators(device: torch.device, seed: int) -> None:
+    """Seeds torch's random numbers on the CPU and on a device.
+
+    `torch.manual_seed` asks all kinds of device each time, which takes a tenth of a millisecond.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.default_generators[device.index].manual_seed(seed)
+    elif device.type == "mps":
+        torch.mps.manual_seed(seed)
+
+
 class StoryModel(LightningModule):
     """A GPT, with how it is trained.
 
@@ -61,6 +74,8 @@ class StoryModel(LightningModule):
         compile: Whether to train through torch.compile; costs a minute, pays on GPUs.
         init_from: A checkpoint whose weights to start from, with a fresh optimizer and schedule;
             the data have to be in its vocabulary. No part of the model's own checkpoints.
+        skip_nonfinite: Whether a step whose gradient is not finite is left out and training
+            continues. Otherwise it stops there. On a GPU this costs a synchronisation per step.
         grad_checkpointing: Whether to keep only the input of each block and compute the rest once
             more for the gradients: less memory, a third more time.
     """
@@ -72,6 +87,7 @@ class StoryModel(LightningModule):
         compile: bool = False,
         init_from: str | None = None,
         grad_checkpointing: bool = False,
+        skip_nonfinite: bool = False,
     ) -> None:
         super().__init__()
         self.gpt = gpt
@@ -85,6 +101,7 @@ class StoryModel(LightningModule):
                 "optimizer": asdict(self.optimizer_options),
                 "compile": compile,
                 "grad_checkpointing": grad_checkpointing,
+                "skip_nonfinite": skip_nonfinite,
             }
         )
         self.model = GPT(self.gpt)
@@ -93,6 +110,7 @@ class StoryModel(LightningModule):
         self.metrics: LanguageModelMetrics | None = None
         self.tokenizer: Tokenizer | None = None
         self.grad_norm: Tensor | None = None
+        self.skip_nonfinite = skip_nonfinite
         self._first_step = True
 
     # ---- set-up -------------------------------------------------------------------------
@@ -151,6 +169,12 @@ class StoryModel(LightningModule):
 
     # ---- training -----------------------------------------------------------------------
 
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Sets dropout's random state, so that it depends on nothing that a resumed run lacks."""
+        if data := self._data():
+            seed = data.dropout_seed(batch_idx % self.trainer.accumulate_grad_batches)
+            seed_generators(self.device, seed)
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Mean cross-entropy of a batch, in nats per token."""
         try:
@@ -176,6 +200,11 @@ class StoryModel(LightningModule):
         """
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         self.grad_norm = get_total_norm(gradients)
+        if getattr(self.trainer.precision_plugin, "scaler", None) is None:  # it skips by itself
+            finite = self._finite.check(self.grad_norm, self.trainer.global_step + 1)
+            if not finite:
+                self.zero_grad(set_to_none=True)  # optimizers leave out what has no gradient
+                return
         if gradient_clip_val:
             clip_grads_with_norm_(self.model.parameters(), gradient_clip_val, self.grad_norm)
 
@@ -264,12 +293,7 @@ class StoryModel(LightningModule):
             UserError: A weight is not finite; the file that is there is kept.
         """
         if not all(bool(p.isfinite().all()) for p in self.model.parameters()):
-            raise UserError(
-                f"weights that are not finite at step {self.trainer.global_step}",
-                "finite weights; nothing of this is saved, earlier checkpoints are kept",
-                "train with a lower --model.optimizer.lr, from the start or from an earlier "
-                "checkpoint by --ckpt_path",
-            )
+            raise diverged("the weights are not finite", self.trainer.global_step)
         data = self._data()
         assert self.tokenizer is not None
         checkpoint[CHECKPOINT_KEY] = {
@@ -344,6 +368,7 @@ class StoryModel(LightningModule):
         for group, options in zip(optimizer.param_groups, self._group_options, strict=True):
             group |= options | {"initial_lr": options["lr"], "lr": options["lr"] * curve(step)}
         self._first_step = True
+        self._finite = FiniteGradients(self.skip_nonfinite)
         if self.device.type == "cpu":
             keep_freed_memory()
         if self.compile_model:

@@ -1,5 +1,6 @@
 """The curves of runs: loss, learning rate, gradient norm, throughput."""
 
+import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -44,6 +45,18 @@ class RunCurves:
         return float(self.scalars[name][1].min()) if name in self.scalars else None
 
 
+def read_events(folder: Path) -> Any:
+    """TensorBoard's `EventAccumulator` of a run, with all its scalars and texts."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    # It reports what a resumed run has replaced, which is as it should be.
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)
+    sizes = {"scalars": 0, "tensors": 0, "images": 1, "histograms": 1, "compressedHistograms": 1}
+    events = EventAccumulator(str(folder), size_guidance=sizes)
+    events.Reload()
+    return events
+
+
 def read_run(folder: Path, name: str | None = None) -> RunCurves:
     """Reads a run's TensorBoard files.
 
@@ -53,11 +66,7 @@ def read_run(folder: Path, name: str | None = None) -> RunCurves:
         folder: The run's folder.
         name: What to call it; None takes the folder's name.
     """
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    sizes = {"scalars": 0, "tensors": 0, "images": 1, "histograms": 1, "compressedHistograms": 1}
-    events = EventAccumulator(str(folder), size_guidance=sizes)
-    events.Reload()
+    events = read_events(folder)
     tags = events.Tags()
     scalars = {}
     for tag in tags["scalars"]:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from slm.data.tokenizer import Tokenizer
+from slm.files import replacing
 from slm.model import GPT, SamplingOptions
 from slm.reports.scorecard.generated import Manner, Told, compare, describe, is_copy, tell_stories
 from slm.reports.scorecard.likelihood import Accuracy, score_pairs
@@ -101,9 +102,8 @@ class Scorecard:
 
     def save(self, path: Path) -> None:
         """Writes JSON, all of it or nothing."""
-        temporary = path.with_name(f"{path.name}.tmp")
-        temporary.write_text(json.dumps(self.to_plain(), indent=1) + "\n", encoding="utf-8")
-        temporary.replace(path)
+        with replacing(path) as temporary:
+            temporary.write_text(json.dumps(self.to_plain(), indent=1) + "\n", encoding="utf-8")
 
     def scalars(self) -> dict[str, float]:
         """The figures by name, for curves."""

@@ -1,0 +1,80 @@
+"""Gradients that are not finite: found at their step, before they reach the weights."""
+
+import sys
+
+import torch
+from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
+
+from slm.errors import UserError
+
+_MOST_SKIPPED = 10
+
+
+def diverged(found: str, step: int) -> UserError:
+    """The error for training that has left the finite numbers.
+
+    Args:
+        found: What is not finite.
+        step: The optimizer step, counted from 1.
+    """
+    return UserError(
+        f"{found} at step {step:,}",
+        "finite numbers; nothing of this step is saved, earlier checkpoints are kept",
+        "train with a lower --model.optimizer.lr, from the start or from an earlier checkpoint by "
+        "--ckpt_path; a step that only strange data spoil is left out by "
+        "--model.skip_nonfinite true",
+    )
+
+
+class FiniteGradients:
+    """Looks at each step's gradient norm.
+
+    On a CPU, or if steps are to be skipped, before the step is taken. On a GPU reading the norm
+    would make the CPU wait in every step, so it is copied in the background and read one step
+    later; what a bad step has done to the weights then keeps them from being saved.
+
+    Args:
+        skip: Whether to leave out bad steps instead of stopping.
+    """
+
+    def __init__(self, skip: bool) -> None:
+        self.skip = skip
+        self._skipped = 0
+        self._earlier: tuple[int, Tensor, torch.cuda.Event] | None = None
+
+    def check(self, norm: Tensor, step: int) -> bool:
+        """Whether to take a step.
+
+        Args:
+            norm: Of its gradient, without dimensions.
+            step: Its number, counted from 1.
+
+        Raises:
+            UserError: It, or the one before it, is not finite, and steps are not skipped; or too
+                many in a row are not.
+        """
+        if norm.is_cuda and not self.skip:
+            self._look_later(norm, step)
+            return True
+        if bool(norm.isfinite()):
+            self._skipped = 0
+            return True
+        self._skipped += 1
+        if not self.skip or self._skipped > _MOST_SKIPPED:
+            raise diverged(f"the gradient's norm is {norm.item()}", step)
+        rank_zero_only(print)(
+            f"Skipped    step {step:,}: its gradient is not finite", file=sys.stderr
+        )
+        return False
+
+    def _look_later(self, norm: Tensor, step: int) -> None:
+        if self._earlier is not None:
+            earlier_step, earlier_norm, copied = self._earlier
+            copied.synchronize()
+            if not bool(earlier_norm.isfinite()):
+                raise diverged(f"the gradient's norm is {earlier_norm.item()}", earlier_step)
+        host = torch.empty((), dtype=norm.dtype, pin_memory=True).copy_(norm, non_blocking=True)
+        copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        copied.record()
+        self._earlier = step, host, copied
