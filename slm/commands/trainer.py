@@ -56,10 +56,24 @@ class StoryCLI(OptionsCLI):
         """
         try:
             super().instantiate_classes()
+            self._find_moved_data()
         except ValueError as error:
             raise UserError.from_value_error(
                 error, f"slm {self.verb} --help explains the options"
             ) from error
+
+    def _find_moved_data(self) -> None:
+        """Looks for the checkpoint's data where the whole project may have been moved to."""
+        expected = self.checkpoint.entry["data"] if self.checkpoint else None
+        if self.checkpoint is None or not expected:
+            return
+        project = (self.checkpoint.path.parent / "../../..").resolve()
+        if found := self.datamodule.find_moved(expected, [Path("data"), project / "data"]):
+            rank_zero_only(print)(
+                f"Data       {self.datamodule.source} is gone; the same data, by their SHA-256, "
+                f"are in {found}",
+                file=sys.stderr,
+            )
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Builds the Trainer: precision, intervals, logger and callbacks."""
@@ -171,9 +185,11 @@ class StoryCLI(OptionsCLI):
 
     def _how_to_continue(self) -> str:
         step = self.trainer.global_step
+        if self.verb != "fit" or not step:
+            return "\nInterrupted before there was anything to keep; repeat the command."
         run = run_folder(self.trainer)
-        if self.verb != "fit" or not step or run is None:
-            return "\nInterrupted."
+        if run is None:
+            return f"\nInterrupted at step {step:,}."
         last = run / "checkpoints" / "last.ckpt"
         if not last.is_file():
             return f"\nInterrupted at step {step:,}; no checkpoint was to be kept."

@@ -1,5 +1,6 @@
 """The LightningDataModule: prepares the stories and feeds batches of them."""
 
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +20,7 @@ from slm.data.batches import (
 from slm.data.cleaning import Cleaning
 from slm.data.corpus import Corpus
 from slm.data.manifest import Manifest
-from slm.data.preparation import ensure_prepared, find_folder
+from slm.data.preparation import ensure_prepared, find_folder, find_same_data
 from slm.data.source import in_words
 from slm.data.tokenizer import Tokenizer
 from slm.errors import UserError
@@ -103,6 +104,7 @@ class StoryData(LightningDataModule):
         self.num_workers = num_workers
         self.seed = seed
         self.order = order
+        self.moved_to: Path | None = None
         self.first_sample = 0
         self.first_step = 0
         self.save_hyperparameters(
@@ -126,6 +128,23 @@ class StoryData(LightningDataModule):
         """Where the prepared data lie, or will lie. Not asked for where none are needed."""
         return find_folder(self.corpus)
 
+    def find_moved(self, expected: dict[str, Any], roots: Sequence[Path]) -> Path | None:
+        """Takes the data that a checkpoint was trained on, if its source has been moved away.
+
+        Args:
+            expected: The data's manifest in plain types.
+            roots: Where else than under `root` to look.
+
+        Returns:
+            Their folder, if they were found; None if nothing was missing, or nothing found.
+        """
+        if (self.folder / "manifest.json").exists() or self.corpus.opened.exists():
+            return None
+        self.moved_to = find_same_data(expected, [self.folder.parent, *roots])
+        if self.moved_to is not None:
+            self.folder = self.moved_to
+        return self.moved_to
+
     def known_tokenizer(self) -> dict[str, Any] | None:
         """Identity of the data's tokenizer; None if it has yet to be learnt."""
         if given := self.corpus.given_tokenizer:
@@ -136,7 +155,8 @@ class StoryData(LightningDataModule):
 
     def prepare_data(self) -> None:
         """Prepares the data if they are not, in one process per machine."""
-        ensure_prepared(self.corpus, self.folder)
+        if self.moved_to is None:  # else there is no source to prepare them from
+            ensure_prepared(self.corpus, self.folder)
 
     def setup(self, stage: str) -> None:
         """Opens the prepared data.

@@ -109,13 +109,15 @@ class FileSource:
             raise UserError.unreadable(error.filename or self.path, error) from error
         return digest.hexdigest()[:16]
 
+    def exists(self) -> bool:
+        """Whether there are files."""
+        if self.is_pattern:
+            return bool(glob.glob(str(self.path), recursive=True))
+        return self.path.exists()
+
     def unchanged_since(self, revision: str) -> bool:
         """Whether the files are as they were; true as well where they have been moved away."""
-        if self.is_pattern:
-            gone = not glob.glob(str(self.path), recursive=True)
-        else:
-            gone = not self.path.exists()
-        return gone or self.revision() == revision
+        return not self.exists() or self.revision() == revision
 
     def pieces(self, piece_bytes: int) -> list[Piece]:
         """Each file's pieces: training files, then validation files."""

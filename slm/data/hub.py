@@ -62,6 +62,10 @@ class HubSource:
         """The commit that was downloaded."""
         return revision(next(iter(self._splits.values())))
 
+    def exists(self) -> bool:
+        """True, as far as is known."""
+        return True
+
     def unchanged_since(self, revision: str) -> bool:
         """True: the hub is not asked. Prepared data must do without a network."""
         return True

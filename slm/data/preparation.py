@@ -9,7 +9,7 @@ that are not finished yet. The outcome depends on the source and the options alo
 import json
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -101,7 +101,7 @@ def _is_prepared(corpus: Corpus, folder: Path) -> bool:
         return False
     manifest = Manifest.load(folder)
     apart = "keep both apart with another --data.root, or remove that folder"
-    if manifest.source != corpus.opened.spec:
+    if manifest.source != corpus.opened.spec and not _same_files(corpus, manifest):
         raise UserError(
             f"{folder} holds data prepared from {in_words(manifest.source)}",
             f"data from {in_words(corpus.opened.spec)}",
@@ -117,6 +117,36 @@ def _is_prepared(corpus: Corpus, folder: Path) -> bool:
             )
     check_touched(folder, manifest)
     return corpus.opened.unchanged_since(manifest.revision)
+
+
+def _same_files(corpus: Corpus, manifest: Manifest) -> bool:
+    """Whether the source's files are those that were prepared, under another path."""
+    try:
+        return corpus.opened.revision() == manifest.revision
+    except UserError:
+        return False
+
+
+def find_same_data(expected: dict[str, Any], roots: Sequence[Path]) -> Path | None:
+    """Finds prepared data by what they hold, wherever they were prepared or moved to.
+
+    Args:
+        expected: A manifest in plain types, as a checkpoint keeps it.
+        roots: Folders that may hold folders of prepared data.
+
+    Returns:
+        The folder whose token files and vocabulary have the same SHA-256; None if there is none.
+    """
+    wanted = [expected["splits"][split]["sha256"] for split in SPLITS]
+    for path in (path for root in roots for path in sorted(root.glob("*/manifest.json"))):
+        try:
+            manifest = Manifest.read(path.parent)
+        except UserError:
+            continue
+        found = [manifest.splits[split].sha256 for split in SPLITS]
+        if found == wanted and manifest.tokenizer["sha256"] == expected["tokenizer"]["sha256"]:
+            return path.parent
+    return None
 
 
 def prepare(

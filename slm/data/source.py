@@ -51,6 +51,9 @@ class Source(Protocol):
             UserError: The source does not exist.
         """
 
+    def exists(self) -> bool:
+        """Whether there is something to read, as far as that is known without a network."""
+
     def unchanged_since(self, revision: str) -> bool:
         """Whether data prepared from `revision` still stand for this source, as far as known."""
 

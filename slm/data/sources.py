@@ -78,6 +78,10 @@ class BuiltinSource:
         digest = hashlib.sha256("\0".join(builtin_stories(min(1000, self.count))).encode())
         return f"{self.count}-stories-{digest.hexdigest()[:16]}"
 
+    def exists(self) -> bool:
+        """Always."""
+        return True
+
     def unchanged_since(self, revision: str) -> bool:
         """Whether the generator still tells the same stories."""
         return self.revision() == revision
@@ -103,6 +107,10 @@ class JoinedSource:
     def revision(self) -> str:
         """All of theirs, none of which holds a space."""
         return " ".join(source.revision() or "-" for source in self.sources)
+
+    def exists(self) -> bool:
+        """Whether all of them do."""
+        return all(source.exists() for source in self.sources)
 
     def unchanged_since(self, revision: str) -> bool:
         """Whether none of them has changed."""

@@ -65,6 +65,23 @@ def seed_generators(device: torch.device, seed: int) -> None:
         torch.mps.manual_seed(seed)
 
 
+_SCHEDULE = "The learning rate continues on another curve; it may jump."
+_STEPS = "Steps have another size; training continues after the last window it has seen."
+_ORDER = "Windows come in another order; some may come twice, others not at all."
+EFFECTS = {
+    **dict.fromkeys(
+        ("lr", "min_lr_ratio", "warmup_steps", "decay_steps", "schedule", "cooldown_share"),
+        _SCHEDULE,
+    ),
+    **dict.fromkeys(("batch_size", "accumulate_grad_batches", "processes"), _STEPS),
+    **dict.fromkeys(("seed", "order"), _ORDER),
+    "train.bin": "The stories are others than those it was trained on; a fresh optimizer may suit "
+    "them better: --model.init_from.",
+    "precision": "Results will differ by rounding.",
+}
+"""What a changed option means for a resumed run."""
+
+
 class StoryModel(LightningModule):
     """A GPT, with how it is trained.
 
@@ -312,6 +329,7 @@ class StoryModel(LightningModule):
             "gradient_clip_val": self.trainer.gradient_clip_val,
             "precision": self.trainer.precision,
             "dropout": self.gpt.dropout,
+            "processes": self.trainer.world_size,
         }
         if budget := time_budget(self.trainer):
             del facts["decay_steps"]  # what is expected of this machine, not what was asked for
@@ -347,6 +365,10 @@ class StoryModel(LightningModule):
             if changed:
                 step = checkpoint["global_step"]
                 self._say(f"From step {step} on, unlike before: {', '.join(changed)}")
+                for effect in dict.fromkeys(
+                    EFFECTS[key] for key in EFFECTS if any(c.startswith(f"{key} ") for c in changed)
+                ):
+                    self._say(f"           {effect}")
 
     @rank_zero_only
     def _say(self, message: str) -> None:

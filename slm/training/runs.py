@@ -7,6 +7,7 @@ import errno
 import json
 import re
 import shutil
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -41,8 +42,11 @@ class RunClaim:
     def __exit__(self, *_: object) -> None:
         if self._lock is not None:
             self._lock.release()
-        if self.folder and all(file.name.startswith(LOCK) for file in self.folder.glob("*")):
-            shutil.rmtree(self.folder, ignore_errors=True)  # nothing came of it
+        created = self.folder if not self.resumed else None
+        if created and all(file.name.startswith(LOCK) for file in created.glob("*")):
+            shutil.rmtree(created, ignore_errors=True)  # nothing came of it
+            with suppress(OSError):
+                created.parent.rmdir()
 
     def create(self, root: Path) -> Path:
         """Creates the next `version_N` under a root; no two processes get the same.
@@ -76,8 +80,8 @@ class RunClaim:
         Raises:
             UserError: Another process is training in it.
         """
-        self.folder, self.resumed = folder, True
         self._lock = _lock(folder, _PATIENCE)
+        self.folder, self.resumed = folder, True
         for written in (folder, folder / "checkpoints"):
             remove_leftovers(written)
 
