@@ -30,7 +30,7 @@ from slm.reports.record import RunRecord, run_folder
 from slm.training.callbacks import ProgressLine, TrainingCurves, watchers
 from slm.training.checkpoint import open_checkpoint
 from slm.training.checkpointing import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint
-from slm.training.cluster import PATIENCE, cluster_environments
+from slm.training.cluster import PATIENCE, cluster_environments, fsdp2
 from slm.training.device_check import DeviceCheck
 from slm.training.interruption import Interruption
 from slm.training.module import StoryModel
@@ -86,6 +86,8 @@ class StoryCLI(OptionsCLI):
                 "--trainer.precision auto takes the fastest format that is",
                 file=sys.stderr,
             )
+        if options.strategy == "fsdp2":
+            kwargs["strategy"] = fsdp2(options.devices, options.num_nodes)
         kwargs["enable_progress_bar"] = False
         kwargs["callbacks"] = list(options.callbacks or [])
         if self.verb == "fit":

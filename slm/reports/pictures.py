@@ -33,7 +33,8 @@ class Pictures(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draws with the weights of this moment."""
         loggers = [each for each in trainer.loggers if isinstance(each, TensorBoardLogger)]
-        if trainer.state.fn != "fit" or trainer.sanity_checking or not loggers:
+        assert isinstance(pl_module, StoryModel)
+        if trainer.state.fn != "fit" or trainer.sanity_checking or not loggers or pl_module.sharded:
             return
         # matplotlib takes half a second to load.
         from slm.reports.figures.attention import draw_heads, maps_of_text
@@ -41,7 +42,6 @@ class Pictures(Callback):
         from slm.reports.figures.style import as_array
         from slm.reports.figures.weights import weight_groups
 
-        assert isinstance(pl_module, StoryModel)
         model, tokenizer = pl_module.model, pl_module.tokenizer
         if not all(bool(weight.isfinite().all()) for weight in model.parameters()):
             return  # the loss says so, and stops the run

@@ -189,9 +189,9 @@ class SampledStories(Callback):
     @rank_zero_only
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Tells the story with the weights of this moment."""
-        if trainer.state.fn != "fit" or trainer.sanity_checking:
-            return
         assert isinstance(pl_module, StoryModel)
+        if trainer.state.fn != "fit" or trainer.sanity_checking or pl_module.sharded:
+            return
         story = self.request.prompt + "".join(pl_module.storyteller().tell(self.request))
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):

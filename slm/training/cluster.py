@@ -1,11 +1,14 @@
 """How the processes of a run find each other: torchrun, SLURM, or started by the first one."""
 
 from datetime import timedelta
+from typing import Any
 
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.pytorch.strategies import ModelParallelStrategy
 
+from slm.errors import UserError
 from slm.processes import in_slurm_job, started_by_srun, started_by_torchrun
 
 PATIENCE = timedelta(minutes=10)
@@ -23,3 +26,27 @@ def cluster_environments() -> list[ClusterEnvironment]:
     if started_by_torchrun() or not in_slurm_job():
         return []
     return [SLURMEnvironment(auto_requeue=False) if started_by_srun() else LightningEnvironment()]
+
+
+def fsdp2(devices: Any, nodes: int) -> ModelParallelStrategy:
+    """The strategy that cuts weights and optimizer state into pieces, one for each process.
+
+    Args:
+        devices: `--trainer.devices`: how many on each machine.
+        nodes: How many machines.
+
+    Raises:
+        UserError: The number of devices is not given.
+    """
+    if not str(devices).isdigit():
+        raise UserError(
+            f"--trainer.strategy fsdp2 with --trainer.devices {devices}",
+            "the number of devices on each machine",
+            "--trainer.devices 2",
+        )
+    return ModelParallelStrategy(
+        data_parallel_size=int(devices) * nodes,
+        tensor_parallel_size=1,
+        save_distributed_checkpoint=False,  # one file, as every verb expects it
+        timeout=PATIENCE,
+    )

@@ -9,10 +9,14 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torch._dynamo.exc import TorchDynamoException
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor
+from torch.nn import functional as F
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -155,6 +159,37 @@ class StoryModel(LightningModule):
         if self.compile_model and stage == "fit":
             self._loss = NextTokenLoss(compile=True)
 
+    @property
+    def sharded(self) -> bool:
+        """Whether each process holds a part of every weight (FSDP2)."""
+        return isinstance(self.model, FSDPModule)
+
+    def configure_model(self) -> None:
+        """Shards the network for FSDP2 (Zhao et al. 2023, arXiv 2304.11277): block by block.
+
+        Embedding and head, which are one matrix if tied, belong to the outermost unit.
+
+        Raises:
+            UserError: Options that need whole weights.
+        """
+        if self.sharded or not isinstance(self.trainer.strategy, ModelParallelStrategy):
+            return
+        for refused, option in (
+            (self.optimizer_options.name == "muon", "--model.optimizer.name muon"),
+            (self.compile_model, "--model.compile true"),
+        ):
+            if refused:
+                raise UserError(
+                    f"{option} with --trainer.strategy fsdp2, which cuts weights into pieces",
+                    "AdamW, without compiling",
+                    "--trainer.strategy ddp: a model of this size fits on each device",
+                )
+        assert self.device_mesh is not None
+        mesh = self.device_mesh["data_parallel"]
+        for block in self.model.blocks:
+            fully_shard(block, mesh=mesh)
+        fully_shard(self.model, mesh=mesh)
+
     def _data(self) -> StoryData | None:
         data = getattr(self._trainer, "datamodule", None)
         return data if isinstance(data, StoryData) else None
@@ -194,6 +229,9 @@ class StoryModel(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Mean cross-entropy of a batch, in nats per token."""
+        if self.sharded:  # the network has to be called as a whole to be put together
+            inputs_BT, targets_BT = batch
+            return F.cross_entropy(self.model(inputs_BT).flatten(0, 1), targets_BT.flatten())
         try:
             return self._loss(self.model, *batch)
         except TorchDynamoException as error:
@@ -216,14 +254,15 @@ class StoryModel(LightningModule):
         precision. A GradScaler has unscaled the gradients before this is called.
         """
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        self.grad_norm = get_total_norm(gradients)
+        norm = get_total_norm(gradients)
+        self.grad_norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
         if getattr(self.trainer.precision_plugin, "scaler", None) is None:  # it skips by itself
             finite = self._finite.check(self.grad_norm, self.trainer.global_step + 1)
             if not finite:
                 self.zero_grad(set_to_none=True)  # optimizers leave out what has no gradient
                 return
         if gradient_clip_val:
-            clip_grads_with_norm_(self.model.parameters(), gradient_clip_val, self.grad_norm)
+            clip_grads_with_norm_(self.model.parameters(), gradient_clip_val, norm)
 
     def on_train_end(self) -> None:
         """Lets go of the memory that the loss keeps."""
@@ -239,7 +278,8 @@ class StoryModel(LightningModule):
         Lightning would hold them until the next backward pass, next to all the activations.
         """
         super().optimizer_step(*args, **kwargs)
-        self._loss.recycle(self.model)
+        if not self.sharded:
+            self._loss.recycle(self.model)
         self.zero_grad(set_to_none=True)
         if self._first_step:
             # Compiling has left much behind, and the optimizer's state, made just now, lies among
@@ -253,13 +293,17 @@ class StoryModel(LightningModule):
         """Adds a batch to the sums."""
         inputs_BT, targets_BT = batch
         assert self.metrics is not None
-        hidden_BTC = self.model.hidden(inputs_BT)
+        hidden_BTC = None if self.sharded else self.model.hidden(inputs_BT)
         # The logits of the whole batch would need more memory than all of training.
         rows = rows_at_once(self.gpt.vocab_size, self.device.type, compiled=False)
         windows = max(1, rows // inputs_BT.size(1))
         for start in range(0, len(inputs_BT), windows):
             some = slice(start, start + windows)
-            self.metrics.update(self.model.unembed(hidden_BTC[some]), targets_BT[some])
+            if hidden_BTC is None:
+                logits_BTV = self.model(inputs_BT[some])
+            else:
+                logits_BTV = self.model.unembed(hidden_BTC[some])
+            self.metrics.update(logits_BTV, targets_BT[some])
 
     def on_validation_epoch_end(self) -> None:
         """Reports `val_loss`, `val_perplexity` and `val_bits_per_byte`."""
@@ -309,7 +353,11 @@ class StoryModel(LightningModule):
         Raises:
             UserError: A weight is not finite; the file that is there is kept.
         """
-        if not all(bool(p.isfinite().all()) for p in self.model.parameters()):
+        parts = (p.to_local() if isinstance(p, DTensor) else p for p in self.model.parameters())
+        finite = all(bool(part.isfinite().all()) for part in parts)
+        if self.sharded:
+            finite = self.trainer.strategy.reduce_boolean_decision(finite)
+        if not finite:
             raise diverged("the weights are not finite", self.trainer.global_step)
         data = self._data()
         assert self.tokenizer is not None
