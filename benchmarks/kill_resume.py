@@ -67,7 +67,7 @@ def measure(options: list[str], trials: int, seed: int, folder: Path) -> dict[st
         root = folder / f"trial-{trial}"
         in_write = trial % 2 == 1
         # The first checkpoint is written at a twentieth of the way.
-        delay = moments.uniform(0, 0.9 * seconds)
+        delay = moments.uniform(0, 0.7 * seconds)
         step = train_and_kill(plan, root, delay, in_write)
         left = len(list((run_in(root) / "checkpoints").glob("*.tmp-*")))
         train(plan, root)

@@ -109,3 +109,20 @@ def test_what_is_to_be_run_on_a_gpu_runs_on_a_cpu_in_small(monkeypatch, workplac
     tables = Path("gpu.md").read_text()
     for row in ("slm Trainer", "slm fp32 | 2 |", "| 5s | 2 layers"):
         assert row in tables
+
+
+def test_what_scaling_says_is_in_the_docs(monkeypatch, capsys):
+    load("scaling", monkeypatch).main()
+    assert capsys.readouterr().out in (FOLDER.parent / "docs" / "scaling.md").read_text()
+
+
+def test_killed_runs_are_compared(monkeypatch, tmp_path, capsys):
+    script = load("kill_resume", monkeypatch)
+    config = script.CONFIG | {"val_interval": 4, "data": script.CONFIG["data"]}
+    config["trainer"] = script.CONFIG["trainer"] | {"max_steps": 8}
+    stories = write_stories(tmp_path / "stories.txt", make_stories(2000))
+    config["data"] = config["data"] | {"source": str(stories)}
+    monkeypatch.setattr(script, "CONFIG", config)
+    found = script.measure(["--model.gpt.n_layer", "1"], 1, 1, tmp_path)
+    assert found["identical"] == 1
+    assert found["trials"][0]["differences"] == {}

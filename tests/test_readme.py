@@ -17,7 +17,10 @@ RECIPE = (ROOT / "docs" / "recipe.md").read_text(encoding="utf-8")
 TRAINING = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
 LOOKING = (ROOT / "docs" / "looking.md").read_text(encoding="utf-8")
 TELLING = (ROOT / "docs" / "telling.md").read_text(encoding="utf-8")
+INTERRUPTIONS = (ROOT / "docs" / "interruptions.md").read_text(encoding="utf-8")
+SCALING = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
 NOTEBOOK = (ROOT / "docs" / "common-notebook.md").read_text(encoding="utf-8")
+DOCS = (DATA, RECIPE, NOTEBOOK, TELLING, TRAINING, LOOKING, INTERRUPTIONS, SCALING)
 DATA_OPTIONS = "--data.source stories.txt --data.tokenizer bpe --data.vocab_size 300"
 MODEL_OPTIONS = """
   --data.batch_size 2 --model.gpt.vocab_size 300 --model.gpt.block_size 16 --model.gpt.n_layer 1
@@ -37,6 +40,8 @@ def shell_commands(text):
 
 def made_small(verb, words):
     """What has to be added to a command for it to run in a second."""
+    if verb == "verify-resume":
+        return f"{DATA_OPTIONS} {SHARE} {MODEL_OPTIONS} --steps 4 --kills 1"
     if verb == "predict":
         return "--max_new_tokens 5"
     if verb == "bench" and words[0] == "train":
@@ -78,9 +83,15 @@ def test_make_targets_exist():
 
 @pytest.mark.parametrize(
     ("text", "least"),
-    [(README, 18), (DATA, 5), (RECIPE, 5), (TELLING, 7), (TRAINING, 3), (LOOKING, 5)],
-    ids=["README", "data.md", "recipe.md", "telling.md", "training.md", "looking.md"],
-)
+    [
+        (README, 18), (DATA, 5), (RECIPE, 5), (TELLING, 7), (TRAINING, 3), (LOOKING, 5),
+        (INTERRUPTIONS, 1),
+    ],
+    ids=[
+        "README", "data.md", "recipe.md", "telling.md", "training.md", "looking.md",
+        "interruptions.md",
+    ],
+)  # fmt: skip
 def test_every_command_runs(slm, workplace, text, least):
     """In the order of the text, in one folder, as a reader would type them."""
     write_corpora(workplace)
@@ -105,12 +116,12 @@ def test_the_python_example_runs(slm, workplace, capsys):
 
 
 def test_no_figure_is_left_to_be_filled_in():
-    for text in (README, DATA, RECIPE, NOTEBOOK, TELLING, TRAINING, LOOKING):
+    for text in (README, *DOCS):
         assert not re.search(r"\b(TABLE|COLD|COST\w*|TODO|XXX)\b", text)
 
 
 def test_files_it_points_to_exist():
-    docs = [(ROOT / "docs", text) for text in (DATA, RECIPE, NOTEBOOK, TELLING, TRAINING, LOOKING)]
+    docs = [(ROOT / "docs", text) for text in DOCS]
     for folder, text in [(ROOT, README), *docs]:
         for path in re.findall(r"\]\(((?!http|#)[^)]+)\)", text):
             assert (folder / path).exists(), path
