@@ -5,6 +5,7 @@ Nothing heavy is imported before the verb is known.
 
 import difflib
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -72,12 +73,11 @@ def _reported(words: list[str]) -> int:
     except UserError as error:
         print(f"slm: error: {error}", file=sys.stderr)
         return 2
-    except Stopped as stopped:
+    except KeyboardInterrupt as interrupt:
+        stopped = interrupt if isinstance(interrupt, Stopped) else Stopped(signal.SIGINT)
         if process_rank() == 0:
             print(f"slm: stopped by {stopped}", file=sys.stderr)
         return 128 + stopped.number
-    except KeyboardInterrupt:
-        return 130
 
 
 def _dispatch(words: list[str]) -> int:

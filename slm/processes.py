@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Sequence
 
 _POLL = 0.5  # seconds
@@ -61,28 +60,35 @@ def end_run(what: str) -> None:
     threading.Event().wait()  # another thread is doing so
 
 
+_over = threading.Event()
+
+
+def run_is_over() -> None:
+    """From now on the processes of the run end, each in its own time."""
+    _over.set()
+
+
 def observe_children(children: Sequence["subprocess.Popen[bytes]"]) -> None:
     """Watches the processes that this one has started, and ends the run if one of them fails.
 
     In place of Lightning's observer, which kills this process without a word.
     """
+    _over.clear()
     threading.Thread(target=_observe, args=(children,), daemon=True).start()
 
 
 def _observe(children: Sequence["subprocess.Popen[bytes]"]) -> None:
-    while True:
-        time.sleep(_POLL)
+    failed: dict[int, int] = {}
+    while not failed:
+        if _over.wait(_POLL):
+            return
         codes = {rank: child.poll() for rank, child in enumerate(children, start=1)}
         failed = {rank: code for rank, code in codes.items() if code}
-        if failed:
-            break
         if all(code == 0 for code in codes.values()):
             return
     rank, code = next(iter(failed.items()))
-    if code > 128:
-        return  # stopped by a signal that all have heard of
-    if code > 0:
-        time.sleep(_GRACE)  # it has printed its reason, and this process may have found it, too
+    if code > 0 and _over.wait(_GRACE):  # it has printed its reason; perhaps this one found it, too
+        return
     for child in children:
         child.kill()
     how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
@@ -95,8 +101,10 @@ def watch_parent() -> None:
 
     def watch() -> None:
         while os.getppid() == parent:
-            time.sleep(_POLL)
+            if _over.wait(_POLL):
+                return
         end_run("the first process of this run has ended")
 
+    _over.clear()
     if process_rank() and not (started_by_torchrun() or started_by_srun()):
         threading.Thread(target=watch, daemon=True).start()

@@ -23,7 +23,7 @@ from slm.commands.options import OptionsCLI
 from slm.data.datamodule import StoryData
 from slm.errors import Stopped, UserError
 from slm.hardware import find_device
-from slm.processes import observe_children, watch_parent
+from slm.processes import observe_children, run_is_over, watch_parent
 from slm.reports.page import shortened
 from slm.reports.pictures import Pictures
 from slm.reports.record import RunRecord, run_folder
@@ -88,6 +88,7 @@ class StoryCLI(OptionsCLI):
             )
         if options.strategy == "fsdp2":
             kwargs["strategy"] = fsdp2(options.devices, options.num_nodes)
+        plugins: list[Any] = list(cluster_environments())
         kwargs["enable_progress_bar"] = False
         kwargs["callbacks"] = list(options.callbacks or [])
         if self.verb == "fit":
@@ -99,8 +100,7 @@ class StoryCLI(OptionsCLI):
                 step = self.checkpoint.step if self.checkpoint else 0
                 kwargs["logger"] = RunLogger(root, self.claim, step)
             if options.plugins is None:
-                kwargs["plugins"] = [AtomicCheckpointIO(self.config.fit.on_save_error)]
-                kwargs["plugins"] += cluster_environments()
+                plugins.append(AtomicCheckpointIO(self.config.fit.on_save_error))
             if self.budget:
                 kwargs["callbacks"].append(self.budget)
             kwargs["callbacks"] += watchers(self.curves, options.enable_progress_bar is not False)
@@ -118,6 +118,8 @@ class StoryCLI(OptionsCLI):
                 kwargs["enable_checkpointing"] = False
             if options.enable_progress_bar is not False:
                 kwargs["callbacks"].append(ProgressLine(self.curves))
+        if options.plugins is None:
+            kwargs["plugins"] = plugins
         trainer = super().instantiate_trainer(**kwargs)
         if isinstance(trainer.strategy, DDPStrategy):
             trainer.strategy._timeout = PATIENCE
@@ -154,7 +156,7 @@ class StoryCLI(OptionsCLI):
         watch_parent()
         # When the data are prepared and everything fits, not before.
         self.trainer.callbacks.insert(0, LambdaCallback(on_train_start=say))  # type: ignore[attr-defined]
-        with self._interruptible() as interruption, interruption:
+        with self._interruptible(), Interruption() as interruption:
             self.trainer.callbacks.insert(0, interruption)  # type: ignore[attr-defined]
             with (
                 nullcontext() if self.budget else too_large_noticed(self.trainer, model, datamodule)
@@ -162,33 +164,34 @@ class StoryCLI(OptionsCLI):
                 self.trainer.fit(
                     model, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True
                 )
+            run_is_over()
             if interruption.number:  # after the last micro-batch
                 raise Stopped(interruption.number)
         if self.trainer.is_global_zero:
             conclude_fit(self.trainer, self.config.fit.report)
 
     @contextmanager
-    def _interruptible(self) -> Iterator[Interruption]:
+    def _interruptible(self) -> Iterator[None]:
         """Turns Lightning's exit after a signal back into that signal, and says how to continue.
 
         Raises:
             Stopped: A signal has stopped the run.
         """
-        interruption = Interruption()
         try:
-            yield interruption
+            yield
         except (SystemExit, KeyboardInterrupt) as error:
             stopped = isinstance(error, KeyboardInterrupt)
             if not stopped and self.trainer.state.status != TrainerStatus.INTERRUPTED:
                 raise
             if self.trainer.is_global_zero:
                 print(self._how_to_continue(), file=sys.stderr)
-            raise Stopped(interruption.number or signal.SIGINT) from None
+            signalled = error if stopped else error.__context__  # Lightning has exited upon it
+            raise Stopped(getattr(signalled, "number", signal.SIGINT)) from None
 
     def _how_to_continue(self) -> str:
         step = self.trainer.global_step
         if self.verb != "fit" or not step:
-            return "\nInterrupted before there was anything to keep; repeat the command."
+            return "\nInterrupted before the first step; the same command begins again."
         run = run_folder(self.trainer)
         if run is None:
             return f"\nInterrupted at step {step:,}."
@@ -207,8 +210,7 @@ class StoryCLI(OptionsCLI):
         self, model: StoryModel, datamodule: StoryData, ckpt_path: str | None = None
     ) -> None:
         """Measures on the validation split and prints the figures."""
-        with self._interruptible() as interruption, interruption:
-            self.trainer.callbacks.insert(0, interruption)  # type: ignore[attr-defined]
+        with self._interruptible():
             self.trainer.validate(
                 model, datamodule=datamodule, ckpt_path=ckpt_path, verbose=False, weights_only=True
             )
@@ -216,8 +218,7 @@ class StoryCLI(OptionsCLI):
 
     def test(self, model: StoryModel, datamodule: StoryData, ckpt_path: str | None = None) -> None:
         """Measures as `validate` does, under the name of `test`."""
-        with self._interruptible() as interruption, interruption:
-            self.trainer.callbacks.insert(0, interruption)  # type: ignore[attr-defined]
+        with self._interruptible():
             self.trainer.test(
                 model, datamodule=datamodule, ckpt_path=ckpt_path, verbose=False, weights_only=True
             )

@@ -87,6 +87,12 @@ class LastCheckpoint(ModelCheckpoint):
             enable_version_counter=False,
         )
         self.interval = interval
+        self._begun_at: int | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Notes the step at which this process begins."""
+        super().on_train_start(trainer, pl_module)
+        self._begun_at = trainer.global_step
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -109,6 +115,8 @@ class LastCheckpoint(ModelCheckpoint):
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         """Writes the last whole step, unless writing is what failed, or a process is missing."""
+        if self._begun_at is None or trainer.global_step == self._begun_at:
+            return  # no step since the checkpoint that was loaded, if any
         together = trainer.world_size == 1 or isinstance(exception, KeyboardInterrupt)
         if not together or isinstance(exception, CheckpointError):
             return

@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import distributed
 
 from slm.errors import Stopped
-from slm.processes import process_rank
+from slm.processes import process_rank, run_is_over
 from slm.signals import STOPPING, handled_by, raise_stopped
 
 
@@ -63,6 +63,7 @@ class Interruption(Callback):
             distributed.all_reduce(agreed, distributed.ReduceOp.MAX, group=self._group)
             self.number = int(agreed)
         if self.number:
+            run_is_over()
             raise Stopped(self.number)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
