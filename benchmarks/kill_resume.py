@@ -4,7 +4,7 @@
 
 For each recipe: one run without a disturbance, then trials. A trial trains, is killed (SIGKILL) at
 a random moment, every second one while it writes a checkpoint, and is resumed until the end. Final
-weights, optimizer state, learning-rate schedule and all curves have to be identical bit by bit.
+weights, optimizer state, learning-rate schedule and all curves must be identical bit by bit.
 Takes about ten minutes for each recipe on two cores.
 """
 

@@ -4,7 +4,7 @@
 
 Nothing is measured here but the speed of one GPU, which is taken from a report. Data-parallel
 training (DDP) adds an all-reduce of all gradients to each step. Gradients of the blocks travel
-while the backward pass goes on; that of the tied embedding is complete only at its very end.
+during the backward pass; that of the tied embedding is complete only at its very end.
 """
 
 from dataclasses import dataclass

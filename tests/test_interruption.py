@@ -94,7 +94,7 @@ STAGES = {
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])
 def test_a_signal_loses_nothing(workplace, stage, name):
-    options, begun, said = STAGES[stage]
+    options, begun, expected = STAGES[stage]
     with subprocess.Popen(
         [*FIT, *options], cwd=workplace, env=ENV, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -110,7 +110,7 @@ def test_a_signal_loses_nothing(workplace, stage, name):
             process.kill()
     assert process.returncode == 128 + signal.Signals[name], err
     assert "Traceback" not in err
-    assert said in err, err
+    assert expected in err, err
     assert f"slm: stopped by {name}" in err
     if stage == "preparation":
         assert not (workplace / "lightning_logs").exists()

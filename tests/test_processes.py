@@ -171,19 +171,19 @@ def end_one(workplace, rank, number):
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_signal_to_either_process_stops_both(workplace, rank):
-    status, said, step = end_one(workplace, rank, signal.SIGTERM)
-    assert status == 143, said
-    assert f"Interrupted at step {step:,}. To continue: slm fit --ckpt_path last" in said
-    assert "Traceback" not in said
+    status, err, step = end_one(workplace, rank, signal.SIGTERM)
+    assert status == 143, err
+    assert f"Interrupted at step {step:,}. To continue: slm fit --ckpt_path last" in err
+    assert "Traceback" not in err
 
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_killed_process_ends_the_run_with_words(workplace, rank):
-    status, said, step = end_one(workplace, rank, signal.SIGKILL)
-    assert status == (1 if rank else -signal.SIGKILL), said
+    status, err, step = end_one(workplace, rank, signal.SIGKILL)
+    assert status == (1 if rank else -signal.SIGKILL), err
     who = "process 1 of 2 was ended by SIGKILL" if rank else "the first process of this run has"
-    assert who in said
-    assert "Traceback" not in said
+    assert who in err
+    assert "Traceback" not in err
     assert step % 20 == 0
     more = ("--trainer.max_steps", str(step + 4), "--val_interval", "1000")
     run(workplace, "fit", "--ckpt_path", "last", *more)

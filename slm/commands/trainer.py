@@ -199,11 +199,11 @@ class StoryCLI(OptionsCLI):
         if not last.is_file():
             return f"\nInterrupted at step {step:,}; no checkpoint was to be kept."
         root = self.config.fit.trainer.default_root_dir
-        place = f" --trainer.default_root_dir {root}" if root else ""
+        where = f" --trainer.default_root_dir {root}" if root else ""
         if step >= self.trainer.max_steps > 0 and open_checkpoint(last).validated:
             how = "Training is finished."
         else:
-            how = f"To continue: slm fit --ckpt_path last{place}"
+            how = f"To continue: slm fit --ckpt_path last{where}"
         return f"\nInterrupted at step {step:,}. {how}\nTo look at it: slm report {shortened(run)}"
 
     def validate(

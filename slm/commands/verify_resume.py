@@ -106,8 +106,8 @@ def command(plan: Sequence[str], root: Path) -> list[str]:
     resume = (
         ["--ckpt_path", "last"] if (run_in(root) / "checkpoints" / "last.ckpt").exists() else []
     )
-    place = ["--trainer.default_root_dir", str(root)]
-    return [sys.executable, "-m", "slm.cli", "fit", *plan, *place, *resume]
+    where = ["--trainer.default_root_dir", str(root)]
+    return [sys.executable, "-m", "slm.cli", "fit", *plan, *where, *resume]
 
 
 def train(plan: Sequence[str], root: Path) -> None:
@@ -146,7 +146,7 @@ def train_and_kill(plan: Sequence[str], root: Path, delay: float, in_write: bool
         in_write: Whether to wait, after that, until it writes the next one.
 
     Returns:
-        The step that the checkpoint left behind has reached; 0 if there is none.
+        The step of the last checkpoint; 0 if there is none.
     """
     last = run_in(root) / "checkpoints" / "last.ckpt"
     before = last.stat().st_mtime_ns if last.exists() else 0

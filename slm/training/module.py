@@ -229,7 +229,7 @@ class StoryModel(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Mean cross-entropy of a batch, in nats per token."""
-        if self.sharded:  # the network has to be called as a whole to be put together
+        if self.sharded:  # FSDP2 gathers the weights when the whole network is called
             inputs_BT, targets_BT = batch
             return F.cross_entropy(self.model(inputs_BT).flatten(0, 1), targets_BT.flatten())
         try:

@@ -1,0 +1,217 @@
+"""Whatever is typed or written into a config: an answer, no crash, and no lost file."""
+
+import contextlib
+import hashlib
+import io
+import os
+import re
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import checkpoint
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from slm.cli import main
+from slm.verbs import VERBS
+
+STARTS_PROCESSES = ("verify-resume", "bench")
+"""What these do right takes long; only what they refuse is tried."""
+
+words = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=8)
+numbers = st.one_of(
+    st.integers(-3, 3), st.integers(-(10**25), 10**25), st.floats(allow_nan=True), st.booleans()
+).map(str)
+files = st.sampled_from(
+    [
+        "", ".", "/", "-", "gone", "a b.txt", "ü.txt", "empty.txt", "empty.yaml", "stories.txt",
+        "lightning_logs", "lightning_logs/version_0", "version_0", "data", "tiny.yaml", "/dev/null",
+        "lightning_logs/version_0/checkpoints/best.ckpt", "notes.ckpt", "last", "best", "data/*",
+    ]
+)  # fmt: skip
+junk = st.sampled_from(
+    ["null", "true", "[]", "{}", "[1, 2]", "{a: 1}", "*a", "&a", "1e999", "0x10", "~", "--", "'"]
+)
+values = st.one_of(words, numbers, files, junk)
+configs = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), words, st.just("builtin")),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.dictionaries(
+            st.sampled_from(["model", "data", "trainer", "gpt", "optimizer", "lr", "source", "x"]),
+            inner, max_size=4,
+        ),
+    ),
+    max_leaves=8,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def options(trained):
+    """Names of each verb's options, as its help lists them."""
+    names = {}
+    for verb in VERBS:
+        for part in ([verb, "generate"], [verb, "train"]) if verb == "bench" else ([verb],):
+            out = io.StringIO()
+            with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
+                main([*part, "--help"])
+            names[verb] = sorted({*names.get(verb, []), *re.findall(r"--[\w.]+", out.getvalue())})
+        names[verb] = [n for n in names[verb] if n not in ("--help", "--print_config")]
+        assert names[verb], verb
+    return names
+
+
+@pytest.fixture(scope="module")
+def folder(trained, tmp_path_factory):
+    """A folder with a run, data, a config and files of other kinds."""
+    path = tmp_path_factory.mktemp("fuzz") / "folder"
+    shutil.copytree(trained, path)
+    (path / "a b.txt").write_text("Once.\n<|endoftext|>\nTwice.")
+    (path / "ü.txt").write_bytes(b"\xff\xfe\x00")
+    (path / "empty.txt").touch()
+    (path / "empty.yaml").touch()
+    (path / "notes.ckpt").write_text("notes")
+    return path
+
+
+def fingerprints(folder):
+    """Hashes of everything in a folder that was there before."""
+    return {
+        str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted(folder.rglob("*"))
+        if file.is_file()
+    }
+
+
+@contextlib.contextmanager
+def no_longer_than(seconds):
+    def hang(*_):
+        raise AssertionError(f"still at it after {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, hang)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def answer(folder, line):
+    """Runs a command line in a copy of the folder, and checks what must hold of every one."""
+    before = fingerprints(folder)
+    out, err, here = io.StringIO(), io.StringIO(), Path.cwd()
+    os.chdir(folder)
+    try:
+        with (
+            no_longer_than(60), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err),
+        ):  # fmt: skip
+            try:
+                status = main(line)
+            except SystemExit as exit_:
+                status = exit_.code or 0
+    finally:
+        os.chdir(here)
+    said = out.getvalue() + err.getvalue()
+    assert status in (0, 1, 2), (line, said)
+    assert "Traceback" not in said, (line, said)
+    assert status != 2 or "slm: error:" in said, (line, said)
+    after = fingerprints(folder)
+    lost = {name for name in before if after.get(name) != before[name]}
+    assert not lost, (line, lost)
+    for path in folder.iterdir():  # what it has made
+        if path.name not in {Path(name).parts[0] for name in before}:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for run in (folder / "lightning_logs").glob("version_*"):
+        if run.name != "version_0":
+            shutil.rmtree(run)
+
+
+def cheap(verb, line):
+    """Adds what makes a valid line short."""
+    if verb == "fit":
+        line = ["--config", "tiny.yaml", *line, "--report", "false", "--trainer.max_steps=1"]
+        line = [word for word in line if not word.startswith("--budget")]
+    if verb == "predict":
+        line = [*line, "--max_new_tokens=2", "--prompt=Once", "--num_samples=1"]
+    if verb == "evaluate":
+        line = [*line, "--stories=bad"]
+    if verb in STARTS_PROCESSES:
+        line = [*line, "--steps=-1", "--repeats=-1"]
+    return line
+
+
+def lines(verb, names):
+    """Command lines of a verb: known options, misspelt ones, with values or without."""
+    spelt = st.sampled_from(names)
+    option = st.one_of(spelt, spelt.map(lambda name: name[:-1]), words.map(lambda w: f"--{w}"))
+    pair = st.one_of(
+        st.tuples(option, values), option.map(lambda name: (name,)), values.map(lambda v: (v,))
+    )
+    return st.lists(pair, max_size=4).map(
+        lambda pairs: cheap(verb, [word for pair in pairs for word in pair])
+    )
+
+
+def try_lines(verb, count, folder, names):
+    @settings(
+        max_examples=count, deadline=None, derandomize=True, database=None,
+        suppress_health_check=list(HealthCheck),
+    )  # fmt: skip
+    @given(lines(verb, names))
+    def attempt(line):
+        answer(folder, [verb, *line])
+
+    attempt()
+
+
+def try_configs(verb, count, folder):
+    @settings(
+        max_examples=count, deadline=None, derandomize=True, database=None,
+        suppress_health_check=list(HealthCheck),
+    )  # fmt: skip
+    @given(configs, st.booleans())
+    def attempt(config, raw):
+        text = str(config) if raw else yaml.safe_dump(config, allow_unicode=True)
+        (folder / "fuzz.yaml").write_text(text, encoding="utf-8", errors="replace")
+        last = ["--trainer.max_steps=1"] if verb == "fit" else []
+        answer(folder, [verb, "--config", "fuzz.yaml", *last])
+
+    attempt()
+    (folder / "fuzz.yaml").unlink()
+
+
+TRAINS = ("fit", "validate", "test")
+filters = pytest.mark.filterwarnings("ignore")
+
+
+@filters
+@pytest.mark.parametrize("verb", VERBS)
+def test_some_command_lines_have_an_answer(folder, options, verb):
+    try_lines(verb, 4, folder, options[verb])
+
+
+@filters
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("verb", VERBS)
+def test_many_command_lines_have_an_answer(folder, options, verb):
+    try_lines(verb, 150, folder, options[verb])
+
+
+@filters
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("verb", [*TRAINS, "predict", "prepare"])
+def test_many_configs_have_an_answer(folder, verb):
+    try_configs(verb, 75, folder)
+
+
+def test_the_run_was_not_touched(folder, trained):
+    for name in ("best", "last"):
+        assert checkpoint(name, root=folder).read_bytes() == (
+            checkpoint(name, root=trained).read_bytes()
+        )
