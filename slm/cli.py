@@ -5,7 +5,6 @@ Nothing heavy is imported before the verb is known.
 
 import difflib
 import os
-import signal
 import sys
 from collections.abc import Sequence
 
@@ -73,11 +72,12 @@ def _reported(words: list[str]) -> int:
     except UserError as error:
         print(f"slm: error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt as interrupt:
-        stopped = interrupt if isinstance(interrupt, Stopped) else Stopped(signal.SIGINT)
+    except Stopped as stopped:
         if process_rank() == 0:
             print(f"slm: stopped by {stopped}", file=sys.stderr)
         return 128 + stopped.number
+    except KeyboardInterrupt:
+        return 130
 
 
 def _dispatch(words: list[str]) -> int:

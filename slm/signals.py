@@ -25,12 +25,17 @@ Handler = Callable[[int, FrameType | None], Any]
 def handled_by(handler: Handler, signals: tuple[signal.Signals, ...] = STOPPING) -> Iterator[None]:
     """Lets a function handle signals for a while.
 
-    One that the surroundings want to be ignored, as `nohup` does for SIGHUP, stays ignored.
+    One that the surroundings want to be ignored, as `nohup` does for SIGHUP, stays ignored. Not so
+    SIGINT: shells ignore it for whatever a script starts in the background.
     """
     before: dict[signal.Signals, Any] = {}
     if threading.current_thread() is threading.main_thread():  # signals are the main thread's
         before = {number: signal.getsignal(number) for number in signals}
-    before = {number: old for number, old in before.items() if old is not signal.SIG_IGN}
+    before = {
+        number: old
+        for number, old in before.items()
+        if number == signal.SIGINT or old is not signal.SIG_IGN
+    }
     try:
         for number in before:
             signal.signal(number, handler)

@@ -1,11 +1,13 @@
 """Training as a system: accumulation, clipping, watchers, checkpoints."""
 
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
 from conftest import make_stories
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.plugins import MixedPrecision
 from torch.utils.data import DataLoader
 
 from slm.data.datamodule import StoryData
@@ -313,6 +315,22 @@ def test_resumed_equals_uninterrupted(tmp_path, make_data, accumulate):
     resumed = weights(run_in(tmp_path / "parts", make_data(), 20, last, **options))
     for name, value in whole.items():
         assert torch.equal(value, resumed[name]), name
+
+
+def test_float16_resumed_equals_uninterrupted(tmp_path, make_data):
+    """With dropout and a GradScaler, whose scale is part of the checkpoint."""
+
+    def run(folder, steps, last=None):
+        plugin = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", growth_interval=5))
+        recipe = (replace(GPT, dropout=0.1), RESUMABLE)
+        options = {"accumulate_grad_batches": 2, "plugins": [plugin]}
+        return weights(run_in(folder, make_data(), steps, last, recipe=recipe, **options))
+
+    whole = run(tmp_path / "whole", 20)
+    run(tmp_path / "parts", 10)
+    resumed = run(tmp_path / "parts", 20, tmp_path / "parts" / "checkpoints" / "last.ckpt")
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    assert all(value.isfinite().all() for value in whole.values())
 
 
 @pytest.mark.parametrize("batch", [30, 31, 32, 34])

@@ -27,6 +27,7 @@ from slm.processes import observe_children, run_is_over, watch_parent
 from slm.reports.page import shortened
 from slm.reports.pictures import Pictures
 from slm.reports.record import RunRecord, run_folder
+from slm.signals import handled_by, raise_stopped
 from slm.training.callbacks import ProgressLine, TrainingCurves, watchers
 from slm.training.checkpoint import open_checkpoint
 from slm.training.checkpointing import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint
@@ -167,6 +168,10 @@ class StoryCLI(OptionsCLI):
             run_is_over()
             if interruption.number:  # after the last micro-batch
                 raise Stopped(interruption.number)
+        with handled_by(raise_stopped):
+            self._conclude()
+
+    def _conclude(self) -> None:
         if self.trainer.is_global_zero:
             conclude_fit(self.trainer, self.config.fit.report)
 

@@ -138,7 +138,10 @@ class StoryData(LightningDataModule):
         Returns:
             Their folder, if they were found; None if nothing was missing, or nothing found.
         """
-        if (self.folder / "manifest.json").exists() or self.corpus.opened.exists():
+        if self.corpus.opened.exists():
+            return None
+        known = (self.folder / "manifest.json").exists()
+        if known and Manifest.read(self.folder).source == self.corpus.opened.spec:
             return None
         self.moved_to = find_same_data(expected, [self.folder.parent, *roots])
         if self.moved_to is not None:

@@ -45,7 +45,7 @@ class Interruption(Callback):
             self.number = number
             raise_stopped(number, frame)
         for each in STOPPING:  # from now on each of them ends the process
-            if signal.getsignal(each) is not signal.SIG_IGN:
+            if signal.getsignal(each) == self._note:
                 signal.signal(each, signal.SIG_DFL)
         self.number = number
         if process_rank():
