@@ -115,19 +115,15 @@ def answer(folder, line):
                 status = exit_.code or 0
     finally:
         os.chdir(here)
-    said = out.getvalue() + err.getvalue()
-    assert status in (0, 1, 2), (line, said)
-    assert "Traceback" not in said, (line, said)
-    assert status != 2 or "slm: error:" in said, (line, said)
+    printed = out.getvalue() + err.getvalue()
+    assert status in (0, 1, 2), (line, printed)
+    assert "Traceback" not in printed, (line, printed)
+    assert status != 2 or "slm: error:" in printed, (line, printed)
     after = fingerprints(folder)
     lost = {name for name in before if after.get(name) != before[name]}
     assert not lost, (line, lost)
-    for path in folder.iterdir():  # what it has made
-        if path.name not in {Path(name).parts[0] for name in before}:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-    for run in (folder / "lightning_logs").glob("version_*"):
-        if run.name != "version_0":
-            shutil.rmtree(run)
+    for name in after.keys() - before.keys():  # what it has made
+        (folder / name).unlink()
 
 
 def cheap(verb, line):
@@ -138,7 +134,7 @@ def cheap(verb, line):
     if verb == "predict":
         line = [*line, "--max_new_tokens=2", "--prompt=Once", "--num_samples=1"]
     if verb == "evaluate":
-        line = [*line, "--stories=bad"]
+        line = [*line, "--stories=bad"]  # only what it refuses is tried: an evaluation takes long
     if verb in STARTS_PROCESSES:
         line = [*line, "--steps=-1", "--repeats=-1"]
     return line

@@ -31,7 +31,8 @@ class Complaints:
         verb = self.usage.split()[1] if self.usage else (self._verb(message) or "fit")
         refused = re.search(r"does not accept option '([\w.]+)'", message)
         if unknown := refused or re.search(r"unrecognized arguments: (.*)", message):
-            word = ("--" if refused else "") + unknown[1].split()[0].split("=")[0]
+            first = (unknown[1].split() or ["''"])[0]  # an empty word
+            word = ("--" if refused else "") + first.split("=")[0]
             if not word.startswith("-"):
                 raise UserError(
                     f"a word that belongs to no option: {word}",

@@ -6,6 +6,7 @@ from pathlib import Path
 from lightning.pytorch import Trainer
 
 from slm.data.datamodule import StoryData
+from slm.errors import UserError
 from slm.reports.figures.curves import draw_loss, read_run
 from slm.reports.figures.style import save
 from slm.reports.page import shortened
@@ -94,8 +95,16 @@ def print_figures(
         checkpoint: Path of what was measured.
         share: How many batches, or which share of them; None or 1.0 means all.
         file: Where to write the figures as JSON, too, if anywhere.
+
+    Raises:
+        UserError: Nothing was measured.
     """
     figures = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    if f"{prefix}_loss" not in figures:
+        option = f"--trainer.limit_{prefix}_batches"
+        raise UserError(
+            f"nothing was measured: {option} {share}", "a batch or more", f"leave {option} out"
+        )
     facts = data.manifest.splits["validation"]
     part = "validation split" if share in (None, 1.0) else f"part ({share}) of validation split"
     if held_out := data.manifest.reading["validation_share"]:

@@ -121,7 +121,14 @@ class StoryCLI(OptionsCLI):
                 kwargs["callbacks"].append(ProgressLine(self.curves))
         if options.plugins is None:
             kwargs["plugins"] = plugins
-        trainer = super().instantiate_trainer(**kwargs)
+        try:
+            trainer = super().instantiate_trainer(**kwargs)
+        except (TypeError, AttributeError, LookupError, ArithmeticError) as error:
+            raise UserError(  # Lightning checks few of its options
+                f"the Trainer refuses its options: {' '.join(str(error).split())}",
+                "Trainer options that fit this machine and each other",
+                f"slm {self.verb} --help lists them",
+            ) from error
         if isinstance(trainer.strategy, DDPStrategy):
             trainer.strategy._timeout = PATIENCE
         return trainer
