@@ -94,16 +94,6 @@ def test_a_run_outlives_its_curves(tmp_path, capsys):
     assert capsys.readouterr().err.count("no more curves") == 1
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write")
-def test_a_read_only_run_is_explained(slm, resumable):
-    folder = checkpoint("last").parent.parent
-    folder.chmod(0o500)
-    try:
-        refuse(slm("fit", *MORE), "cannot be locked")
-    finally:
-        folder.chmod(0o700)
-
-
 SMALL_DISK = """
 set -e
 mount -t tmpfs -o size={size}k none {folder}
@@ -135,6 +125,39 @@ def test_a_disk_that_is_full_at_any_write(trained, tmp_path, size):
     assert "tmp-" not in done.stdout
     for path in (tmp_path / "kept").rglob("*.ckpt"):
         assert open_checkpoint(path).step in (10, 12)
+
+
+READ_ONLY = """
+set -e
+mount -t tmpfs none {folder}
+cp -r {trained}/. {folder}
+mount -o remount,ro {folder}
+cd {folder}
+{python} -m slm.cli fit {words}
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="needs to mount a tmpfs")
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("--ckpt_path last --trainer.max_steps 24", "version_0 cannot be locked: Read-only"),
+        ("--config tiny.yaml", "the run's folder cannot be created under"),
+    ],
+)
+def test_a_read_only_folder_is_explained(trained, tmp_path, words, expected):
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    script = READ_ONLY.format(folder=folder, trained=trained, python=sys.executable, words=words)
+    done = subprocess.run(
+        ["unshare", "--mount", "bash", "-c", script],
+        capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    if "unshare" in done.stderr or "mount:" in done.stderr:
+        pytest.skip("may not mount")
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert expected in done.stderr
 
 
 # ---- numbers ------------------------------------------------------------------------------

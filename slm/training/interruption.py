@@ -2,6 +2,7 @@
 
 import signal
 import sys
+import threading
 from types import FrameType
 from typing import Any
 
@@ -68,7 +69,8 @@ class Interruption(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Takes SIGTERM back from Lightning, whose handler talks to the other processes itself."""
-        if signal.getsignal(signal.SIGTERM) not in (signal.SIG_IGN, None):
+        ours = threading.current_thread() is threading.main_thread()
+        if ours and signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN:
             signal.signal(signal.SIGTERM, self._note)
         if trainer.world_size > 1 and distributed.get_backend() != "gloo":
             # On the CPU: a GPU would have to finish what it is at before it could answer.
