@@ -70,7 +70,8 @@ def _reported(words: list[str]) -> int:
     try:
         return _dispatch(words)
     except UserError as error:
-        print(f"slm: error: {error}", file=sys.stderr)
+        rank = process_rank()
+        print(f"slm: error{f' in process {rank}' if rank else ''}: {error}", file=sys.stderr)
         return 2
     except Stopped as stopped:
         if process_rank() == 0:

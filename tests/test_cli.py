@@ -61,6 +61,7 @@ def test_the_last_run_is_resumed_in_its_own_folder_with_its_own_config(slm, work
     assert result.status == 0, result.err
     assert "last.ckpt at step 6" in result.err
     assert "decay_steps 6 -> 12" in result.err
+    assert "The learning rate continues on another curve" in result.err
     assert [path.name for path in (workplace / "lightning_logs").iterdir()] == ["version_0"]
     assert open_checkpoint(checkpoint("last")).step == 12
     names = sorted(path.name for path in checkpoint().parent.parent.glob("*.yaml"))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import filelock
 import pytest
-from conftest import checkpoint, refuse
+from conftest import checkpoint, make_stories, refuse, write_stories
 
 from slm.errors import UserError
 from slm.files import replacing
@@ -162,6 +162,24 @@ def test_files_under_another_path_need_no_new_preparation(slm, trained, workplac
     result = slm("prepare", "--config", "tiny.yaml")
     assert result.status == 0, result.err
     assert "Preparing" not in result.err
+
+
+@pytest.mark.parametrize(
+    ("words", "changed", "meaning"),
+    [
+        (("--data.batch_size", "2"), "batch_size 4 -> 2", "Steps have another size"),
+        (("--seed_everything", "5"), "seed 1337 -> 5", "Windows come in another order"),
+        (("--data.source", "other.txt"), "train.bin", "The stories are others"),
+        (("--model.optimizer.lr", "1e-3"), "lr 0.01 -> 0.001", "it may jump"),
+    ],
+)
+def test_what_changes_on_resuming_is_explained(slm, trained, workplace, words, changed, meaning):
+    shutil.copytree(trained / "lightning_logs", workplace / "lightning_logs")
+    write_stories(workplace / "other.txt", make_stories(150, seed=9))
+    result = slm("fit", "--ckpt_path", "last", "--trainer.max_steps", "14", *words)
+    assert result.status == 0, result.err
+    assert changed in result.err
+    assert meaning in result.err
 
 
 # ---- the newest ---------------------------------------------------------------------------
