@@ -103,7 +103,9 @@ exec {python} -m slm.cli fit --config {config} --data.root {data} {words}
 
 
 @pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="needs to mount a tmpfs")
-@pytest.mark.parametrize("size", [8, 40, 300, 500, 620, 800])
+@pytest.mark.parametrize(
+    "size", [8, 300, 620, *(pytest.param(size, marks=pytest.mark.slow) for size in (40, 500, 800))]
+)
 def test_a_disk_that_is_full_at_any_write(trained, tmp_path, size):
     """A disk of `size` KiB: too small for the folder, the config, the first or a later file."""
     folder = tmp_path / "disk"

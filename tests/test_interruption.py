@@ -90,10 +90,15 @@ STAGES = {
 }
 
 
+QUICK = [("SIGTERM", stage) for stage in STAGES] + [("SIGHUP", "training"), ("SIGINT", "training")]
+REST = [(name, stage) for name in ("SIGHUP", "SIGINT") for stage in STAGES if stage != "training"]
+
+
 @posix
-@pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])
-def test_a_signal_loses_nothing(workplace, stage, name):
+@pytest.mark.parametrize(
+    ("name", "stage"), [*QUICK, *(pytest.param(*each, marks=pytest.mark.slow) for each in REST)]
+)
+def test_a_signal_loses_nothing(workplace, name, stage):
     options, begun, expected = STAGES[stage]
     with subprocess.Popen(
         [*FIT, *options], cwd=workplace, env=ENV, text=True,
