@@ -37,6 +37,25 @@ def test_the_first_is_noted_and_raised_at_the_next_batch(capsys, name):
     assert stopped.value.number == number
 
 
+@posix
+def test_a_signal_while_the_processes_agree_counts_in_the_next_round(monkeypatch):
+    """Both have to stop at the same micro-batch, so this round is over; but it is not lost."""
+    rounds = []
+
+    def all_reduce(agreed, *_, **__):
+        rounds.append(int(agreed))
+        if len(rounds) == 1:
+            press(signal.SIGTERM)
+
+    monkeypatch.setattr("torch.distributed.all_reduce", all_reduce)
+    two = SimpleNamespace(world_size=2)
+    with Interruption() as interruption:
+        interruption.on_train_batch_start(two)
+        with pytest.raises(Stopped, match="SIGTERM"):
+            interruption.on_train_batch_start(two)
+    assert rounds == [0, signal.SIGTERM]
+
+
 def test_where_no_batches_run_it_is_raised_at_once():
     with Interruption() as interruption, pytest.raises(Stopped):
         press()

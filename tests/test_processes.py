@@ -166,6 +166,7 @@ def end_one(workplace, rank, number):
             assert not is_running(other)
         finally:
             process.kill()
+            process.wait()
         return process.returncode, (workplace / "err.txt").read_text(), open_checkpoint(last).step
 
 

@@ -62,10 +62,14 @@ class Interruption(Callback):
         if trainer.world_size > 1:
             agreed = torch.tensor(self.number)
             distributed.all_reduce(agreed, distributed.ReduceOp.MAX, group=self._group)
-            self.number = int(agreed)
-        if self.number:
+            # A signal may have been noted meanwhile, too late for this round: it is not forgotten.
+            number = int(agreed)
+        else:
+            number = self.number
+        if number:
+            self.number = number
             run_is_over()
-            raise Stopped(self.number)
+            raise Stopped(number)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Takes SIGTERM back from Lightning, whose handler talks to the other processes itself."""
