@@ -47,11 +47,8 @@ SWITCHES = {
 """Of the recipe: how each is added to the classic model, and how it is removed from ours."""
 
 OTHERS = {
-    "ReLU²": "--model.gpt.mlp relu2",
     "SwiGLU": "--model.gpt.mlp swiglu",
-    "zero init": "--model.gpt.init zero",
     "untied head": "--model.gpt.tied false",
-    "soft cap 15": "--model.gpt.softcap 15",
     "weight decay 0.1": "--model.optimizer.weight_decay 0.1",
 }
 """Not of the recipe: added to ours."""

@@ -22,6 +22,7 @@ import torch
 
 from slm import hardware
 from slm.cli import main
+from slm.model import gpt
 
 # The networks of these tests are tiny; threads would spend their time waiting for one another.
 torch.set_num_threads(1)
@@ -144,6 +145,14 @@ def trained(tmp_path_factory):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return folder
+
+
+@contextlib.contextmanager
+def plain_attention():
+    """Networks compute attention by the definition in `slm.model.reference`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gpt, "_compiled_is_faster", lambda queries: True)
+        yield
 
 
 def refuse(result, *expected):

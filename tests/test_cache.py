@@ -11,27 +11,24 @@ CLASSIC = GPTConfig(
 )
 MODERN = GPTConfig(
     block_size=100, vocab_size=50, n_layer=2, n_head=2, n_embd=16, position="rotary",
-    norm="rms", qk_norm=True, mlp="relu2", softcap=15.0,
+    norm="rms", qk_norm=True, mlp="swiglu",
 )  # fmt: skip
-TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 3e-2}
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 5e-2}
 
 
-def make_model(config, dtype=torch.float32, manual=False):
+def make_model(config, dtype=torch.float32):
     torch.manual_seed(0)
     model = GPT(config).eval()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
-    for block in model.blocks:
-        block.attention.manual = manual
     return model.to(dtype)
 
 
-@pytest.mark.parametrize("manual", [False, True])
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("config", [CLASSIC, MODERN], ids=["classic", "modern"])
-def test_cached_logits_equal_the_whole_passs_at_every_length(config, dtype, manual):
+def test_cached_logits_equal_the_whole_passs_at_every_length(config, dtype):
     """Prompts of 5, 9 and 1 tokens, read in one pass, then told on side by side to the edge."""
-    model = make_model(config, dtype, manual)
+    model = make_model(config, dtype)
     lengths, padded = [5, 9, 1], 16
     tokens_BT = torch.randint(50, (3, 100))
     cache = KVCache(config, 4, dtype)

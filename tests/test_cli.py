@@ -695,7 +695,6 @@ MISTAKES = {
     ),
     "no such optimizer": (fit("--model.optimizer.name", "sgd"), "optimizer.name is sgd", "muon"),
     "no such positions": (fit("--model.gpt.position", "none"), "position is none", "rotary"),
-    "a cap of none": (fit("--model.gpt.softcap", "0"), "softcap is 0"),
     "a batch of none": (fit("--data.batch_size", "0"), "--data.batch_size 0"),
 }
 

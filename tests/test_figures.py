@@ -7,7 +7,7 @@ import xml.etree.ElementTree as ElementTree
 import numpy as np
 import pytest
 import torch
-from conftest import checkpoint, refuse
+from conftest import checkpoint, plain_attention, refuse
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from slm.data.tokenizer import Tokenizer
@@ -59,7 +59,7 @@ def test_attention_rows_sum_to_one_and_never_look_ahead(model):
     assert maps.std() > 0.05  # no uniform rows, which would equal anything
 
 
-def test_attention_equals_that_of_the_manual_path(model, monkeypatch):
+def test_attention_maps_are_the_weights_that_the_network_uses(model, monkeypatch):
     tokens = torch.randint(300, (12,))
     used = []
 
@@ -67,14 +67,10 @@ def test_attention_equals_that_of_the_manual_path(model, monkeypatch):
         used.append(weights(queries, keys))
         return used[-1]
 
-    for block in model.blocks:
-        block.attention.manual = True
     monkeypatch.setattr(gpt, "attention_weights", note)
-    with torch.no_grad():
+    with torch.no_grad(), plain_attention():
         model(tokens[None])
     monkeypatch.undo()
-    for block in model.blocks:
-        block.attention.manual = False
     torch.testing.assert_close(attention_maps(model, tokens), torch.cat(used))
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from conftest import plain_attention
 from torch.utils.flop_counter import FlopCounterMode
 
 from slm.model import GPT, GPTConfig
@@ -13,8 +14,7 @@ from slm.model.flops import training_flops_per_token
 def test_what_is_counted_is_what_torch_counts(mlp, tied):
     config = GPTConfig(24, 90, 3, 2, 48, 0.0, mlp=mlp, tied=tied)
     model = GPT(config)
-    for block in model.blocks:
-        block.attention.manual = True  # torch's counter knows its products
-    with FlopCounterMode(display=False) as counter:
+    # torch's counter knows the products of plain attention.
+    with plain_attention(), FlopCounterMode(display=False) as counter:
         model(torch.zeros(2, 24, dtype=torch.int64)).sum().backward()
     assert counter.get_total_flops() == 48 * training_flops_per_token(config)

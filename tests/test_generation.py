@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import WEIGHTS
 
-from slm.model import GPT, GPTConfig, SamplingOptions, generate, stream
+from slm.model import GPT, GPTConfig, SamplingOptions, generate, reference, stream
 from slm.model.generation import Batch, Continuation
 from slm.model.weights import fast_weights
 
@@ -202,3 +202,14 @@ def test_more_stories_than_rows_are_refused(model):
 def test_a_prompt_that_cannot_be_is_refused(model, prompt, message):
     with pytest.raises(ValueError, match=message):
         generate(model, prompt, SamplingOptions())
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_engine_draws_what_the_plain_definition_draws(model, seed):
+    options = SamplingOptions(temperature=0.9, top_k=7, max_new_tokens=7, seed=seed)
+    story = Continuation([], seed)
+    uniforms = iter([story.uniform() for _ in range(7)])
+    plain = reference.generate(
+        model.eval(), [3], uniforms, temperature=0.9, top_k=7, block_size=CONFIG.block_size
+    )
+    assert generate(model, [3], options) == list(plain)

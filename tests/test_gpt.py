@@ -1,13 +1,16 @@
 """The network as mathematics."""
 
 import math
+from contextlib import nullcontext
 
 import pytest
 import torch
+from conftest import plain_attention
 from torch.nn import functional as F
 
 from slm.model import GPTConfig
-from slm.model.gpt import GPT, CausalSelfAttention, attention_weights
+from slm.model.gpt import GPT
+from slm.model.reference import attention_weights
 
 CONFIG = GPTConfig(block_size=12, vocab_size=50, n_layer=2, n_head=2, n_embd=16, dropout=0.0)
 
@@ -28,19 +31,16 @@ def test_changing_a_token_changes_nothing_before_it():
 
 
 @pytest.mark.parametrize("bias", [False, True])
-def test_sdpa_equals_the_manual_path_in_values_and_gradients(bias):
+def test_the_kernel_equals_plain_attention_in_values_and_gradients(bias):
     config = GPTConfig(12, 50, 2, 2, 16, 0.0, bias)
     results = []
-    for manual in (False, True):
+    for how in (nullcontext, plain_attention):
         model = make_model(config)
-        for module in model.modules():
-            if isinstance(module, CausalSelfAttention):
-                module.manual = manual
-                torch.nn.init.normal_(module.qkv.weight, std=0.5)  # far from uniform attention
         torch.manual_seed(1)
         for parameter in model.parameters():
             torch.nn.init.normal_(parameter, std=0.3)
-        logits = model(torch.arange(24).view(2, 12))
+        with how():
+            logits = model(torch.arange(24).view(2, 12))
         logits.square().mean().backward()
         results.append((logits, [p.grad for p in model.parameters()]))
     torch.testing.assert_close(results[0], results[1], rtol=1e-4, atol=1e-5)
@@ -50,12 +50,6 @@ def test_attention_weights_are_a_causal_distribution():
     weights = attention_weights(torch.randn(2, 3, 5, 4), torch.randn(2, 3, 5, 4))
     torch.testing.assert_close(weights.sum(-1), torch.ones(2, 3, 5))
     assert torch.all(weights.triu(1) == 0)
-
-
-def test_attention_weights_of_the_last_queries_are_the_last_rows():
-    q, k = torch.randn(1, 2, 6, 4), torch.randn(1, 2, 6, 4)
-    full = attention_weights(q, k)
-    torch.testing.assert_close(attention_weights(q[:, :, 4:], k), full[:, :, 4:])
 
 
 def test_parameter_counts_of_the_classic_configuration():

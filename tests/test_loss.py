@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from slm.model import GPT, GPTConfig
+from slm.model.reference import next_token_loss
 from slm.training.loss import LinearCrossEntropy, NextTokenLoss, rows_at_once, softmax_gradient_
 
 SHAPE = {"block_size": 12, "n_layer": 2, "n_head": 2, "n_embd": 16, "dropout": 0.0}
@@ -15,11 +16,10 @@ needs_compiler = pytest.mark.skipif(
 )
 
 
-def plain_loss(hidden, weight, targets, softcap=None):
-    logits = F.linear(hidden, weight).float()
-    if softcap is not None:
-        logits = softcap * torch.tanh(logits / softcap)
-    return F.cross_entropy(logits, targets)
+def plain_loss(hidden, weight, targets):
+    return next_token_loss(
+        lambda hidden: F.linear(hidden, weight).float()[None], hidden, targets[None]
+    )
 
 
 def make_input(positions=40, vocab_size=50, dtype=torch.float32, scale=1.0):
@@ -35,11 +35,10 @@ def gradients(loss, *of):
 
 @pytest.mark.parametrize("rows", [1, 7, 20, 40, 1000])
 @pytest.mark.parametrize("vocab_size", [50, 64, 9000])
-@pytest.mark.parametrize("softcap", [None, 3.0])
-def test_loss_and_gradients_are_the_plain_ones(rows, vocab_size, softcap):
+def test_loss_and_gradients_are_the_plain_ones(rows, vocab_size):
     hidden, weight, targets = make_input(vocab_size=vocab_size)
-    plain = plain_loss(hidden, weight, targets, softcap)
-    ours = LinearCrossEntropy.apply(hidden, weight, targets, softcap, rows, softmax_gradient_, {})
+    plain = plain_loss(hidden, weight, targets)
+    ours = LinearCrossEntropy.apply(hidden, weight, targets, rows, softmax_gradient_, {})
     torch.testing.assert_close(ours, plain)
     for mine, theirs in zip(
         gradients(3 * ours, hidden, weight), gradients(3 * plain, hidden, weight), strict=True
@@ -49,9 +48,8 @@ def test_loss_and_gradients_are_the_plain_ones(rows, vocab_size, softcap):
 
 def test_in_double_precision_to_the_last_digits():
     hidden, weight, targets = make_input(dtype=torch.float64)
-    logits = 3 * torch.tanh(F.linear(hidden, weight) / 3)
-    plain = F.cross_entropy(logits, targets)
-    ours = LinearCrossEntropy.apply(hidden, weight, targets, 3.0, 16, softmax_gradient_, {})
+    plain = F.cross_entropy(F.linear(hidden, weight), targets)
+    ours = LinearCrossEntropy.apply(hidden, weight, targets, 16, softmax_gradient_, {})
     for mine, theirs in zip(
         (ours, *gradients(ours, hidden, weight)),
         (plain, *gradients(plain, hidden, weight)),
@@ -69,7 +67,7 @@ def test_in_bfloat16_gradients_are_as_good_as_the_plain_ones(scale):
     exact = gradients(plain_loss(hidden, weight, targets), hidden, weight)
     with torch.autocast("cpu", torch.bfloat16):
         plain = gradients(plain_loss(hidden, weight, targets), hidden, weight)
-        loss = LinearCrossEntropy.apply(hidden, weight, targets, None, 16, softmax_gradient_, {})
+        loss = LinearCrossEntropy.apply(hidden, weight, targets, 16, softmax_gradient_, {})
     ours = gradients(loss, hidden, weight)
     for mine, theirs, truth in zip(ours, plain, exact, strict=True):
         assert mine.dtype == torch.float32
@@ -79,7 +77,7 @@ def test_in_bfloat16_gradients_are_as_good_as_the_plain_ones(scale):
 def test_the_graph_is_used_once_and_a_second_time_is_refused():
     """The factor is multiplied in in place."""
     hidden, weight, targets = make_input()
-    loss = LinearCrossEntropy.apply(hidden, weight, targets, None, 16, softmax_gradient_, {})
+    loss = LinearCrossEntropy.apply(hidden, weight, targets, 16, softmax_gradient_, {})
     torch.autograd.backward(loss, retain_graph=True)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         torch.autograd.backward(loss)
@@ -87,8 +85,8 @@ def test_the_graph_is_used_once_and_a_second_time_is_refused():
 
 @pytest.mark.parametrize(
     "switches",
-    [{}, {"tied": False}, {"softcap": 5.0}, {"position": "rotary", "norm": "rms", "mlp": "relu2"}],
-    ids=["classic", "untied", "softcap", "modern"],
+    [{}, {"tied": False}, {"position": "rotary", "norm": "rms", "mlp": "swiglu"}],
+    ids=["classic", "untied", "modern"],
 )
 @pytest.mark.parametrize("compile", [False, pytest.param(True, marks=needs_compiler)])
 def test_a_models_gradients_are_those_of_the_plain_loss(switches, compile):
@@ -96,7 +94,7 @@ def test_a_models_gradients_are_those_of_the_plain_loss(switches, compile):
     model = GPT(GPTConfig(vocab_size=50, **SHAPE, **switches))
     tokens = torch.randint(50, (3, 13))
     inputs, targets = tokens[:, :-1], tokens[:, 1:]
-    plain = F.cross_entropy(model(inputs).flatten(0, 1), targets.flatten())
+    plain = next_token_loss(model, inputs, targets)
     expected = torch.autograd.grad(plain, list(model.parameters()))
     loss = NextTokenLoss(compile)(model, inputs, targets)
     torch.testing.assert_close(loss, plain)
@@ -149,12 +147,12 @@ def test_recomputing_draws_the_same_dropout_and_keeps_less():
 def test_what_is_held_at_once_does_not_grow_with_the_batch():
     held = []
 
-    def kernel(logits, targets, softcap):
+    def kernel(logits, targets):
         held.append(logits.shape)
-        return softmax_gradient_(logits, targets, softcap)
+        return softmax_gradient_(logits, targets)
 
     hidden, weight, targets = make_input(40)
-    LinearCrossEntropy.apply(hidden, weight, targets, None, 16, kernel, {})
+    LinearCrossEntropy.apply(hidden, weight, targets, 16, kernel, {})
     assert held == [(16, 50), (16, 50), (8, 50)]
     assert rows_at_once(50257, "cpu", compiled=True) == 512
     assert rows_at_once(50257, "cpu", compiled=False) == 128

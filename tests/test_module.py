@@ -210,7 +210,7 @@ def run_in(folder, data, steps, ckpt_path=None, callbacks=(), recipe=(GPT, RESUM
 MODERN = (
     GPTConfig(
         16, 300, 2, 2, 16, 0.0,
-        position="rotary", norm="rms", qk_norm=True, mlp="relu2", init="zero",
+        position="rotary", norm="rms", qk_norm=True, mlp="swiglu",
     ),
     OptimizerOptions(
         name="muon", lr=0.02, muon_lr=0.012, schedule="trapezoid", cooldown_share=1.0,

@@ -24,7 +24,7 @@ CLASSIC = GPTConfig(
 )
 MODERN = GPTConfig(
     block_size=40, vocab_size=90, n_layer=2, n_head=2, n_embd=32, position="rotary",
-    norm="rms", qk_norm=True, mlp="swiglu", tied=False, softcap=15.0,
+    norm="rms", qk_norm=True, mlp="swiglu", tied=False,
 )  # fmt: skip
 
 

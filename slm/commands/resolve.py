@@ -5,10 +5,18 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import yaml
+
 from slm.commands.configs import read_config
 from slm.errors import UserError
 from slm.processes import process_rank
-from slm.training.checkpoint import Checkpoint, checkpoint_of, newest_checkpoint, open_checkpoint
+from slm.training.checkpoint import (
+    Checkpoint,
+    checkpoint_of,
+    drop_retired,
+    newest_checkpoint,
+    open_checkpoint,
+)
 from slm.training.runs import RunClaim
 
 
@@ -61,8 +69,17 @@ def resolve_checkpoint(
     if verb == "fit" and not names(words, "--config"):
         saved = sorted(run.glob("config*.yaml"), key=lambda file: _number(file.stem))
         if saved:
-            words = ["--config", str(saved[-1]), *words]
+            words = [f"--config={_saved_config(saved[-1])}", *words]
     return [*words, f"--ckpt_path={path}"], checkpoint
+
+
+def _saved_config(path: Path) -> str:
+    """A run's own config: its path, or, if an older version wrote it, what it says today."""
+    config = read_config(path)
+    gpt = config.get("model", {}).get("gpt", {})
+    known = dict(gpt)
+    drop_retired(gpt, path)
+    return str(path) if gpt == known else yaml.safe_dump(config)
 
 
 _CHOSEN = "SLM_CHECKPOINT"

@@ -5,7 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from slm.model.gpt import GPT, CausalSelfAttention, attention_weights
+from slm.model.gpt import GPT, CausalSelfAttention
+from slm.model.reference import attention_weights
 
 
 @torch.no_grad()

@@ -33,16 +33,11 @@ class GPTConfig:
     """LayerNorm, or RMSNorm: the same without subtracting the mean."""
     qk_norm: bool = False
     """Whether each head's queries and keys are scaled to unit root mean square."""
-    mlp: Literal["gelu", "relu2", "swiglu"] = "gelu"
-    """What lies between the MLP's matrices: GELU, the square of ReLU, or a gate (SwiGLU; its
-    hidden width is smaller so that the number of parameters stays the same)."""
-    init: Literal["gpt2", "zero"] = "gpt2"
-    """Where a sublayer's last matrix begins: at small random numbers as in GPT-2, or at zero, so
-    that every block passes its input on unchanged at first."""
+    mlp: Literal["gelu", "swiglu"] = "gelu"
+    """The MLP's nonlinearity: GELU, or a gate (SwiGLU; its hidden width is smaller, so that the
+    number of parameters stays the same)."""
     tied: bool = True
     """Whether the output head is the token embedding's matrix, or has its own."""
-    softcap: float | None = None
-    """Logits are bent to stay between -softcap and softcap; null leaves them as they are."""
 
     def __post_init__(self) -> None:
         for name in ("block_size", "vocab_size", "n_layer", "n_head", "n_embd"):
@@ -61,8 +56,6 @@ class GPTConfig:
             )
         if not 0.0 <= self.dropout < 1.0:
             raise ValueError(f"dropout is {self.dropout}; it has to be at least 0 and below 1")
-        if self.softcap is not None and not self.softcap > 0:
-            raise ValueError(f"softcap is {self.softcap}; it has to be above 0, or null for none")
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(
@@ -73,6 +66,5 @@ class GPTConfig:
 _CHOICES = {
     "position": ("learned", "rotary"),
     "norm": ("layer", "rms"),
-    "mlp": ("gelu", "relu2", "swiglu"),
-    "init": ("gpt2", "zero"),
+    "mlp": ("gelu", "swiglu"),
 }

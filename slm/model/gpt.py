@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from slm.model.cache import Past
 from slm.model.config import GPTConfig
+from slm.model.reference import attention_weights
 
 
 def make_norm(config: GPTConfig) -> nn.Module:
@@ -57,24 +58,8 @@ def rotate(x: Tensor, angles: Tensor) -> Tensor:
     ).type_as(x)
 
 
-def attention_weights(queries: Tensor, keys: Tensor) -> Tensor:
-    """Causal attention weights: softmax(Q Kᵀ / √D) with the future masked out.
-
-    Args:
-        queries: (B, H, T, D). The T queries are the last T of the S positions.
-        keys: (B, H, S, D).
-
-    Returns:
-        Weights (B, H, T, S); each row sums to one and is zero right of the diagonal.
-    """
-    T, S, D = queries.size(-2), keys.size(-2), queries.size(-1)
-    scores_BHTS = queries @ keys.transpose(-2, -1) / math.sqrt(D)
-    future_TS = torch.ones(T, S, dtype=torch.bool, device=queries.device).triu(1 + S - T)
-    return scores_BHTS.masked_fill(future_TS, float("-inf")).softmax(dim=-1)
-
-
-def _fused_is_faster(queries: Tensor) -> bool:
-    """Whether written-out attention, fused by the compiler, beats the device's own kernel.
+def _compiled_is_faster(queries: Tensor) -> bool:
+    """Whether the plain definition, fused by torch.compile, beats the device's own kernel.
 
     On CPUs, for contexts short enough that T x T weights stay near the cache.
     """
@@ -83,12 +68,9 @@ def _fused_is_faster(queries: Tensor) -> bool:
 
 
 class CausalSelfAttention(nn.Module):
-    """Multi-head self-attention in which a position sees itself and the past only.
+    """Multi-head self-attention in which a position attends to itself and earlier ones only.
 
-    Attributes:
-        manual: False computes by `F.scaled_dot_product_attention`, which picks the device's
-            fastest kernel; True by `attention_weights`, written out. Both give the same result.
-            Where a CPU's compiler fuses the latter, it is taken anyway if it is faster.
+    Equals `reference.attention`, computed by the device's fastest kernel.
     """
 
     def __init__(self, config: GPTConfig, layer: int) -> None:
@@ -97,7 +79,6 @@ class CausalSelfAttention(nn.Module):
         self.n_head = config.n_head
         self.dropout = config.dropout
         self.qk_norm = config.qk_norm
-        self.manual = False
         self.qkv = nn.Linear(config.n_embd, 3 * config.n_embd, bias=config.bias)
         self.proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
         self.residual_dropout = nn.Dropout(config.dropout)
@@ -124,7 +105,7 @@ class CausalSelfAttention(nn.Module):
         dropout = self.dropout if self.training else 0.0
         if past is not None:
             mixed_BHTD = past.attend(self.layer, q_BHTD, k_BHSD, v_BHSD)
-        elif self.manual or _fused_is_faster(q_BHTD):
+        elif _compiled_is_faster(q_BHTD):
             weights_BHTS = F.dropout(attention_weights(q_BHTD, k_BHSD), dropout)
             mixed_BHTD = weights_BHTS @ v_BHSD
         else:
@@ -139,13 +120,12 @@ class CausalSelfAttention(nn.Module):
 class MLP(nn.Module):
     """Two linear layers with a nonlinearity between, at each position alone.
 
-    GELU (Hendrycks & Gimpel 2016, arXiv 1606.08415), the square of ReLU (So et al. 2021,
-    arXiv 2109.08668), or SwiGLU (Shazeer 2020, arXiv 2002.05202): silu(gate) * up.
+    GELU (Hendrycks & Gimpel 2016, arXiv 1606.08415), or SwiGLU (Shazeer 2020, arXiv 2002.05202):
+    silu(gate) * up.
     """
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
-        self.kind = config.mlp
         self.gated = config.mlp == "swiglu"
         # Three matrices of 8/3 C, to a multiple of 8, have as many elements as two of 4 C.
         width = 8 * round(config.n_embd / 3) if self.gated else 4 * config.n_embd
@@ -156,13 +136,11 @@ class MLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Transforms each position: (B, T, C) to (B, T, C)."""
         hidden_BTF = self.up(x)
-        if self.kind == "gelu":
-            hidden_BTF = F.gelu(hidden_BTF)
-        elif self.kind == "relu2":
-            hidden_BTF = F.relu(hidden_BTF).square()
-        else:
+        if self.gated:
             gate_BTF, hidden_BTF = hidden_BTF.chunk(2, dim=-1)
             hidden_BTF = F.silu(gate_BTF) * hidden_BTF
+        else:
+            hidden_BTF = F.gelu(hidden_BTF)
         out_BTC: Tensor = self.residual_dropout(self.down(hidden_BTF))
         return out_BTC
 
@@ -239,7 +217,7 @@ class GPT(nn.Module):
         self.apply(self._initialise)
 
     def _initialise(self, module: nn.Module) -> None:
-        """GPT-2's initialisation: N(0, 0.02), and 0.02 / √(2 n_layer), or 0, where a sublayer ends.
+        """GPT-2's initialisation: N(0, 0.02), and 0.02 / √(2 n_layer) where a sublayer ends.
 
         The 2 n_layer sublayers add up along the residual stream; the smaller deviation of their
         last matrices keeps the variance of that sum independent of depth.
@@ -249,10 +227,8 @@ class GPT(nn.Module):
         if isinstance(module, nn.Linear) and module.bias is not None:
             nn.init.zeros_(module.bias)
         if isinstance(module, Block):
-            zero = self.config.init == "zero"
-            std = 0.0 if zero else 0.02 / math.sqrt(2 * self.config.n_layer)
             for last in (module.attention.proj, module.mlp.down):
-                nn.init.normal_(last.weight, std=std)
+                nn.init.normal_(last.weight, std=0.02 / math.sqrt(2 * self.config.n_layer))
 
     def hidden(self, tokens: Tensor, past: Past | None = None) -> Tensor:
         """The final hidden states of a sequence, before the head.
@@ -309,12 +285,9 @@ class GPT(nn.Module):
     def unembed(self, hidden: Tensor) -> Tensor:
         """Logits over the vocabulary: (..., C) to (..., V)."""
         if self.head is None:
-            logits = F.linear(hidden, self.token_embedding.weight)
-        else:
-            logits = self.head(hidden)
-        if cap := self.config.softcap:  # Gemma 2, arXiv 2408.00118
-            logits = cap * torch.tanh(logits / cap)
-        return logits
+            return F.linear(hidden, self.token_embedding.weight)
+        logits_V: Tensor = self.head(hidden)
+        return logits_V
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Logits of the next token at every position: ids (B, T) to logits (B, T, V)."""

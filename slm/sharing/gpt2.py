@@ -14,7 +14,6 @@ _AS_GPT2 = {
     "qk_norm": False,
     "mlp": "gelu",
     "tied": True,
-    "softcap": None,
 }
 
 

@@ -15,6 +15,10 @@ from slm.training.memory import is_out_of_memory
 from slm.training.runs import find_runs, has_checkpoint
 
 FORMAT_VERSION = 1
+_RETIRED = {"init": "gpt2", "softcap": None}
+"""Switches that a model no longer has, with the value that means none of it."""
+_LAST_COMMIT = "015f626"
+"""The last one with these switches and with the MLP `relu2`."""
 
 
 @dataclass(frozen=True)
@@ -176,7 +180,32 @@ def open_checkpoint(path: Path) -> Checkpoint:
             f"a file that `slm fit` wrote, format version {FORMAT_VERSION}",
             "name a file under lightning_logs/…/checkpoints/",
         )
+    drop_retired(contents["hyper_parameters"]["gpt"], path)
     return Checkpoint(path, contents)
+
+
+def drop_retired(gpt: dict[str, Any], path: Path) -> None:
+    """Removes switches that models no longer have from the options of a model.
+
+    Args:
+        gpt: `GPTConfig` in plain types, possibly of an older version; changed in place.
+        path: The checkpoint or config they come from.
+
+    Raises:
+        UserError: The model uses one of them.
+    """
+    used = {name: gpt.pop(name) for name, off in _RETIRED.items() if gpt.get(name, off) != off}
+    for name in _RETIRED:
+        gpt.pop(name, None)
+    if gpt.get("mlp") == "relu2":
+        used["mlp"] = "relu2"
+    if used:
+        found = ", ".join(f"{name} {value}" for name, value in used.items())
+        raise UserError(
+            f"{path} is of a model with {found}, which gained nothing and was removed",
+            "a model of the present version",
+            f"use the last version that has it: git checkout {_LAST_COMMIT}",
+        )
 
 
 def checkpoint_of(run: Path) -> Path | None:

@@ -21,7 +21,7 @@ _PADDING = 64  # rows: GPUs want multiples of 8 at least, and GPT-2's 50,257 is 
 _ACTIVATION_BUDGET = 0.9
 _SLICE = 8192  # tokens whose part of the weight's gradient fits into a CPU's cache
 
-Kernel = Callable[[Tensor, Tensor, float | None], tuple[Tensor, Tensor]]
+Kernel = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 class NextTokenLoss:
@@ -61,7 +61,6 @@ class NextTokenLoss:
             hidden_BTC.flatten(0, 1),
             model.head_weight,
             targets.flatten(),
-            model.config.softcap,
             rows,
             self._kernel,
             self._workspace,
@@ -106,7 +105,6 @@ class LinearCrossEntropy(torch.autograd.Function):
         hidden_NC: Tensor,
         weight_VC: Tensor,
         targets_N: Tensor,
-        softcap: float | None,
         rows: int,
         kernel: Kernel,
         workspace: dict[str, Tensor],
@@ -119,7 +117,6 @@ class LinearCrossEntropy(torch.autograd.Function):
             hidden_NC: Final hidden states.
             weight_VC: The output head.
             targets_N: int64.
-            softcap: As in `GPTConfig`.
             rows: Positions per chunk.
             kernel: `softmax_gradient_`, or the same compiled.
             workspace: Keeps what the next call needs again.
@@ -146,9 +143,9 @@ class LinearCrossEntropy(torch.autograd.Function):
                 inputs_nC = inputs_NC[start : start + rows]
                 targets_n = targets_N[start : start + rows]
                 logits_nP = torch.mm(inputs_nC, padded_PC.t(), out=buffer_nP[: len(inputs_nC)])
-                log_sum_n, of_target_n = kernel(logits_nP[:, :V], targets_n, softcap)
+                log_sum_n, of_target_n = kernel(logits_nP[:, :V], targets_n)
                 losses.append(log_sum_n - of_target_n)
-                gradient_nP = _at_targets(logits_nP, targets_n, losses[-1], of_target_n, softcap)
+                gradient_nP = _at_targets(logits_nP, targets_n, losses[-1])
                 gradient_nP[:, V:] = 0
                 torch.mm(gradient_nP, padded_PC, out=d_inputs_NC[start : start + rows])
                 for first in range(0, P, step):
@@ -173,7 +170,7 @@ class LinearCrossEntropy(torch.autograd.Function):
         if ctx.meeting is not None:
             ctx.meeting.append(d_weight)
             d_weight = None
-        return d_hidden_NC, d_weight, None, None, None, None, None, None
+        return d_hidden_NC, d_weight, None, None, None, None, None
 
 
 class TiedEmbedding(torch.autograd.Function):
@@ -230,49 +227,29 @@ def _reuse(
     return found
 
 
-def softmax_gradient_(
-    logits_nV: Tensor, targets_n: Tensor, softcap: float | None
-) -> tuple[Tensor, Tensor]:
+def softmax_gradient_(logits_nV: Tensor, targets_n: Tensor) -> tuple[Tensor, Tensor]:
     """Overwrites logits by the gradient of log(sum of exp(logits)): their softmax.
-
-    With a soft cap c, logits are c tanh(x / c), and the gradient is by x.
 
     Args:
         logits_nV: Changed in place.
         targets_n: Their targets, int64.
-        softcap: c, or None.
 
     Returns:
         log(sum of exp(logits)) and the target's logit for each position, in float32 or better.
     """
     x_nV = logits_nV.to(torch.promote_types(logits_nV.dtype, torch.float32))
-    slope_nV = None
-    if softcap is not None:
-        x_nV = torch.tanh(x_nV / softcap)
-        slope_nV = 1 - x_nV.square()
-        x_nV = softcap * x_nV
     of_target_n = x_nV.gather(1, targets_n.unsqueeze(1)).squeeze(1)
     log_sum_n = x_nV.logsumexp(1)
-    softmax_nV = x_nV.sub_(log_sum_n.unsqueeze(1)).exp_()
-    logits_nV.copy_(softmax_nV if slope_nV is None else softmax_nV.mul_(slope_nV))
+    logits_nV.copy_(x_nV.sub_(log_sum_n.unsqueeze(1)).exp_())
     return log_sum_n, of_target_n
 
 
-def _at_targets(
-    gradient_nP: Tensor,
-    targets_n: Tensor,
-    losses_n: Tensor,
-    of_target_n: Tensor,
-    softcap: float | None,
-) -> Tensor:
+def _at_targets(gradient_nP: Tensor, targets_n: Tensor, losses_n: Tensor) -> Tensor:
     """Puts in p - 1 for the targets: from the loss, as bfloat16's p - 1 would be mostly rounding.
 
     Outside of what is compiled: there it would cost a copy of all logits.
     """
-    values_n = torch.expm1(-losses_n)
-    if softcap is not None:
-        values_n = values_n * (1 - (of_target_n / softcap).square())
     # Not scatter_, which copies a CPU's whole bfloat16 matrix into float32 and back.
     rows_n = torch.arange(len(targets_n), device=targets_n.device)
-    gradient_nP[rows_n, targets_n] = values_n.to(gradient_nP.dtype)
+    gradient_nP[rows_n, targets_n] = torch.expm1(-losses_n).to(gradient_nP.dtype)
     return gradient_nP
