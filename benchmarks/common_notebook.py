@@ -31,7 +31,8 @@ import torch
 from torch.nn import functional as F
 
 from slm.data.manifest import Manifest
-from slm.model import GPT, GPTConfig, SamplingOptions, generate
+from slm.generation import SamplingOptions, generate
+from slm.model import GPT, GPTConfig
 
 BATCH, CONTEXT, LAYERS, HEADS, WIDTH = 32, 128, 2, 2, 128
 STORIES, STORY_TOKENS = 20, 250

@@ -131,7 +131,7 @@ def ours(
     return losses.values, module.model
 
 
-ARMS: dict[str, Callable[..., tuple[list[float], GPT]]] = {
+VARIANTS: dict[str, Callable[..., tuple[list[float], GPT]]] = {
     "reference": reference,
     "ours": ours,
     "float32": functools.partial(ours, precision="32-true"),
@@ -173,7 +173,7 @@ def main() -> None:
         if arm not in found:
             started = time.perf_counter()
             name, _, nudge = arm.partition("+")
-            losses, model = ARMS[name](options.folder, device, options, int(nudge or 0))
+            losses, model = VARIANTS[name](options.folder, device, options, int(nudge or 0))
             found[arm] = {
                 "steps": options.steps,
                 "batch_size": options.batch_size,

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import torch
 
-from slm.reports.scorecard.likelihood import score_pairs
-from slm.reports.scorecard.pairs import make_pairs
-from slm.reports.scorecard.texts import texts_of
+from slm.evaluation.likelihood import score_pairs
+from slm.evaluation.pairs import make_pairs
+from slm.evaluation.texts import texts_of
 from slm.training.checkpoint import open_checkpoint
 
 PAIRS, SEED = 300, 1337

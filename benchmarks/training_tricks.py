@@ -23,11 +23,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from slm.bench.variants import Rounds, Training, train_bare
 from slm.commands.configs import find_configs, model_of_config
 from slm.hardware import find_device
 from slm.model import GPT, gpt
 from slm.reports import training_arms
-from slm.reports.training_arms import Training, Turns, train_bare
 from slm.training import loss
 from slm.training.loss import LinearCrossEntropy, NextTokenLoss
 from slm.training.memory import peak_memory
@@ -129,7 +129,7 @@ def serve(line: Connection, name: str, training: Training) -> None:
     if name == "blocks computed twice":
         training = dataclasses.replace(training, grad_checkpointing=True)
     with tempfile.TemporaryDirectory() as folder:
-        train_bare(training, Turns(line, training.device), Path(folder))
+        train_bare(training, Rounds(line, training.device), Path(folder))
     line.send(peak_memory(torch.device(training.device)))
 
 

@@ -105,11 +105,11 @@ def _dispatch(words: list[str]) -> int:
 
         return run_info(rest)
     if verb == "predict":
-        from slm.commands.predict import run_predict
+        from slm.commands.predict.run import run_predict
 
         return run_predict(find_configs(rest))
     if verb == "bench":
-        from slm.commands.bench import run_bench
+        from slm.commands.bench.run import run_bench
 
         return run_bench([*rest[:1], *find_configs(rest[1:])])
     if verb == "evaluate":
@@ -128,7 +128,7 @@ def _dispatch(words: list[str]) -> int:
         from slm.commands.verify_resume import run_verify_resume
 
         return run_verify_resume(rest)
-    from slm.commands.run import run_verb
+    from slm.commands.fit.run import run_verb
 
     return run_verb(verb, find_configs(rest))
 

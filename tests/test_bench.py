@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from conftest import checkpoint, refuse
 
-from slm.model.weights import native_weights
+from slm.generation.quantization import native_formats
 
 
 def test_bench_measures_a_checkpoint(slm, trained, workplace):
@@ -26,7 +26,7 @@ def test_bench_measures_a_checkpoint(slm, trained, workplace):
     assert result.status == 0, result.err
     facts = json.loads(Path("speed.json").read_text())
     rows = [(row["teller"], row["stories"]) for row in facts["speeds"]]
-    kinds = [f"slm {kind}" for kind in native_weights("cpu")]
+    kinds = [f"slm {kind}" for kind in native_formats("cpu")]
     assert ("Left out   bf16" in result.err) == ("slm bf16" not in kinds)
     assert rows == [(kind, stories) for stories in (1, 3) for kind in kinds]
     for row in facts["speeds"]:

@@ -8,10 +8,10 @@ from test_module import GPT, OptimizerOptions, make_data, make_model, train  # n
 from slm.errors import UserError
 from slm.training import budget as budget_module
 from slm.training import probe
-from slm.training.budget import TimeBudget, in_words, parse_duration
-from slm.training.callbacks import LastStep
+from slm.training.callbacks.checkpoints import LastCheckpoint
+from slm.training.callbacks.time_budget import TimeBudget, format_duration, parse_duration
+from slm.training.callbacks.validation import LastStep
 from slm.training.checkpoint import open_checkpoint
-from slm.training.checkpointing import LastCheckpoint
 from slm.training.optimization import make_optimizer
 from slm.training.probe import measure
 
@@ -35,7 +35,7 @@ def test_what_is_no_duration_is_refused(text):
     [(45, "45 s"), (170, "2 min 50 s"), (1200, "20 min"), (5400, "1 h 30 min"), (0.2, "0.2 s")],
 )
 def test_durations_in_words(seconds, words):
-    assert in_words(seconds) == words
+    assert format_duration(seconds) == words
 
 
 class Clock:

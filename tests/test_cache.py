@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from slm.generation.cache import KVCache
 from slm.model import GPT, GPTConfig
-from slm.model.cache import KVCache
 
 CLASSIC = GPTConfig(
     block_size=100, vocab_size=50, n_layer=2, n_head=2, n_embd=16, dropout=0.2, bias=True

@@ -403,7 +403,7 @@ def test_fine_tuning_starts_from_the_weights_with_a_fresh_optimizer(slm, trained
     words += ("--trainer.max_steps", "4", "--val_interval", "4", "--trainer.log_every_n_steps", "1")
     result = slm("fit", *words, "--model.optimizer.lr", "1e-12")
     assert result.status == 0, result.err
-    assert f"Weights    from {ckpt}" in result.err
+    assert f"Quantization    from {ckpt}" in result.err
     tuned, before = open_checkpoint(checkpoint("best")), open_checkpoint(ckpt)
     assert tuned.step == 4
     assert tuned.make_tokenizer().sha256 == before.make_tokenizer().sha256
@@ -474,7 +474,7 @@ def test_weights_to_start_from_can_be_named_in_a_config(slm, trained, second):
     Path("tuned.yaml").write_text(text.replace("tokenizer: bpe", f"tokenizer: {ckpt}"))
     result = slm("fit", "--config", "tuned.yaml", "--data.source", second)
     assert result.status == 0, result.err
-    assert f"Weights    from {ckpt}" in result.err
+    assert f"Quantization    from {ckpt}" in result.err
     Path("wrong.yaml").write_text(text.replace("n_layer: 2", "n_layer: 3"))
     refuse(slm("fit", "--config", "wrong.yaml", "--data.tokenizer", ckpt), "--model.gpt.n_layer 2")
 
@@ -548,7 +548,7 @@ def test_a_config_without_a_name_is_a_mistake(slm, words):
 
 
 def test_without_a_terminal_progress_is_said_now_and_then(slm, workplace, monkeypatch):
-    monkeypatch.setattr("slm.training.callbacks.SAY_EVERY", 0.0)
+    monkeypatch.setattr("slm.training.callbacks.progress.SAY_EVERY", 0.0)
     result = slm("fit", "--config", "tiny.yaml", "--trainer.accumulate_grad_batches", "3")
     assert result.status == 0, result.err
     lines = re.findall(r"step +(\d+) of 12  train_loss \d\.\d{4}  [\d,]+ tokens/s", result.err)

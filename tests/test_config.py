@@ -8,7 +8,8 @@ import torch
 from conftest import plain_attention
 from torch.nn import functional as F
 
-from slm.model import GPT, GPTConfig, SamplingOptions, generate
+from slm.generation import SamplingOptions, generate
+from slm.model import GPT, GPTConfig
 from slm.model.gpt import MLP, rotary_angles, rotate
 
 SHAPE = {

@@ -7,7 +7,7 @@ from conftest import checkpoint, refuse
 from slm import hardware
 from slm.model import GPT, GPTConfig
 from slm.training import device_check
-from slm.training.device_check import check_device
+from slm.training.callbacks.device_check import check_device
 
 CONFIGS = {
     "classic": GPTConfig(16, 90, 2, 2, 32, 0.5, bias=True),

@@ -12,7 +12,7 @@ import torch
 from conftest import checkpoint, refuse
 
 from slm.training.checkpoint import open_checkpoint
-from slm.training.checkpointing import AtomicCheckpointIO
+from slm.training.checkpoint_io import AtomicCheckpointIO
 from slm.training.finite import FiniteGradients
 from slm.training.module import StoryModel
 from slm.training.run_logger import LastingEvents

@@ -8,7 +8,7 @@ from slm.model import GPT, GPTConfig
 
 pytest.importorskip("transformers")
 
-from slm.sharing.gpt2 import to_transformers
+from slm.export.gpt2 import to_transformers
 
 
 @pytest.mark.parametrize("bias", [False, True])

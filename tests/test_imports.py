@@ -9,13 +9,17 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "slm"
 BASIS = {"errors", "files", "hardware", "processes", "signals"}
+CORE = {*BASIS, "model", "data", "generation", "training"}
 ALLOWED = {
-    "model": {"hardware"},
+    "model": set(),
     "data": {"errors", "files"},
-    "training": {*BASIS, "model", "data"},
-    "reports": {*BASIS, "model", "data", "training"},
-    "sharing": {"errors", "model", "data", "training"},
-    "commands": {*BASIS, "verbs", "model", "data", "training", "reports", "sharing"},
+    "generation": {"hardware", "model", "data"},
+    "training": CORE - {"training"},
+    "evaluation": CORE,
+    "reports": {*CORE, "evaluation"},
+    "export": CORE,
+    "bench": {*CORE, "export"},
+    "commands": {*CORE, "verbs", "evaluation", "reports", "export", "bench"},
     "cli.py": {"errors", "processes", "signals", "verbs", "commands", "__version__"},
     "errors.py": set(),
     "files.py": set(),
@@ -45,6 +49,12 @@ def test_imports_point_one_way(room):
                 assert other in {room, *ALLOWED[room]}, f"{path} imports {module}"
 
 
+def test_generation_knows_of_the_data_only_the_tokenizer():
+    for path in (PACKAGE / "generation").rglob("*.py"):
+        for module in imported_modules(path):
+            assert not module.startswith("slm.data.") or ".tokenizer." in module, module
+
+
 def test_the_model_needs_torch_and_the_standard_library_only():
     for path in (PACKAGE / "model").rglob("*.py"):
         for module in imported_modules(path):
@@ -60,7 +70,10 @@ def test_the_model_needs_torch_and_the_standard_library_only():
         ("from slm.cli import main; main(['--help'])", ["torch", "lightning"]),
         ("import slm.data.preparation", ["torch", "lightning", "datasets", "tokenizers"]),
         ("from slm.cli import main; main(['prepare', '--help'])", ["torch", "lightning"]),
-        ("import slm.commands.predict", ["lightning", "torchmetrics", "datasets", "tokenizers"]),
+        (
+            "import slm.commands.predict.run",
+            ["lightning", "torchmetrics", "datasets", "tokenizers"],
+        ),
         ("from slm.cli import main; main(['info', '.'])", ["torch", "lightning", "datasets"]),
     ],
 )

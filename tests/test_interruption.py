@@ -12,8 +12,8 @@ from conftest import checkpoint
 
 from slm.errors import Stopped
 from slm.signals import LastingStream, handled_by, raise_stopped
+from slm.training.callbacks.interruption import Interruption
 from slm.training.checkpoint import open_checkpoint
-from slm.training.interruption import Interruption
 
 ALONE = SimpleNamespace(world_size=1)
 posix = pytest.mark.skipif(os.name == "nt", reason="POSIX signals")

@@ -1,4 +1,4 @@
-"""Training as a system: accumulation, clipping, watchers, checkpoints."""
+"""Training as a system: accumulation, clipping, standard_callbacks, checkpoints."""
 
 import shutil
 from dataclasses import replace
@@ -12,13 +12,18 @@ from torch.utils.data import DataLoader
 
 from slm.data.datamodule import StoryData
 from slm.errors import UserError
-from slm.model import GPTConfig, SamplingOptions
-from slm.training.callbacks import LastStep, ProgressLine, SampledStories, TrainingCurves
+from slm.generation import SamplingOptions
+from slm.generation.storyteller import StoryRequest
+from slm.model import GPTConfig
+from slm.training.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
+from slm.training.callbacks.curves import TrainingCurves
+from slm.training.callbacks.progress import ProgressLine
+from slm.training.callbacks.stories import SampledStories
+from slm.training.callbacks.validation import LastStep
 from slm.training.checkpoint import open_checkpoint
-from slm.training.checkpointing import AtomicCheckpointIO, BestCheckpoint, LastCheckpoint
+from slm.training.checkpoint_io import AtomicCheckpointIO
 from slm.training.module import StoryModel
 from slm.training.optimization import OptimizerOptions
-from slm.training.storyteller import StoryRequest
 
 GPT = GPTConfig(block_size=16, vocab_size=300, n_layer=2, n_head=2, n_embd=16, dropout=0.0)
 OPTIMIZER = OptimizerOptions(lr=0.01, warmup_steps=3)
@@ -580,5 +585,5 @@ def test_a_trainer_can_tell_stories_too(make_data, tmp_path):
     trainer.fit(model, datamodule=data)
     requests = [StoryRequest(name, SamplingOptions(max_new_tokens=8)) for name in ("Tom", "Lily")]
     told = trainer.predict(model, DataLoader(requests, batch_size=None))
-    assert told == ["".join(model.storyteller().tell(request)) for request in requests]
+    assert told == ["".join(model.storyteller().generate(request)) for request in requests]
     assert all(told)

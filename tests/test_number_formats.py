@@ -64,7 +64,7 @@ class WorkerHere:
             recv = staticmethod(lambda: turns.pop(0))
             send = staticmethod(lambda seconds: None)
 
-        training_arms.ARMS[arm](training, training_arms.Turns(Line, "cpu"), place or tmp_path)
+        training_arms.VARIANTS[arm](training, training_arms.Rounds(Line, "cpu"), place or tmp_path)
 
     def turn(self, steps):
         return 1.0

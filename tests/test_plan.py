@@ -7,8 +7,8 @@ import jsonargparse
 import pytest
 
 from slm.commands import plan as planning
-from slm.commands.budget import apply_plan
-from slm.commands.plan import Plan, make_plan
+from slm.commands.fit.budget import apply_plan
+from slm.commands.fit.plan import Plan, make_plan
 from slm.errors import UserError
 from slm.model import GPT, GPTConfig
 from slm.training.optimization import OptimizerOptions
@@ -63,7 +63,7 @@ def test_steps_and_tokens_follow_from_the_speed(machine):
     assert plan.tokens == plan.steps * 8 * 64
     bits = expected_bits_per_byte(parameters, plan.tokens)
     for part in ("Budget     10 min", "compiled in 20 s", f"{bits:.2f} bits per byte", "1.0 GB"):
-        assert part in plan.in_words()
+        assert part in plan.describe()
 
 
 @pytest.mark.parametrize(("gain", "seconds"), [(0.9, 600.0), (1.01, 600.0), (2.0, 30.0)])
@@ -71,7 +71,7 @@ def test_it_compiles_only_where_that_pays(machine, gain, seconds):
     machine(gain=gain)
     plan = make_plan(options(), seconds, validation_tokens=5_000_000, choose_size=False)
     assert not plan.compile
-    assert "eager" in plan.in_words()
+    assert "eager" in plan.describe()
 
 
 def test_a_compiler_that_fails_is_done_without(machine, monkeypatch, capsys):

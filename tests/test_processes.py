@@ -64,8 +64,8 @@ class BitEqual(Callback):
         if trainer.is_global_zero:
             print("equal at", trainer.global_step, file=sys.stderr)
 
-original = trainer.watchers
-trainer.watchers = lambda *a: [*original(*a), BitEqual()]
+original = trainer.standard_callbacks
+trainer.standard_callbacks = lambda *a: [*original(*a), BitEqual()]
 sys.exit(main())
 """
 

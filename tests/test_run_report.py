@@ -15,9 +15,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from slm.cli import main
 from slm.commands import trainer as command
-from slm.reports.energy import EnergyMeter
-from slm.reports.record import RunRecord
-from slm.training.callbacks import LastStep
+from slm.training.callbacks.record import RunRecord
+from slm.training.callbacks.validation import LastStep
+from slm.training.energy import EnergyMeter
 from slm.training.runs import read_record
 
 
@@ -210,7 +210,7 @@ def test_without_any_watcher_the_weights_are_the_same(slm, workplace, monkeypatc
     plan = ("fit", "--config", "tiny.yaml", "--model.gpt.dropout", "0.2")
     assert slm(*plan).status == 0
     # The last step's validation is not watching: it decides what is kept.
-    monkeypatch.setattr(command, "watchers", lambda curves, progress: [LastStep()])
+    monkeypatch.setattr(command, "standard_callbacks", lambda curves, progress: [LastStep()])
     monkeypatch.setattr(command, "Pictures", LastStep)
     monkeypatch.setattr(command, "RunRecord", LastStep)
     assert slm(*plan).status == 0

@@ -3,8 +3,15 @@
 import pytest
 import torch
 
-from slm.model import SamplingOptions
-from slm.model.sampling import Sampler, min_p, no_repeat_ngram, repetition_penalty, top_k, top_p
+from slm.generation import SamplingOptions
+from slm.generation.sampling import (
+    Sampler,
+    min_p,
+    no_repeat_ngram,
+    repetition_penalty,
+    top_k,
+    top_p,
+)
 
 
 def draws(logits, count, seed=0, **options):

@@ -19,14 +19,14 @@ from slm.cli import main
 from slm.data.builtin import stories as builtin_stories
 from slm.data.tokenizer import Tokenizer
 from slm.errors import UserError
+from slm.evaluation.generated import GeneratedStory, compare, describe, frequent_words, is_copy
+from slm.evaluation.judge import GRADES, Judge, grade_stories
+from slm.evaluation.likelihood import Accuracy, mean_log_probabilities, score_pairs
+from slm.evaluation.overlap import Overlap, overlaps
+from slm.evaluation.pairs import FAMILIES, Pair, Passage, make_pairs, sentences
+from slm.evaluation.prompts import PROMPTS
 from slm.model import GPT, GPTConfig
 from slm.reports.figures.curves import read_run
-from slm.reports.scorecard.generated import Told, compare, describe, frequent_words, is_copy
-from slm.reports.scorecard.judge import GRADES, Judge, grade_stories
-from slm.reports.scorecard.likelihood import Accuracy, mean_log_probabilities, score_pairs
-from slm.reports.scorecard.overlap import Overlap, overlaps
-from slm.reports.scorecard.pairs import FAMILIES, Pair, Passage, make_pairs, sentences
-from slm.reports.scorecard.prompts import PROMPTS
 
 STORY = (
     'Lily was sad. "Where is my cat?" she asked. They were in the garden. She went to see. Lily '
@@ -151,7 +151,7 @@ def test_a_pair_too_long_loses_the_same_beginning_on_both_sides(model, tokenizer
         seen.extend(sides)
         return [0.0, -1.0]
 
-    monkeypatch.setattr("slm.reports.scorecard.likelihood.mean_log_probabilities", note)
+    monkeypatch.setattr("slm.evaluation.likelihood.mean_log_probabilities", note)
     pair = Pair(Passage(STORY * 3, " She was happy."), Passage(STORY * 3, " She was."))
     assert score_pairs(model, tokenizer, [pair]) == Accuracy(1, 1.0)
     (right, judged_right), (wrong, judged_wrong) = seen
@@ -228,8 +228,8 @@ def test_what_counts_as_a_copy():
 def test_manner_of_stories():
     none = Overlap(0, 0, 8, 1.0)
     stories = [
-        Told("Tom ran.", "Tom saw a dog. Tom saw a dog.", True, "Tom"),
-        Told("Lily ran.", "She saw a zorb.", False, "Lily"),
+        GeneratedStory("Tom ran.", "Tom saw a dog. Tom saw a dog.", True, "Tom"),
+        GeneratedStory("Lily ran.", "She saw a zorb.", False, "Lily"),
     ]
     found = describe(stories)
     assert found.memorised is None
@@ -288,7 +288,7 @@ def service(monkeypatch):
 
 
 GOOD = 'Here you are:\n{"grammar": 8, "creativity": 6, "consistency": 7, "plot": 5} Enjoy!'
-TOLD = Told("Once", " there was a cat.", True)
+TOLD = GeneratedStory("Once", " there was a cat.", True)
 
 
 def test_the_judge_is_asked_for_each_story(service):
@@ -368,7 +368,7 @@ def trained(tmp_path_factory):
 def scored(trained):
     """The scorecard of a tiny run, by the real command."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("slm.reports.scorecard.generated.PROMPTS", PROMPTS[:8])
+        patch.setattr("slm.evaluation.generated.PROMPTS", PROMPTS[:8])
         return score(trained)
 
 
@@ -412,7 +412,7 @@ def test_its_loss_is_what_validate_measures(slm, trained, scored):
 
 
 def test_the_same_numbers_twice(slm, trained, scored, monkeypatch):
-    monkeypatch.setattr("slm.reports.scorecard.generated.PROMPTS", PROMPTS[:8])
+    monkeypatch.setattr("slm.evaluation.generated.PROMPTS", PROMPTS[:8])
     best = checkpoint("best", root=trained)
     plan = ("evaluate", "--ckpt_path", best, "--stories", "30", "--loss_tokens", "null")
     assert slm(*plan, "--json", "b.json").status == 0
@@ -454,7 +454,7 @@ def test_training_stories_fed_as_generations_are_flagged(slm, trained, workplace
 )
 def test_the_run_keeps_the_card_of_its_own(slm, trained, fed, other, monkeypatch):
     """Neither another model's, nor that of other stories or other data."""
-    monkeypatch.setattr("slm.reports.scorecard.generated.PROMPTS", PROMPTS[:2])
+    monkeypatch.setattr("slm.evaluation.generated.PROMPTS", PROMPTS[:2])
     best = checkpoint("best", root=trained)
     card = best.parent.parent / "scorecard.json"
     card.write_text("its own")
@@ -524,7 +524,7 @@ def test_a_judge_that_is_not_there_costs_no_time(slm, trained, fed, monkeypatch)
 
 def test_a_judge_that_goes_away_loses_nothing(slm, trained, service, monkeypatch):
     service.answers = [(200, GOOD), (403, "")]
-    monkeypatch.setattr("slm.reports.scorecard.generated.PROMPTS", PROMPTS[:2])
+    monkeypatch.setattr("slm.evaluation.generated.PROMPTS", PROMPTS[:2])
     best = checkpoint("best", root=trained)
     card = best.parent.parent / "scorecard.json"
     card.unlink(missing_ok=True)

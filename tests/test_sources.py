@@ -11,7 +11,7 @@ import pytest
 from conftest import make_stories, write_stories
 
 from slm.data import hub
-from slm.data.source import held_out, in_words
+from slm.data.source import describe_source, held_out
 from slm.data.sources import BuiltinSource, open_source
 from slm.errors import UserError
 
@@ -198,7 +198,7 @@ def test_several_sources_are_read_one_after_the_other(tmp_path):
     assert halves["validation"][0] == "v"
     assert sorted(halves["train"][1:] + halves["validation"][1:]) == ["a", "b", "c", "d", "e", "f"]
     assert source.name == "with+alone"
-    assert in_words(source.spec) == f"{tmp_path / 'with'} + {alone}"
+    assert describe_source(source.spec) == f"{tmp_path / 'with'} + {alone}"
     revision = source.revision()
     assert source.unchanged_since(revision)
     write_stories(alone, ["other"])

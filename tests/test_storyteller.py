@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from slm.data.tokenizer import Tokenizer
-from slm.model import GPT, GPTConfig, SamplingOptions
-from slm.training.storyteller import Story, StoryRequest, Storyteller
+from slm.generation import SamplingOptions
+from slm.generation.storyteller import Story, StoryRequest, Storyteller
+from slm.model import GPT, GPTConfig
 
 TOKENIZER = Tokenizer("bpe", {bytes([byte]): byte for byte in range(256)}, 257)
 END = TOKENIZER.end_of_text
@@ -70,7 +71,7 @@ def test_no_stop_text_ends_a_story_before_its_minimum():
 
 def test_one_story_comes_in_pieces_that_make_the_whole(teller):
     request = StoryRequest("Once", SamplingOptions(max_new_tokens=40))
-    assert "".join(teller.tell(request)) == "".join(teller.tell(request)) != ""
+    assert "".join(teller.generate(request)) == "".join(teller.generate(request)) != ""
 
 
 def test_many_stories_are_those_told_alone_and_begin_in_order(teller):
@@ -82,16 +83,16 @@ def test_many_stories_are_those_told_alone_and_begin_in_order(teller):
         for n, prompt in enumerate(["Tom", "A longer prompt", "", "Lily went", "x" * 50] * 2)
     ]
     begun, told = [], {}
-    for story, piece in teller.tell_all(requests, options, rows=3):
+    for story, piece in teller.generate_all(requests, options, rows=3):
         if story.request not in told:
             begun.append(story.request)
         told[story.request] = told.get(story.request, "") + piece
     assert begun == requests
     for request in requests:
-        assert told[request] == "".join(teller.tell(request))
+        assert told[request] == "".join(teller.generate(request))
 
 
 def test_stories_that_are_told_together_need_the_same_options(teller):
     requests = [StoryRequest("Tom", SamplingOptions(temperature=0.5))]
     with pytest.raises(ValueError, match="same options"):
-        list(teller.tell_all(requests, SamplingOptions(), rows=1))
+        list(teller.generate_all(requests, SamplingOptions(), rows=1))

@@ -9,16 +9,16 @@ from typing import Any
 
 import torch
 
-from slm.commands.complaints import QuickParser, os_errors_explained, place_for, quick_parser
-from slm.commands.resolve import resolve_checkpoint
-from slm.data.source import in_words
+from slm.commands.lookup import find_checkpoint_argument
+from slm.commands.parsing import QuickParser, os_errors_explained, output_path, quick_parser
+from slm.data.source import describe_source
 from slm.errors import UserError
+from slm.evaluation import scorecard as card
+from slm.evaluation.generated import GeneratedStory
+from slm.evaluation.judge import Judge, grade_stories
+from slm.evaluation.texts import Texts, texts_of
 from slm.hardware import Accelerator, describe_machine, find_device
 from slm.model import GPT
-from slm.reports.scorecard import card
-from slm.reports.scorecard.generated import Told
-from slm.reports.scorecard.judge import Judge, grade_stories
-from slm.reports.scorecard.texts import Texts, texts_of
 from slm.training.checkpoint import Checkpoint
 
 
@@ -35,18 +35,21 @@ def run_evaluate(words: Sequence[str]) -> int:
     Raises:
         UserError: The input has to change.
     """
-    rest, checkpoint = resolve_checkpoint("evaluate", list(words))
+    rest, checkpoint = find_checkpoint_argument("evaluate", list(words))
     options = _make_parser().parse_args(rest)
     assert checkpoint is not None  # parse_args has printed the help and left, otherwise
     settings = _settings(options)
-    json_file = place_for("--json", options.json) if options.json else None
+    json_file = output_path("--json", options.json) if options.json else None
     judge = _judge(options)
     device = _device(options)
     stories = _read_stories(Path(options.generations)) if options.generations else None
     held_out, trained_on = _texts(checkpoint, options)
     if judge is not None:
         _say("whether the judge answers")
-        if judge.grade(Told("Once upon a time", " there was a cat. It slept.", True)) is None:
+        if (
+            judge.grade(GeneratedStory("Once upon a time", " there was a cat. It slept.", True))
+            is None
+        ):
             _say(f"going on, though {judge.model} gave a first story no grades")
     torch.manual_seed(settings.seed)
     model = GPT(checkpoint.gpt) if options.untrained else checkpoint.make_model()
@@ -57,7 +60,7 @@ def run_evaluate(words: Sequence[str]) -> int:
         "fingerprint": None if options.untrained else checkpoint.fingerprint(),
         "parameters": str(model.parameter_counts()),
         "tokenizer": f"{tokenizer.name}, {tokenizer.n_vocab:,}",
-        "held_out": in_words(held_out.manifest.source),
+        "held_out": describe_source(held_out.manifest.source),
         "options": {"stories": settings.stories, "seed": settings.seed},
         "machine": describe_machine(device),
     }
@@ -202,7 +205,7 @@ def _texts(checkpoint: Checkpoint, options: Any) -> tuple[Texts, Texts | None]:
     return texts_of(checkpoint, options.data.source, options.data.root), own
 
 
-def _read_stories(path: Path) -> list[Told]:
+def _read_stories(path: Path) -> list[GeneratedStory]:
     """Stories from JSON lines.
 
     Raises:
@@ -215,7 +218,7 @@ def _read_stories(path: Path) -> list[Told]:
     for number, line in enumerate(path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
         try:
             if line.strip():
-                stories.append(_as_told(json.loads(line)))
+                stories.append(_as_generated(json.loads(line)))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(
                 f"--generations {path}, line {number}, cannot be understood: {error!r}",
@@ -227,11 +230,11 @@ def _read_stories(path: Path) -> list[Told]:
     return stories
 
 
-def _as_told(line: Any) -> Told:
+def _as_generated(line: Any) -> GeneratedStory:
     text = line["text"] if "text" in line else line["story"]
     prompt = str(line.get("prompt") or "")
     ended = line.get("ended")
-    return Told(
+    return GeneratedStory(
         prompt,
         str(text).removeprefix(prompt),
         None if ended is None else ended in ("end of text", True),

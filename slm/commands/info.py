@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from slm.commands.complaints import os_errors_explained, quick_parser
+from slm.commands.parsing import os_errors_explained, quick_parser
 from slm.data.manifest import Manifest
-from slm.data.source import in_words
+from slm.data.source import describe_source
 from slm.data.statistics import SplitStatistics, count_split, examples, histogram
 from slm.data.tinystories import difference_from_known
 from slm.data.verification import check_touched, verify
@@ -124,7 +124,7 @@ def _describe_folder(folder: Path, verified: bool, seed: int) -> tuple[dict[str,
     reading = ", ".join(f"{option} {value}" for option, value in manifest.reading.items() if value)
     lines = [
         f"{folder}" + ("  (verified: everything is as its manifest states)" if verified else ""),
-        f"source       {in_words(manifest.source)}, revision {manifest.revision}",
+        f"source       {describe_source(manifest.source)}, revision {manifest.revision}",
         f"read with    {reading or 'no option that matters here'}",
         f"tokenizer    {tokenizer['name']}, {tokenizer['n_vocab']:,} tokens, "
         f"SHA-256 {tokenizer['sha256'][:16]}…",
@@ -206,7 +206,7 @@ def _describe_checkpoint(path: Path) -> tuple[dict[str, Any], str]:
         f"             {', '.join(f'{name} {value}' for name, value in gpt.items())}",
         f"tokenizer    {tokenizer.name}, {tokenizer.n_vocab:,} tokens, "
         f"SHA-256 {tokenizer.sha256[:16]}…",
-        f"data         {in_words(data['source']) if data else 'unknown'}",
+        f"data         {describe_source(data['source']) if data else 'unknown'}",
         f"training     {', '.join(f'{name} {value}' for name, value in entry['training'].items())}",
     ]
     return facts, "\n".join(lines)

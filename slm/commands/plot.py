@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slm.commands.complaints import os_errors_explained, quick_parser
+from slm.commands.parsing import os_errors_explained, quick_parser
 from slm.commands.runs import check_checkpoint_name, find_checkpoint, find_run, names_apart
 from slm.errors import UserError
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import yaml
 
-from slm.commands.complaints import os_errors_explained, quick_parser
 from slm.commands.configs import expand_configs
+from slm.commands.parsing import os_errors_explained, quick_parser
 from slm.data.corpus import Corpus
 from slm.data.manifest import Manifest
 from slm.data.preparation import ensure_prepared

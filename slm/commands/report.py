@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from slm.commands.complaints import os_errors_explained, place_for, quick_parser
+from slm.commands.parsing import os_errors_explained, output_path, quick_parser
 from slm.commands.runs import find_run
 
 
@@ -37,7 +37,7 @@ def run_report(words: Sequence[str]) -> int:
     )
     options = parser.parse_args(list(words))
     run = find_run(options.run, options.trainer.default_root_dir)
-    out = place_for("--out", options.out) if options.out else None
+    out = output_path("--out", options.out) if options.out else None
     from slm.reports.run_report import write_report
 
     print(f"Report     {write_report(run, out)}")

@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
-from slm.commands.complaints import os_errors_explained, quick_parser
 from slm.commands.configs import find_configs
-from slm.commands.resolve import take_option
+from slm.commands.lookup import take_option
+from slm.commands.parsing import os_errors_explained, quick_parser
 from slm.errors import UserError
 from slm.reports.figures.curves import read_events
 from slm.training.checkpoint import open_checkpoint
@@ -168,7 +168,7 @@ def train_and_kill(plan: Sequence[str], root: Path, delay: float, in_write: bool
 def compare_runs(one: Path, other: Path) -> dict[str, list[str]]:
     """What differs between two runs, by what was compared; nothing if they are the same run.
 
-    Weights, optimizer state and learning-rate schedule in `last.ckpt` are compared bit by bit;
+    Quantization, optimizer state and learning-rate schedule in `last.ckpt` are compared bit by bit;
     curves by their steps, without repetition or gap, and their values.
     """
     first, second = (open_checkpoint(run / "checkpoints" / "last.ckpt") for run in (one, other))

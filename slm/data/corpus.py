@@ -9,7 +9,7 @@ from typing import Any
 from slm.data.cleaning import Cleaning
 from slm.data.columns import StoryText
 from slm.data.readers import LONGEST_STORY
-from slm.data.source import Piece, Source, held_out, in_words
+from slm.data.source import Piece, Source, describe_source, held_out
 from slm.data.sources import open_source
 from slm.data.tokenizer import Tokenizer
 from slm.errors import UserError
@@ -136,7 +136,7 @@ class Corpus:
         for raw in piece.stories():
             if len(raw) > LONGEST_STORY:
                 raise UserError(
-                    f"a story of {len(raw):,} characters in {in_words(self.opened.spec)}",
+                    f"a story of {len(raw):,} characters in {describe_source(self.opened.spec)}",
                     f"stories of at most {LONGEST_STORY:,}",
                     "cut it into several",
                 )

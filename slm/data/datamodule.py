@@ -21,7 +21,7 @@ from slm.data.cleaning import Cleaning
 from slm.data.corpus import Corpus
 from slm.data.manifest import Manifest
 from slm.data.preparation import ensure_prepared, find_folder, find_same_data
-from slm.data.source import in_words
+from slm.data.source import describe_source
 from slm.data.tokenizer import Tokenizer
 from slm.errors import UserError
 
@@ -121,7 +121,7 @@ class StoryData(LightningDataModule):
     @property
     def source(self) -> str:
         """The source, in words."""
-        return in_words(self.corpus.opened.spec)
+        return describe_source(self.corpus.opened.spec)
 
     @cached_property
     def folder(self) -> Path:

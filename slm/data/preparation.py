@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 from slm.data.corpus import Corpus
 from slm.data.joining import join_shards
 from slm.data.manifest import FORMAT_VERSION, SPLITS, Manifest, id_dtype
-from slm.data.source import Piece, in_words
+from slm.data.source import Piece, describe_source
 from slm.data.tinystories import difference_from_known
 from slm.data.tokenizer import Tokenizer
 from slm.data.verification import check_touched
@@ -79,12 +79,12 @@ def ensure_prepared(corpus: Corpus, folder: Path | None = None) -> Path:
             return folder
         tokenizer = None
         if (folder / "manifest.json").exists():
-            said = f"{in_words(corpus.opened.spec)} has changed since {folder} was prepared."
+            said = f"{describe_source(corpus.opened.spec)} has changed since {folder} was prepared."
             if corpus.tokenizer == "bpe":
                 tokenizer = Manifest.read(folder).make_tokenizer(folder)
                 said += " The vocabulary stays; remove the folder to have another one learnt."
             print(said, file=sys.stderr)
-        print(f"Preparing  {in_words(corpus.opened.spec)} into {folder}", file=sys.stderr)
+        print(f"Preparing  {describe_source(corpus.opened.spec)} into {folder}", file=sys.stderr)
         if said := corpus.opened.describe():
             print(f"Reading    {said}", file=sys.stderr)
         prepare(corpus, folder, tokenizer)
@@ -103,8 +103,8 @@ def _is_prepared(corpus: Corpus, folder: Path) -> bool:
     apart = "keep both apart with another --data.root, or remove that folder"
     if manifest.source != corpus.opened.spec and not _same_files(corpus, manifest):
         raise UserError(
-            f"{folder} holds data prepared from {in_words(manifest.source)}",
-            f"data from {in_words(corpus.opened.spec)}",
+            f"{folder} holds data prepared from {describe_source(manifest.source)}",
+            f"data from {describe_source(corpus.opened.spec)}",
             apart,
         )
     for option, value in corpus.reading.items():
@@ -229,7 +229,7 @@ def _check_splits(manifest: Manifest, unfinished: Path) -> None:
         shutil.rmtree(unfinished, ignore_errors=True)  # another run would end here too
         if not any(other.stories for other in manifest.splits.values()):
             raise UserError(
-                f"{in_words(manifest.source)} holds no story",
+                f"{describe_source(manifest.source)} holds no story",
                 "at least one for training and one for validation",
                 "give a file with stories in it; in a .txt file, <|endoftext|> stands between two",
             )
@@ -239,7 +239,7 @@ def _check_splits(manifest: Manifest, unfinished: Path) -> None:
             else ("larger part, --data.validation_share 0.2")
         )
         raise UserError(
-            f"the {split} split of {in_words(manifest.source)} holds no story",
+            f"the {split} split of {describe_source(manifest.source)} holds no story",
             "at least one story",
             f"hold out a {part}; or give more stories (in a .txt file, <|endoftext|> stands "
             "between two), or a folder of train.txt and validation.txt",

@@ -100,7 +100,7 @@ def write_shard(
         tokenizer: Encodes it.
         folder: Where the shards lie.
         threads: How many of them encode.
-        report: Told of every batch, how many stories and bytes of text it had.
+        report: GeneratedStory of every batch, how many stories and bytes of text it had.
 
     Raises:
         UserError: The piece cannot be read.

@@ -72,7 +72,7 @@ class Source(Protocol):
         """
 
 
-def in_words(spec: str | list[str]) -> str:
+def describe_source(spec: str | list[str]) -> str:
     """A source's spec in a line."""
     return spec if isinstance(spec, str) else " + ".join(spec)
 

@@ -9,7 +9,7 @@ from slm.data.builtin import stories as builtin_stories
 from slm.data.columns import StoryText
 from slm.data.files import FileSource
 from slm.data.hub import HubSource
-from slm.data.source import Piece, Source, in_words
+from slm.data.source import Piece, Source, describe_source
 from slm.errors import UserError
 
 BUILTIN_STORIES = 40_000
@@ -100,7 +100,7 @@ class JoinedSource:
 
     def __init__(self, sources: list[Source]) -> None:
         self.sources = sources
-        self.spec = [in_words(source.spec) for source in sources]
+        self.spec = [describe_source(source.spec) for source in sources]
         names = list(dict.fromkeys(source.name for source in sources))
         self.name = "+".join(names if len(names) <= 3 else [*names[:2], f"{len(names) - 2}-more"])
 

@@ -22,7 +22,7 @@ def attention_maps(model: GPT, tokens: Tensor) -> Tensor:
         tokens: Token ids, (T,), int64, on the model's device, with T at most `block_size`.
 
     Returns:
-        Weights (layers, heads, T, T): row t says how much position t takes from each position.
+        Quantization (layers, heads, T, T): row t says how much position t takes from each position.
         Rows sum to one, and are zero right of the diagonal.
     """
     maps: list[Tensor] = []

@@ -11,15 +11,29 @@ Shape suffixes of local tensors:
 
 import math
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from slm.model.cache import Past
 from slm.model.config import GPTConfig
 from slm.model.reference import attention_weights
+
+
+class AttentionCache(Protocol):
+    """Keys and values of earlier positions, which replace reading them again.
+
+    `slm.generation.cache.CacheView` is one.
+    """
+
+    @property
+    def positions(self) -> Tensor:
+        """Positions of the tokens of this pass: (T,), or (B, T) if rows differ."""
+
+    def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """Stores keys and values, and attends to all stored ones: four times (B, H, T, D)."""
 
 
 def make_norm(config: GPTConfig) -> nn.Module:
@@ -93,18 +107,20 @@ class CausalSelfAttention(nn.Module):
             q_BHTD, k_BHTD = rotate(q_BHTD, angles), rotate(k_BHTD, angles)
         return q_BHTD, k_BHTD, v_BHTD
 
-    def forward(self, x: Tensor, angles: Tensor | None = None, past: Past | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, angles: Tensor | None = None, cache: AttentionCache | None = None
+    ) -> Tensor:
         """Mixes each position with those before it: (B, T, C) to (B, T, C).
 
         Args:
             x: The input, (B, T, C).
             angles: `rotary_angles` of the T positions; None where positions are learned.
-            past: Where earlier positions' keys and values are, and these go; None without a cache.
+            cache: Keys and values of earlier positions, to which these are added; or None.
         """
         q_BHTD, k_BHSD, v_BHSD = self.heads(x, angles)
         dropout = self.dropout if self.training else 0.0
-        if past is not None:
-            mixed_BHTD = past.attend(self.layer, q_BHTD, k_BHSD, v_BHSD)
+        if cache is not None:
+            mixed_BHTD = cache.attend(self.layer, q_BHTD, k_BHSD, v_BHSD)
         elif _compiled_is_faster(q_BHTD):
             weights_BHTS = F.dropout(attention_weights(q_BHTD, k_BHSD), dropout)
             mixed_BHTD = weights_BHTS @ v_BHSD
@@ -155,9 +171,11 @@ class Block(nn.Module):
         self.mlp_norm = make_norm(config)
         self.mlp = MLP(config)
 
-    def forward(self, x: Tensor, angles: Tensor | None = None, past: Past | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, angles: Tensor | None = None, cache: AttentionCache | None = None
+    ) -> Tensor:
         """One step along the residual stream: (B, T, C) to (B, T, C)."""
-        x_BTC = x + self.attention(self.attention_norm(x), angles, past)
+        x_BTC = x + self.attention(self.attention_norm(x), angles, cache)
         out_BTC: Tensor = x_BTC + self.mlp(self.mlp_norm(x_BTC))
         return out_BTC
 
@@ -230,13 +248,13 @@ class GPT(nn.Module):
             for last in (module.attention.proj, module.mlp.down):
                 nn.init.normal_(last.weight, std=0.02 / math.sqrt(2 * self.config.n_layer))
 
-    def hidden(self, tokens: Tensor, past: Past | None = None) -> Tensor:
+    def hidden(self, tokens: Tensor, cache: AttentionCache | None = None) -> Tensor:
         """The final hidden states of a sequence, before the head.
 
         Args:
             tokens: Token ids, (B, T), int64, with T at most `block_size`.
-            past: The cache's part in this pass, from `KVCache.grow`; the tokens then go on from
-                what it holds. None reads the tokens as the whole of a sequence.
+            cache: From `KVCache.grow`; the tokens then continue the sequences it holds. None reads
+                them as whole sequences.
 
         Returns:
             (B, T, C).
@@ -244,9 +262,9 @@ class GPT(nn.Module):
         Raises:
             ValueError: T exceeds `block_size`.
         """
-        return self.from_embeddings(self.token_embedding(tokens), past)
+        return self.from_embeddings(self.token_embedding(tokens), cache)
 
-    def from_embeddings(self, embeddings: Tensor, past: Past | None = None) -> Tensor:
+    def from_embeddings(self, embeddings: Tensor, cache: AttentionCache | None = None) -> Tensor:
         """`hidden`, from the tokens' embeddings (B, T, C) on."""
         T = embeddings.size(1)
         limit = self.config.block_size
@@ -258,20 +276,20 @@ class GPT(nn.Module):
         x_BTC, angles = embeddings, None
         if self.config.position == "learned":
             positions = (
-                torch.arange(T, device=embeddings.device) if past is None else past.positions
+                torch.arange(T, device=embeddings.device) if cache is None else cache.positions
             )
             x_BTC = x_BTC + self.position_embedding(positions)
         else:
             angles = self.angles[:, :T]
-            if past is not None:
-                angles = self.angles[:, past.positions]
+            if cache is not None:
+                angles = self.angles[:, cache.positions]
                 angles = angles if angles.dim() == 3 else angles.unsqueeze(2)  # one head for all
         x_BTC = self.embedding_dropout(x_BTC)
         for block in self.blocks:
             if self.recompute and torch.is_grad_enabled():
-                x_BTC = checkpoint(block, x_BTC, angles, past, use_reentrant=False)
+                x_BTC = checkpoint(block, x_BTC, angles, cache, use_reentrant=False)
             else:
-                x_BTC = block(x_BTC, angles, past)
+                x_BTC = block(x_BTC, angles, cache)
         hidden_BTC: Tensor = self.norm(x_BTC)
         return hidden_BTC
 

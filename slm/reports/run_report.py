@@ -8,9 +8,10 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from slm.data.source import in_words
+from slm.data.source import describe_source
 from slm.data.tokenizer import Tokenizer
 from slm.files import replacing
+from slm.generation.storyteller import example_story
 from slm.model import GPT
 from slm.reports.figures.attention import draw_head, draw_heads, maps_of_text, token_label
 from slm.reports.figures.curves import CURVES, RunCurves, read_run
@@ -18,11 +19,10 @@ from slm.reports.figures.next_tokens import draw_next_tokens, expectations
 from slm.reports.figures.weights import draw_weights
 from slm.reports.page import definitions, drawn, folded, number, page, section, tiles
 from slm.reports.pictures import STORY
-from slm.reports.scorecard.shown import read_card, scorecard_section
-from slm.training.budget import in_words as duration
+from slm.reports.scorecard_html import read_card, scorecard_section
+from slm.training.callbacks.time_budget import format_duration
 from slm.training.checkpoint import Checkpoint, checkpoint_of, open_checkpoint
 from slm.training.runs import read_record
-from slm.training.storyteller import tell_one
 
 CAPTIONS = {
     "loss": "Training and validation loss, on linear and on logarithmic axes. A healthy "
@@ -95,7 +95,7 @@ def _page(run: _Run) -> str:
         parts += [_stories(stories), scorecard]
     else:
         model, tokenizer = run.checkpoint.make_model(), run.checkpoint.make_tokenizer()
-        stories = stories or [(run.checkpoint.step, tell_one(model, tokenizer))]
+        stories = stories or [(run.checkpoint.step, example_story(model, tokenizer))]
         parts += [_stories(stories), scorecard, _looking(model, tokenizer, run.checkpoint.label)]
     if run.config:
         parts.append(section("Config", folded("every option", run.config, tag="pre")))
@@ -111,7 +111,7 @@ def _head(run: _Run) -> str:
         (number(curves.best("val_bits_per_byte"), ".3f"), "bits per byte"),
         (number(curves.best("val_perplexity"), ".2f"), "perplexity"),
         (f"{tokens / 1e6:,.2f} M" if tokens else "–", "tokens seen"),
-        (duration(seconds) if seconds else "–", "training, with validations"),
+        (format_duration(seconds) if seconds else "–", "training, with validations"),
         (number(_median(curves, "tokens_per_second"), ",.0f"), "tokens per second, median"),
     ]
     return f"<h1>{escape(curves.name)}</h1>\n{tiles(figures)}"
@@ -134,7 +134,8 @@ def _facts(run: _Run) -> str:
     for part, entry in enumerate(run.record, 1):
         said = (
             f"{entry['started']}, steps {entry['first_step']:,} to {entry['last_step']:,}, "
-            f"{entry['tokens']:,} tokens in {duration(entry['seconds'])}, {entry['precision']}"
+            f"{entry['tokens']:,} tokens in {format_duration(entry['seconds'])}, "
+            f"{entry['precision']}"
             f"{', compiled' if entry['compiled'] else ''}, on {entry['device']}: {entry['machine']}"
         )
         rows.append(("Trained" if len(run.record) == 1 else f"Trained, part {part}", said))
@@ -156,7 +157,7 @@ def _model_facts(checkpoint: Checkpoint) -> list[tuple[str, str]]:
             f"{name} {facts['stories']:,} stories, {facts['tokens']:,} tokens"
             for name, facts in data["splits"].items()
         )
-        rows.append(("Data", f"{in_words(data['source'])}: {splits}"))
+        rows.append(("Data", f"{describe_source(data['source'])}: {splits}"))
     training = ", ".join(f"{name} {value}" for name, value in entry["training"].items())
     return [
         *rows,

@@ -25,9 +25,10 @@ from slm.data.batches import Batch
 from slm.data.datamodule import StoryData
 from slm.data.tokenizer import CHECKPOINT_KEY, Tokenizer
 from slm.errors import UserError
+from slm.generation.storyteller import StoryRequest, Storyteller
 from slm.hardware import widest_float
 from slm.model import GPT, GPTConfig
-from slm.training.budget import in_words, time_budget
+from slm.training.callbacks.time_budget import format_duration, time_budget
 from slm.training.checkpoint import (
     FORMAT_VERSION,
     Checkpoint,
@@ -40,7 +41,6 @@ from slm.training.memory import keep_freed_memory, return_freed_memory
 from slm.training.metrics import LanguageModelMetrics
 from slm.training.optimization import OptimizerOptions, learning_rate_curve, make_optimizer
 from slm.training.precision import can_fuse
-from slm.training.storyteller import StoryRequest, Storyteller
 
 
 def check_sizes(data: int, model: int) -> None:
@@ -343,7 +343,7 @@ class StoryModel(LightningModule):
 
     def predict_step(self, batch: StoryRequest, batch_idx: int) -> str:
         """A story, for `Trainer.predict`; `slm predict` tells faster, without a Trainer."""
-        return "".join(self.storyteller().tell(batch))
+        return "".join(self.storyteller().generate(batch))
 
     # ---- checkpoints --------------------------------------------------------------------
 
@@ -381,7 +381,7 @@ class StoryModel(LightningModule):
         }
         if budget := time_budget(self.trainer):
             del facts["decay_steps"]  # what is expected of this machine, not what was asked for
-            facts["budget"] = in_words(budget.seconds)
+            facts["budget"] = format_duration(budget.seconds)
         if data:
             facts |= {
                 "batch_size": data.batch_size,

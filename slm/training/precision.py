@@ -17,7 +17,7 @@ MIXED_FORMATS = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 def resolve_precision(
     precision: Precision, device: str
 ) -> Literal["32-true", "16-mixed", "bf16-mixed", "64-true"]:
-    """Turns `auto` into what a device is good at.
+    """Rounds `auto` into what a device is good at.
 
     bf16-mixed where the device multiplies bfloat16 natively (CUDA from Ampere on; CPUs with
     AVX512-BF16 or AMX), else 16-mixed on CUDA, else 32-true.

@@ -1,0 +1,136 @@
+"""How fast stories are told: tokens per second, time to the first, share of the memory's speed."""
+
+import random
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import count
+
+import torch
+from torch import nn
+
+from slm.generation import SamplingOptions
+from slm.generation.engine import Engine, TokenSequence
+from slm.generation.quantization import InferenceLinear
+from slm.hardware import clock
+from slm.model import GPT
+
+GenerateFn = Callable[[Sequence[Sequence[int]], int], None]
+"""Tells stories side by side: from prompts of one length, that many new tokens for each."""
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What one teller reached with one number of stories side by side."""
+
+    teller: str
+    stories: int
+    tokens_per_second: float
+    """New tokens of all stories, per second; the median of the repetitions."""
+    slowest: float
+    fastest: float
+    first_token_ms: float
+    """From prompts to the first new token of each; median."""
+    weights_per_second: float
+    """Bytes of weights read per second, if every token of a story reads all of them once."""
+
+
+PROMPT_LENGTH = 5
+
+
+def make_prompts(stories: int, vocab_size: int) -> list[list[int]]:
+    """Prompts of random tokens: the speed does not depend on what they say."""
+    draw = random.Random(stories)
+    return [[draw.randrange(vocab_size) for _ in range(PROMPT_LENGTH)] for _ in range(stories)]
+
+
+def slm_generator(model: GPT, options: SamplingOptions, compile: bool = False) -> GenerateFn:
+    """A network of ours, as `for_inference` made it; end-of-text is never drawn."""
+    seeds = count(options.seed)
+
+    def tell(prompts: Sequence[Sequence[int]], tokens: int) -> None:
+        chosen = replace(options, min_new_tokens=tokens, max_new_tokens=tokens)
+        batch = Engine(model, chosen, model.config.vocab_size - 1, len(prompts), compile)
+        batch.admit([TokenSequence(prompt, next(seeds)) for prompt in prompts])
+        while len(batch):
+            batch.step()
+
+    return tell
+
+
+def measure(
+    generators: Mapping[str, tuple[GenerateFn, int]],
+    stories: int,
+    tokens: int,
+    vocab_size: int,
+    repeats: int,
+    device: str,
+) -> list[Speed]:
+    """Lets all generators tell, one after the other, and that several times.
+
+    In turns, so that what disturbs the machine disturbs all of them.
+
+    Args:
+        generators: By name, each with the bytes of weights that a token reads.
+        stories: How many side by side.
+        tokens: New tokens of each.
+        vocab_size: Of the prompts' tokens.
+        repeats: Rounds that count; one before them does not.
+        device: Where they run.
+    """
+    prompts = make_prompts(stories, vocab_size)
+    whole: dict[str, list[float]] = {name: [] for name in generators}
+    first: dict[str, list[float]] = {name: [] for name in generators}
+    for turn in range(repeats + 1):
+        for name, (tell, _) in generators.items():
+            for times, length in ((first, 1), (whole, tokens)):
+                started = clock(device)
+                tell(prompts, length)
+                seconds = clock(device) - started
+                if turn:
+                    times[name].append(seconds)
+    speeds = []
+    for name, (_, weight_bytes) in generators.items():
+        rates = [stories * tokens / seconds for seconds in whole[name]]
+        median = statistics.median(rates)
+        speeds.append(
+            Speed(
+                name,
+                stories,
+                median,
+                min(rates),
+                max(rates),
+                1000 * statistics.median(first[name]),
+                weight_bytes * median / stories,
+            )
+        )
+    return speeds
+
+
+def weight_bytes(model: nn.Module, *, without: Sequence[str] = ()) -> int:
+    """Bytes of a network's parameters and buffers, those of some modules left out."""
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    return sum(
+        tensor.numel() * tensor.element_size()
+        for name, tensor in tensors.items()
+        if not any(name.startswith(f"{module}.") for module in without)
+    )
+
+
+def bytes_per_token(model: GPT) -> int:
+    """Bytes of weights that one token of one story reads: all but single rows of embeddings."""
+    without = ["position_embedding"] + (["token_embedding"] if model.head is not None else [])
+    packed = sum(part.n_bytes for part in model.modules() if isinstance(part, InferenceLinear))
+    return packed + weight_bytes(model, without=without)
+
+
+def memory_speed(device: str) -> float:
+    """Bytes per second that a sum over half a gigabyte reads; the best of seven."""
+    values = torch.ones(2**27, device=device)
+    best = 0.0
+    for _ in range(7):
+        started = time.perf_counter()
+        values.sum().item()
+        best = max(best, values.numel() * 4 / (time.perf_counter() - started))
+    return best

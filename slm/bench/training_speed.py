@@ -1,0 +1,203 @@
+"""How fast training is: processes that take turns, medians, and what the machine could do."""
+
+import multiprocessing
+import statistics
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from slm.bench.matrix_rate import MatrixRate
+from slm.bench.variants import Training, work
+from slm.model.flops import training_flops_per_token
+from slm.training.precision import MIXED_FORMATS
+
+_TURN_SECONDS = 2.0
+_LOOP_STEPS = 500
+
+
+@dataclass
+class Rate:
+    """What one arm reached."""
+
+    arm: str
+    training: Training
+    tokens_per_second: list[float] = field(default_factory=list)
+    """One for each turn."""
+    utilization: list[float] = field(default_factory=list)
+    """Model FLOPs per second as a share of what matrix products reached in the same turn."""
+    peak_bytes: int = 0
+    """Memory at its highest: of the device on CUDA, elsewhere of the whole process."""
+    parts: dict[str, float] | None = None
+    """Seconds of each part of a step, medians; of the bare loop only."""
+
+    @property
+    def median(self) -> float:
+        """Tokens per second."""
+        return statistics.median(self.tokens_per_second)
+
+    @property
+    def step_seconds(self) -> float:
+        """Seconds of a step."""
+        return self.training.batch_size * self.training.gpt.block_size / self.median
+
+    def times(self, other: "Rate") -> tuple[float, float, float]:
+        """How many times as fast as another in the same turns: median, lowest, highest."""
+        ratios = [
+            mine / theirs
+            for mine, theirs in zip(self.tokens_per_second, other.tokens_per_second, strict=True)
+        ]
+        return statistics.median(ratios), min(ratios), max(ratios)
+
+
+class _Worker:
+    """A process that trains when told to."""
+
+    def __init__(self, arm: str, training: Training, place: Path | None) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._line, theirs = context.Pipe()
+        self._process = context.Process(target=work, args=(theirs, arm, training, place))
+        self._process.start()
+        theirs.close()
+
+    def turn(self, steps: int) -> float:
+        """Seconds of so many steps.
+
+        Raises:
+            RuntimeError: The worker failed.
+        """
+        self._line.send(steps)
+        return float(self._receive())
+
+    def _receive(self) -> Any:
+        try:
+            answer = self._line.recv()
+        except EOFError:
+            self._process.join()
+            raise RuntimeError(
+                f"the process ended with status {self._process.exitcode}, perhaps out of memory"
+            ) from None
+        if isinstance(answer, str):
+            raise RuntimeError(answer)
+        return answer
+
+    def finish(self) -> dict[str, Any]:
+        """Ends the process; what it has to say of memory and of the parts of a step."""
+        self._line.send(None)
+        last: dict[str, Any] = self._receive()
+        self._process.join()
+        return last
+
+    def kill(self) -> None:
+        """Ends it whatever it does."""
+        if self._process.is_alive():
+            self._process.kill()
+        self._process.join()
+
+
+@contextmanager
+def _workers() -> Iterator[Callable[[str, Training, Path | None], _Worker]]:
+    """Starts workers, and leaves none behind."""
+    started: list[_Worker] = []
+
+    def start(arm: str, training: Training, place: Path | None) -> _Worker:
+        started.append(_Worker(arm, training, place))
+        return started[-1]
+
+    try:
+        yield start
+    finally:
+        for worker in started:
+            worker.kill()
+
+
+def measure_training(
+    arms: Mapping[str, tuple[str, Training, Path | None]],
+    repeats: int,
+    steps: int | None,
+    say: Callable[[str], None],
+) -> tuple[list[Rate], float]:
+    """Lets several ways of training take turns. All of them are in memory at once.
+
+    Args:
+        arms: By their names in the table: a name in `VARIANTS`, what to train, and nanoGPT's place.
+        repeats: Rounds of each that count.
+        steps: Steps of a turn; None takes what lasts some seconds.
+        say: Called with a line about what is being done.
+
+    Returns:
+        Rates of those that did not fail, and operations per second of matrix products, the median.
+    """
+    (first, *_) = (training for _, training, _ in arms.values())
+    number_format = MIXED_FORMATS.get(first.precision, torch.float32)
+    matrices = MatrixRate(torch.device(first.device), number_format)
+    rates: dict[str, Rate] = {}
+    measured: list[float] = []
+    with _workers() as start:
+        ready: dict[str, tuple[_Worker, int]] = {}
+        for name, (arm, training, place) in arms.items():
+            say(f"Preparing  {name}")
+            worker = start(arm, training, place)
+            try:
+                worker.turn(1)
+                seconds = worker.turn(1)
+            except (RuntimeError, OSError) as error:
+                say(_failed(name, error))
+                worker.kill()
+                continue
+            ready[name] = worker, steps or max(1, round(_TURN_SECONDS / seconds))
+            rates[name] = Rate(name, training)
+        for turn in range(repeats):
+            say(f"Measuring  turn {turn + 1} of {repeats}")
+            possible = matrices.measure()
+            measured.append(possible)
+            for name, (worker, count) in list(ready.items()):
+                training = rates[name].training
+                tokens = count * training.batch_size * training.gpt.block_size
+                try:
+                    rate = tokens / worker.turn(count)
+                except (RuntimeError, OSError) as error:
+                    say(_failed(name, error))
+                    del ready[name], rates[name]
+                    continue
+                rates[name].tokens_per_second.append(rate)
+                flops = rate * training_flops_per_token(training.gpt)
+                rates[name].utilization.append(flops / possible)
+        for name, (worker, _) in ready.items():
+            try:
+                last = worker.finish()
+            except (RuntimeError, OSError) as error:
+                say(_failed(name, error))
+                del rates[name]
+                continue
+            rates[name].peak_bytes, rates[name].parts = last["peak"], last["parts"]
+    return list(rates.values()), statistics.median(measured)
+
+
+def _failed(name: str, error: Exception) -> str:
+    return f"  {name} does not work here: {' '.join(str(error).split())[:300]}"
+
+
+def measure_loop(training: Training, repeats: int) -> dict[str, float]:
+    """Seconds of a step in which there is nothing to compute: Lightning alone, and with us.
+
+    Returns:
+        Medians under `loop alone` and `loop`, and of their difference under `callbacks`.
+    """
+    found: dict[str, list[float]] = {"loop alone": [], "loop": []}
+    with _workers() as start:
+        workers = {arm: start(arm, training, None) for arm in found}
+        for worker in workers.values():
+            worker.turn(_LOOP_STEPS)
+        for _ in range(repeats):
+            for arm, worker in workers.items():
+                found[arm].append(worker.turn(_LOOP_STEPS) / _LOOP_STEPS)
+        for worker in workers.values():
+            worker.finish()
+    pairs = zip(found["loop"], found["loop alone"], strict=True)
+    return {arm: statistics.median(seconds) for arm, seconds in found.items()} | {
+        "callbacks": statistics.median(ours - alone for ours, alone in pairs)
+    }

@@ -1,0 +1,1 @@
+"""The verbs `fit`, `validate` and `test`."""

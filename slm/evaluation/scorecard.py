@@ -1,0 +1,285 @@
+"""The scorecard: everything that is measured of one model, and how it reads."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from slm.data.tokenizer import Tokenizer
+from slm.evaluation.generated import (
+    GeneratedStory,
+    Manner,
+    compare,
+    describe,
+    generate_stories,
+    is_copy,
+)
+from slm.evaluation.likelihood import Accuracy, score_pairs
+from slm.evaluation.overlap import Overlap, overlaps
+from slm.evaluation.pairs import FAMILIES, make_pairs, sentences
+from slm.evaluation.peers import PEERS
+from slm.evaluation.texts import Texts
+from slm.files import replacing
+from slm.generation import SamplingOptions
+from slm.model import GPT
+from slm.training.metrics import LanguageModelMetrics
+
+FORMAT_VERSION = 2
+_STORIES_A_PAIR = 20
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to measure."""
+
+    stories: int = 300
+    """Minimal pairs of each family at most, 10 or more, found in twenty times as many held-out
+    stories at most."""
+    loss_tokens: int | None = 100_000
+    """Tokens of the validation split to measure the loss on, from its front; null takes all."""
+    seed: int = 1337
+    """Of the pairs and of the generated stories."""
+
+    def __post_init__(self) -> None:
+        if self.stories < 10:
+            raise ValueError(f"stories is {self.stories}; 10 or more")
+        if self.loss_tokens is not None and self.loss_tokens < 1:
+            raise ValueError(f"loss_tokens is {self.loss_tokens}; 1 or more, or null for all")
+        if not 0 <= self.seed < 2**62:
+            raise ValueError(f"seed is {self.seed}; it has to be from 0 to 2^62 - 1")
+
+
+@dataclass
+class Scorecard:
+    """What was measured, in plain types but for its own classes."""
+
+    about: dict[str, Any]
+    """Which model, on what."""
+    families: dict[str, Accuracy] = field(default_factory=dict)
+    """All of them; one may have found no pair."""
+    generated: Manner | None = None
+    real: Manner | None = None
+    """The same of as many held-out stories: what a perfect model would come near."""
+    told: list[tuple[GeneratedStory, Overlap | None]] = field(default_factory=list)
+    """The stories, and what each shares with the training text if that is there."""
+    loss: dict[str, float] = field(default_factory=dict)
+    judge: dict[str, Any] | None = None
+
+    @property
+    def score(self) -> float | None:
+        """Mean share of minimal pairs passed, each family with pairs counting the same."""
+        shares = [accuracy.share for accuracy in self.measured.values()]
+        return sum(shares) / len(shares) if shares else None
+
+    @property
+    def measured(self) -> dict[str, Accuracy]:
+        """The families with pairs."""
+        return {name: accuracy for name, accuracy in self.families.items() if accuracy.pairs}
+
+    def to_plain(self) -> dict[str, Any]:
+        """Everything, for a file."""
+        return {
+            "format_version": FORMAT_VERSION,
+            "about": self.about,
+            "score": self.score,
+            "pairs": {
+                family: {
+                    "pairs": a.pairs,
+                    "passed": a.passed,
+                    "left_out": a.left_out,
+                    "accuracy": a.share if a.pairs else None,
+                    "interval_95": list(a.interval()) if a.pairs else None,
+                    "chance": 0.5,
+                }
+                for family, a in self.families.items()
+            },
+            "generated": asdict(self.generated) if self.generated else None,
+            "held_out_stories": asdict(self.real) if self.real else None,
+            "stories": [
+                asdict(told)
+                | {"overlap": asdict(o) if o else None, "memorised": is_copy(o) if o else None}
+                for told, o in self.told
+            ],
+            "loss": self.loss,
+            "peers": [asdict(peer) for peer in PEERS],
+            "judge": self.judge,
+        }
+
+    def save(self, path: Path) -> None:
+        """Writes JSON, all of it or nothing."""
+        with replacing(path) as temporary:
+            temporary.write_text(json.dumps(self.to_plain(), indent=1) + "\n", encoding="utf-8")
+
+    def scalars(self) -> dict[str, float]:
+        """The figures by name, for curves."""
+        found = {f"pairs/{name}": a.share for name, a in self.measured.items()}
+        if self.score is not None:
+            found["pairs/score"] = self.score
+        for name, value in asdict(self.generated).items() if self.generated else []:
+            if value is not None:
+                found[f"stories/{name}"] = float(value)
+        found |= {f"loss/{name}": value for name, value in self.loss.items()}
+        if self.judge:
+            found |= {f"judge/{name}": value for name, value in self.judge["grades"].items()}
+        return {f"scorecard/{name}": value for name, value in found.items()}
+
+
+Say = Callable[[str], None]
+
+
+def measure(
+    model: GPT,
+    held_out: Texts,
+    trained_on: Texts | None,
+    options: Options,
+    about: dict[str, Any],
+    stories: Sequence[GeneratedStory] | None = None,
+    say: Say = lambda _: None,
+) -> Scorecard:
+    """Fills in a scorecard.
+
+    Args:
+        model: The network, in evaluation mode.
+        held_out: Stories that it has not seen.
+        trained_on: The training text; None if it is not there any more.
+        options: How much, and the seed.
+        about: Goes into the card.
+        stories: Stories to look at; None has the model tell some.
+        say: GeneratedStory what is going on.
+    """
+    tokenizer = held_out.tokenizer
+    card = Scorecard(about)
+    texts = held_out.held_out(options.stories * _STORIES_A_PAIR)
+    for family, pairs in make_pairs(texts, options.seed, options.stories).items():
+        say(f"{family}: {len(pairs)} pairs")
+        card.families[family] = score_pairs(model, tokenizer, pairs)
+    say("loss")
+    card.loss = _loss(model, tokenizer, held_out, options.loss_tokens)
+    if stories is None:
+        say("telling stories")
+        stories = generate_stories(model, tokenizer, SamplingOptions(seed=options.seed))
+    real = [_as_generated(text) for text in texts[: len(stories)]]
+    card.generated, card.real = describe(stories), describe(real)
+    card.told = [(story, None) for story in stories]
+    if trained_on is not None:
+        say("comparing with the training text")
+        frequent = trained_on.frequent_words()
+        everything = [*stories, *real]
+        shared = overlaps(
+            [tokenizer.encode(story.text) for story in everything], trained_on.training()
+        )
+        split = len(stories)
+        card.generated = compare(card.generated, stories, shared[:split], frequent)
+        card.real = compare(card.real, real, shared[split:], frequent)
+        card.told = list(zip(stories, shared[:split], strict=True))
+    return card
+
+
+def _as_generated(story: str) -> GeneratedStory:
+    """A real story taken for a continuation of its first two sentences, as long as a prompt."""
+    parts = sentences(story)
+    begin = 2 if len(parts) > 2 else 0
+    return GeneratedStory("".join(parts[:begin]), "".join(parts[begin:]), None)
+
+
+@torch.inference_mode()
+def _loss(model: GPT, tokenizer: Tokenizer, texts: Texts, tokens: int | None) -> dict[str, float]:
+    """Loss, perplexity and bits per byte of the validation split's beginning."""
+    metrics = LanguageModelMetrics(tokenizer.byte_lengths())
+    device = model.token_embedding.weight.device
+    windows = texts.windows(model.config.block_size)
+    for index in range(len(windows)):
+        inputs_BT, targets_BT = windows[index]
+        metrics.update(model(inputs_BT.to(device)).cpu(), targets_BT)
+        if tokens is not None and int(metrics.tokens) >= tokens:
+            break
+    figures = {name: float(value) for name, value in metrics.compute().items()}
+    return figures | {"tokens": int(metrics.tokens)}
+
+
+# ---- as text --------------------------------------------------------------------------------
+
+
+def as_text(card: Scorecard) -> str:
+    """The card as tables for a terminal."""
+    lines = [f"{'minimal pairs':15}  right  95 % interval   pairs  asks (chance: 50 %)"]
+    for family, (_, asks) in FAMILIES.items():
+        accuracy = card.families[family]
+        if accuracy.pairs:
+            low, high = accuracy.interval()
+            said = f"{accuracy.share:6.1%}  {low:5.1%} to {high:6.1%} {accuracy.pairs:6}"
+        else:
+            said = f"{'-':>6}  {'':15} {0:6}"
+        lines.append(f"{family:15} {said}  {asks}")
+        if accuracy.left_out:
+            lines.append(f"{'':32}({accuracy.left_out:,} more do not fit into the context)")
+    if card.score is not None:
+        of = f"{len(card.measured)} of {len(FAMILIES)}"
+        lines.append(f"{'score':15} {card.score:6.1%}  (mean of {of} families)")
+    if card.loss:
+        lines += ["", *_loss_lines(card)]
+    if card.generated:
+        lines += ["", *_manner_lines(card.generated, card.real)]
+    if copies := [(told, o) for told, o in card.told if o and is_copy(o)]:
+        lines += [
+            "",
+            f"{len(copies)} of {len(card.told)} stories are taken from the training text:",
+        ]
+        for told, o in copies[:5]:
+            text = " ".join((told.prompt + told.text).split())
+            lines.append(f"  {o.longest} of {o.tokens} tokens: {text[:90]} …")
+    if card.judge:
+        grades = ", ".join(f"{name} {value:.1f}" for name, value in card.judge["grades"].items())
+        lines += [
+            "",
+            f"judge           {grades} of 10, by {card.judge['model']} "
+            f"({card.judge['graded']} of {card.judge['stories']} stories graded)",
+        ]
+        if card.judge["stopped"]:
+            lines.append(f"                then it stopped: {card.judge['stopped']}")
+    return "\n".join(lines)
+
+
+def _loss_lines(card: Scorecard) -> list[str]:
+    loss = card.loss
+    lines = [
+        f"{'loss':28} nats/token  perplexity  bits/byte  vocabulary",
+        f"{'this model':28} {loss['loss']:10.3f}  {loss['perplexity']:10.2f}  "
+        f"{loss['bits_per_byte']:9.3f}  {card.about['tokenizer']}; {loss['tokens']:,.0f} tokens of "
+        f"{card.about['held_out']}",
+    ]
+    for peer in PEERS:
+        nats = f"{peer.nats_per_token:10.3f}" if peer.nats_per_token else f"{'-':>10}"
+        bits = f"{peer.bits_per_byte:9.3f}" if peer.bits_per_byte else f"{'-':>9}"
+        lines.append(f"{peer.name:28} {nats}  {'':10}  {bits}  {peer.tokenizer}")
+    lines.append("(Nats per token compare within one vocabulary only, bits per byte always.)")
+    return lines
+
+
+MANNER_WORDS: dict[str, tuple[str, str]] = {
+    "ended": ("come to an end by themselves", "{:.0%}"),
+    "words": ("words each", "{:.0f}"),
+    "repetition": ("repeated sequences of four words", "{:.1%}"),
+    "distinct_1": ("distinct words, of the first 60 each", "{:.3f}"),
+    "distinct_2": ("distinct pairs of words", "{:.3f}"),
+    "rare_words": ("words beyond the 1,000 commonest", "{:.1%}"),
+    "unknown_words": ("words that the training text lacks", "{:.1%}"),
+    "names_kept": ("name their character again", "{:.0%}"),
+    "longest_copy": ("tokens copied in a row, median", "{:.0f}"),
+    "novel_5_grams": ("novel sequences of five tokens", "{:.1%}"),
+    "memorised": ("taken from the training text", "{:.0%}"),
+}
+"""Words and format of each figure."""
+
+
+def _manner_lines(generated: Manner, real: Manner | None) -> list[str]:
+    lines = [f"{'stories':38} {'generated':>10}  {'held out':>10}"]
+    lines.append(f"{'':38} {generated.stories:>10}  {real.stories if real else 0:>10}")
+    for name, (words, form) in MANNER_WORDS.items():
+        values = [getattr(manner, name) if manner else None for manner in (generated, real)]
+        said = [form.format(value) if value is not None else "-" for value in values]
+        lines.append(f"{words:38} {said[0]:>10}  {said[1]:>10}")
+    return lines

@@ -1,0 +1,86 @@
+"""The texts that a scorecard needs: stories kept apart, and what the model was trained on."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from slm.data.batches import ConsecutiveWindows, TokenFile
+from slm.data.cleaning import Cleaning
+from slm.data.corpus import Corpus
+from slm.data.manifest import Manifest
+from slm.data.preparation import ensure_prepared
+from slm.data.tokenizer import Tokenizer
+from slm.evaluation.generated import frequent_words
+from slm.evaluation.overlap import Ids
+from slm.training.checkpoint import Checkpoint
+
+_BLOCK = 1 << 22
+_SAMPLE = 2_000_000
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Prepared data in a model's vocabulary."""
+
+    folder: Path
+    manifest: Manifest
+    tokenizer: Tokenizer
+
+    def held_out(self, count: int) -> list[str]:
+        """The first stories of the validation split."""
+        ids = self._ids("validation")
+        found: list[str] = []
+        start = 0
+        for end in np.flatnonzero(ids == self.tokenizer.end_of_text):
+            found.append(self.tokenizer.decode(ids[start:end]))
+            start = int(end) + 1
+            if len(found) == count:
+                break
+        return found
+
+    def windows(self, block_size: int) -> ConsecutiveWindows:
+        """The validation split, to predict each token once."""
+        file = TokenFile(Manifest.path(self.folder, "validation"), self.manifest.dtype)
+        return ConsecutiveWindows(file, block_size, 4)
+
+    def training(self) -> Iterator[Ids]:
+        """The training split's ids, in blocks that overlap by more than a story's tokens."""
+        ids = self._ids("train")
+        for start in range(0, len(ids), _BLOCK):
+            yield ids[start : start + _BLOCK + 1024].astype(np.int64)
+
+    def frequent_words(self) -> list[str]:
+        """The words of the training split's first 2 million tokens, the most frequent first."""
+        ids = self._ids("train")[:_SAMPLE]
+        return frequent_words([self.tokenizer.decode(ids)])
+
+    def _ids(self, split: str) -> Any:
+        # Opened anew each time: a mapping that lives long grows in memory.
+        return np.memmap(Manifest.path(self.folder, split), self.manifest.dtype, mode="r")
+
+
+def texts_of(checkpoint: Checkpoint, source: str | None, root: str | None) -> Texts:
+    """Prepared data in a checkpoint's vocabulary; prepares them if they are not.
+
+    Args:
+        checkpoint: Says the vocabulary, and which data it was trained on.
+        source: Other data, as for `--data.source`; None takes those.
+        root: Where prepared data lie; None takes the checkpoint's.
+
+    Raises:
+        UserError: There are no such data, or they are in another vocabulary.
+    """
+    known = {field.name for field in fields(Corpus)}
+    given = {name: value for name, value in checkpoint.data_options.items() if name in known}
+    given["clean"] = Cleaning(**given.get("clean", {}))
+    if source is not None:
+        given |= {"source": source} | checkpoint.tokenizer_options
+    if root is not None:
+        given["root"] = root
+    folder = ensure_prepared(Corpus(**given))
+    manifest = Manifest.load(folder)
+    checkpoint.check_tokenizer(manifest.tokenizer)
+    return Texts(folder, manifest, checkpoint.make_tokenizer())

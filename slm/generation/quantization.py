@@ -1,0 +1,184 @@
+"""Quantization in the format that a device reads fastest, for telling stories.
+
+One story reads every weight once per token, so its speed is the speed of memory: half the bytes
+are up to twice the tokens.
+
+Shape suffixes: N output channels, K input channels, M rows of input.
+"""
+
+import copy
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from slm import hardware
+from slm.model.gpt import GPT
+
+Quantization = Literal["auto", "fp32", "bf16", "int8"]
+
+
+def resolve_quantization(weights: Quantization, device: str) -> Literal["fp32", "bf16", "int8"]:
+    """What `auto` means: bf16 where the device multiplies it natively, else fp32.
+
+    Raises:
+        ValueError: int8 was asked for elsewhere than on a CPU, or bf16 on one without it.
+    """
+    if weights == "int8" and device != "cpu":
+        raise ValueError(f"weights is int8 on {device}; int8 on a CPU, here bf16 or fp32")
+    if weights == "bf16" and device == "cpu" and not hardware.packs_bfloat16():
+        raise ValueError("weights is bf16 on a CPU for which oneDNN has none; fp32 or int8")
+    if weights != "auto":
+        return weights
+    return "bf16" if hardware.multiplies_natively(torch.bfloat16, device) else "fp32"
+
+
+def native_formats(device: str) -> list[Quantization]:
+    """The formats that pay on a device: fp32, bf16 where it is native, int8 on a CPU."""
+    bf16: list[Quantization] = ["bf16"] if resolve_quantization("auto", device) == "bf16" else []
+    int8: list[Quantization] = ["int8"] if device == "cpu" else []
+    return ["fp32", *bf16, *int8]
+
+
+def can_compile(weights: str, device: str) -> bool:
+    """Whether torch.compile takes a network of `for_inference`: oneDNN's layout it does not."""
+    return device == "cuda" or (device, weights) == ("cpu", "int8")
+
+
+def quantize(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """A matrix as 8-bit integers, by one scale for each output channel.
+
+    The scale is the largest magnitude in the channel over 127, in bfloat16; the integers are
+    rounded with that scale, so that an error of a weight is at most about half of it.
+
+    Args:
+        weight: (N, K).
+
+    Returns:
+        Integers (N, K), int8, and scales (N,), bfloat16: weight is about integers * scales.
+    """
+    weight_NK = weight.float()
+    scales_N = (weight_NK.abs().amax(dim=1) / 127).clamp(min=1e-30).bfloat16()
+    integers_NK = (weight_NK / scales_N.float()[:, None]).round().clamp(-127, 127)
+    return integers_NK.to(torch.int8), scales_N
+
+
+class InferenceLinear(nn.Module):
+    """A linear layer whose weights are laid out for reading.
+
+    Inputs are converted to the format of the multiplication, which is also that of the output.
+
+    The sums run in the same order however many rows are computed together, so that a story does
+    not depend on what is told beside it.
+
+    Args:
+        weight: The matrix, (N, K).
+        bias: (N,), or None.
+
+    Attributes:
+        n_bytes: Bytes of weights that one pass reads.
+    """
+
+    n_bytes: int
+    bias: Tensor | None
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        super().__init__()
+        self.register_buffer("bias", bias)
+
+
+_INT8_CHANNELS = 32
+"""torch's kernel reads its input in blocks of so many channels, and does not look for the end."""
+
+
+class Int8Linear(InferenceLinear):
+    """Quantization as 8-bit integers, multiplied with inputs in bfloat16, added up in float32.
+
+    The kernel converts its operands, so it runs on every CPU. The layers after it do not, so the
+    output is float32 on a CPU without native bfloat16.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        super().__init__(weight, bias)
+        native = hardware.multiplies_natively(torch.bfloat16, "cpu")
+        self._out_dtype = torch.bfloat16 if native else torch.float32
+        integers_NK, self.scales = quantize(weight)
+        self._padding = -weight.size(1) % _INT8_CHANNELS
+        self.integers = F.pad(integers_NK, (0, self._padding))
+        self.n_bytes = self.integers.numel() + 2 * len(self.scales)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., K) to (..., N)."""
+        x_MK = x.bfloat16().view(-1, x.size(-1))
+        if self._padding:
+            x_MK = F.pad(x_MK, (0, self._padding))
+        out_MN = torch._weight_int8pack_mm(x_MK, self.integers, self.scales)
+        out = out_MN.to(self._out_dtype).view(*x.shape[:-1], -1)
+        return out if self.bias is None else out + self.bias
+
+
+class PackedLinear(InferenceLinear):
+    """Quantization in oneDNN's own layout, found once instead of at every multiplication.
+
+    These are the operators by which torch's compiler freezes a network's weights.
+    """
+
+    dtype = torch.float32
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        super().__init__(weight, bias)
+        self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.to(self.dtype))
+        self.n_bytes = weight.numel() * self.dtype.itemsize
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., K) to (..., N)."""
+        x_MK = x.view(-1, x.size(-1))
+        M = len(x_MK)
+        if M == 1:
+            # oneDNN multiplies a vector slower than a small matrix, and adds up differently.
+            x_MK = x_MK.expand(4, -1)
+        out_MN: Tensor = torch.ops.mkldnn._linear_pointwise(
+            x_MK.to(self.dtype), self.packed, None, "none", [], ""
+        )
+        out = out_MN[:M].view(*x.shape[:-1], -1)
+        return out if self.bias is None else out + self.bias
+
+
+class PackedBf16Linear(PackedLinear):
+    """The same in bfloat16, added up in float32."""
+
+    dtype = torch.bfloat16
+
+
+def for_inference(model: GPT, weights: Literal["fp32", "bf16", "int8"], device: str) -> GPT:
+    """A copy of a network that is made for telling, in evaluation mode, on a device.
+
+    It cannot be trained, and its state fits no checkpoint. On a CPU only the matrices change
+    their format; embeddings, of which a token reads a row, norms, attention and what flows
+    between the layers stay in float32. On other devices `bf16` means all of it.
+    """
+    fast = copy.deepcopy(model).eval().requires_grad_(False).to(device)
+    if device == "cpu":
+        kinds = {"fp32": PackedLinear, "bf16": PackedBf16Linear, "int8": Int8Linear}
+        if weights == "int8" or hardware.packs_float32():
+            return _replace(fast, kinds[weights])
+    if weights == "bf16":
+        fast.to(torch.bfloat16)
+        if fast.config.position == "rotary":  # eight bits are too few for an angle
+            fast.angles = model.angles.to(device)
+    return fast
+
+
+def _replace(model: GPT, kind: type[InferenceLinear]) -> GPT:
+    """Puts another kind of layer in the place of each linear one, the head's included."""
+    head = model.token_embedding.weight if model.head is None else model.head.weight
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, nn.Linear) and module is not model:  # the head is in `head`
+                setattr(module, name, kind(child.weight, child.bias))
+            elif isinstance(child, nn.Dropout):
+                setattr(module, name, nn.Identity())
+    assert isinstance(head, Tensor)
+    model.head = kind(head)
+    return model

@@ -1,0 +1,165 @@
+"""Stories as text: a network and its tokenizer, from prompts to pieces of text as they come."""
+
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from itertools import islice
+
+from slm.data.tokenizer import StreamDecoder, Tokenizer
+from slm.generation import SamplingOptions
+from slm.generation.engine import Ending, Engine, TokenSequence
+from slm.model import GPT
+
+PROMPT = "Once upon a time"
+"""How a story begins where nobody says otherwise."""
+
+
+class StoryRequest:
+    """One story to tell.
+
+    A plain class: Lightning takes tuples and dataclasses apart to look for tensors in them.
+
+    Args:
+        prompt: How the story begins.
+        options: How it goes on.
+    """
+
+    def __init__(self, prompt: str, options: SamplingOptions) -> None:
+        self.prompt = prompt
+        self.options = options
+
+
+class Story:
+    """A story under way, or told.
+
+    Attributes:
+        request: What was asked for.
+        text: What has been told so far, behind the prompt.
+        seconds: From the reading of its prompt to its end, with all that was told beside it.
+    """
+
+    def __init__(self, request: StoryRequest, tokenizer: Tokenizer) -> None:
+        # Every story in the training data stands behind an end-of-text.
+        prompt = [tokenizer.end_of_text, *tokenizer.encode(request.prompt)]
+        self.request = request
+        self.text = ""
+        self.seconds = 0.0
+        self.continuation = TokenSequence(prompt, request.options.seed)
+        self._decoder = StreamDecoder(tokenizer)
+        self._held = ""  # might be the beginning of a stop text
+        self._read = 0
+        self._started = time.perf_counter()
+
+    @property
+    def ended(self) -> Ending | None:
+        """Why it ended; None while it is under way."""
+        return self.continuation.ended
+
+    @property
+    def n_tokens(self) -> int:
+        """New tokens, those of a stop text included."""
+        return self.continuation.n_new
+
+    @property
+    def log_probability(self) -> float:
+        """Of its new tokens and its end, in nats, if the options ask for it."""
+        return self.continuation.log_prob
+
+    def advance(self) -> str:
+        """Reads the tokens that have come: the text that is certain with them."""
+        tokens = self.continuation.new_since(self._read)
+        self._read += len(tokens)
+        coming = self._held + "".join(self._decoder.push(token) for token in tokens)
+        if self.ended is not None:
+            coming += self._decoder.flush()
+        stops = self.request.options.stop
+        minimum = self.request.options.min_new_tokens
+        found = [coming.find(stop) for stop in stops if stop in coming]
+        if found and self.n_tokens >= minimum:
+            self.continuation.ended = "stop"
+            coming = coming[: min(found)]
+        held = 0 if self.ended else max((_overlap(coming, stop) for stop in stops), default=0)
+        piece = coming[: len(coming) - held]
+        self._held = coming[len(piece) :]
+        self.text += piece
+        if self.ended is not None:
+            self.seconds = time.perf_counter() - self._started
+        return piece
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Length of the longest ending of a text that is a beginning of a stop text, not all of it."""
+    return next(n for n in range(min(len(stop) - 1, len(text)), -1, -1) if text.endswith(stop[:n]))
+
+
+class Storyteller:
+    """Tells stories.
+
+    Args:
+        model: The network, as it was trained or as `for_inference` made it.
+        tokenizer: The one it was trained with.
+    """
+
+    def __init__(self, model: GPT, tokenizer: Tokenizer) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+
+    def generate(self, request: StoryRequest) -> Iterator[str]:
+        """Tells one story, piece by piece, in whole characters; the prompt is not repeated.
+
+        Raises:
+            ValueError: The prompt does not fit into a context that is not to be rebuilt.
+        """
+        for _, piece in self.generate_all([request], request.options, rows=1):
+            if piece:
+                yield piece
+
+    def generate_all(
+        self,
+        requests: Iterable[StoryRequest],
+        options: SamplingOptions,
+        rows: int,
+        compile: bool = False,
+    ) -> Iterator[tuple[Story, str]]:
+        """Tells many stories side by side.
+
+        Args:
+            requests: What to tell. Their options may differ in the seed and nothing else.
+            options: Theirs.
+            rows: How many at once.
+            compile: As in `Engine`.
+
+        Yields:
+            A story and the piece by which it has grown, which may be empty, at every token; a
+            story that has ended comes no more. Stories begin in the order of the requests.
+
+        Raises:
+            ValueError: The options of a request differ, or a prompt does not fit.
+        """
+        batch = Engine(self.model, options, self.tokenizer.end_of_text, rows, compile)
+        waiting = iter(requests)
+        under_way: dict[Story, None] = {}  # in the order of the requests
+        while True:
+            # A few at a time: to read one prompt costs as much as to read several.
+            if not len(batch) or batch.free >= max(1, rows // 8):
+                new = [Story(request, self.tokenizer) for request in islice(waiting, batch.free)]
+                for story in new:
+                    if replace(story.request.options, seed=options.seed) != options:
+                        raise ValueError("stories that are told together need the same options")
+                    under_way[story] = None
+                batch.admit([story.continuation for story in new])
+            if not len(batch):
+                return
+            batch.step()
+            for story in list(under_way):
+                piece = story.advance()
+                if story.ended is not None:
+                    del under_way[story]
+                yield story, piece
+
+
+def example_story(model: GPT, tokenizer: Tokenizer) -> str:
+    """A story as a model tells it unasked, its beginning included."""
+    return PROMPT + "".join(
+        Storyteller(model, tokenizer).generate(StoryRequest(PROMPT, SamplingOptions()))
+    )

@@ -1,1 +1,0 @@
-"""Leaving the house: exports and the demo page. Nothing here yet."""

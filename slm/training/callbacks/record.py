@@ -1,0 +1,106 @@
+"""The record of a run: when it ran, on which machine, how fast, and what it drew."""
+
+import json
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_only
+
+from slm.data.datamodule import StoryData
+from slm.files import replacing
+from slm.hardware import describe_machine
+from slm.training.callbacks.standard import describe_devices
+from slm.training.energy import EnergyMeter
+from slm.training.runs import RECORD, read_entries
+
+_READ_EVERY = 10.0  # seconds
+
+
+class RunRecord(Callback):
+    """Keeps `record.json` in a run's folder: one entry for each time that `fit` was at work."""
+
+    def __init__(self) -> None:
+        self._entry: dict[str, Any] = {}
+        self._before: list[Any] = []
+
+    @rank_zero_only
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Notes machine and time."""
+        device = trainer.strategy.root_device
+        self._meter = EnergyMeter(device)
+        self._begun = self._read_at = time.perf_counter()
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        self._tokens = data.samples_trained() * data.block_size
+        folder = run_folder(trainer)
+        self._before = read_entries(folder) if folder else []
+        self._entry = {
+            "started": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "machine": describe_machine(device),
+            "device": describe_devices(trainer),
+            "precision": trainer.precision,
+            "compiled": bool(getattr(pl_module, "compile_model", False)),
+            "first_step": trainer.global_step,
+        }
+
+    @rank_zero_only
+    def on_train_batch_end(self, *_: Any) -> None:
+        """Reads the meter now and then."""
+        now = time.perf_counter()
+        if now - self._read_at >= _READ_EVERY:
+            self._meter.read()
+            self._read_at = now
+
+    @rank_zero_only
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Writes the entry up to this checkpoint: the run may be cut off, and go on from it."""
+        if self._entry:
+            self._write(trainer)
+
+    @rank_zero_only
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Writes the entry."""
+        self._write(trainer)
+        self._entry = {}
+
+    @rank_zero_only
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Writes the entry, as far as it goes."""
+        if self._entry:
+            self._write(trainer)
+            self._entry = {}
+
+    def _write(self, trainer: Trainer) -> None:
+        folder = run_folder(trainer)
+        if folder is None or not folder.is_dir():
+            return
+        self._meter.read()
+        data: StoryData = trainer.datamodule  # type: ignore[attr-defined]
+        entry = self._entry | {
+            "seconds": round(time.perf_counter() - self._begun, 3),
+            "last_step": trainer.global_step,
+            "tokens": data.samples_trained() * data.block_size - self._tokens,
+            "joules": {name: round(joules, 1) for name, joules in self._meter.joules.items()},
+        }
+        try:
+            with replacing(folder / RECORD) as temporary:
+                temporary.write_text(json.dumps([*self._before, entry], indent=1) + "\n", "utf-8")
+        except OSError as error:  # no reason to lose a checkpoint
+            print(f"Record     not written: {error}", file=sys.stderr)
+
+
+def run_folder(trainer: Trainer) -> Path | None:
+    """The folder of a run that is logged.
+
+    Not `trainer.log_dir`: all processes have to ask for that together.
+    """
+    logger = trainer.loggers[0] if trainer.loggers else None
+    folder = getattr(logger, "log_dir", None)
+    return Path(folder) if folder else None

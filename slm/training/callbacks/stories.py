@@ -1,0 +1,29 @@
+"""A sample story at each validation."""
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+from slm.generation import SamplingOptions
+from slm.generation.storyteller import PROMPT, StoryRequest
+from slm.training.module import StoryModel
+
+
+class SampledStories(Callback):
+    """Writes a story into TensorBoard at each validation: same prompt, same seed, other weights."""
+
+    def __init__(self, prompt: str = PROMPT, max_new_tokens: int = 256) -> None:
+        self.request = StoryRequest(prompt, SamplingOptions(max_new_tokens=max_new_tokens))
+
+    @rank_zero_only
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Tells the story with the weights of this moment."""
+        assert isinstance(pl_module, StoryModel)
+        if trainer.state.fn != "fit" or trainer.sanity_checking or pl_module.sharded:
+            return
+        story = self.request.prompt + "".join(pl_module.storyteller().generate(self.request))
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                # Two spaces before a line end: a line break in TensorBoard's Markdown.
+                text = story.replace("\n", "  \n")
+                logger.experiment.add_text("story", text, trainer.global_step)

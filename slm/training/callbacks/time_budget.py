@@ -1,0 +1,119 @@
+"""Training for a given time: a clock that the learning rate follows and that ends the run."""
+
+import re
+import time
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from slm.errors import UserError
+
+_UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0}
+
+
+def parse_duration(text: str) -> float:
+    """Seconds in a duration such as `90s`, `20m`, `1.5h` or `1h30m`.
+
+    Raises:
+        UserError: It is none, or no time at all.
+    """
+    number = r"\d+(?:\.\d+)?"
+    match = re.fullmatch(rf"(?:({number})h)?(?:({number})m)?(?:({number})s)?", text.strip())
+    parts = match.groups() if match else ()
+    total = sum(float(part or 0) * unit for part, unit in zip(parts, _UNITS.values(), strict=False))
+    if not total:
+        raise UserError(
+            f"--budget {text}", "a time with its units, such as 90s, 20m or 1h30m", "--budget 20m"
+        )
+    return total
+
+
+def format_duration(seconds: float) -> str:
+    """`1 h 30 min`, `20 min`, `2 min 50 s`, `45 s`."""
+    whole = round(seconds)
+    parts = ((whole // 3600, "h"), (whole // 60 % 60, "min"), (whole % 60, "s"))
+    said = [f"{count} {unit}" for count, unit in parts if count]
+    return " ".join(said[:2]) or f"{seconds:.1f} s"
+
+
+class TimeBudget(Callback):
+    """Ends training when its time is used up, and tells how much of it is.
+
+    The clock runs from the first step to the last, validations between them included; what comes
+    before (preparation, compilation) and after is not counted. A resumed run goes on with the
+    time that its checkpoint had used.
+
+    Args:
+        seconds: The time.
+        steps: Optimizer steps that are expected to fit into it: the unit of `position`.
+    """
+
+    def __init__(self, seconds: float, steps: int) -> None:
+        self.seconds = seconds
+        self.steps = steps
+        self._before = 0.0
+        self._started: float | None = None
+        self._last_step = (0, 0.0)
+        self._step_seconds = 0.0
+
+    @property
+    def spent(self) -> float:
+        """Seconds used so far."""
+        return self._before + (time.perf_counter() - self._started if self._started else 0.0)
+
+    def position(self) -> float:
+        """Where the run stands, in steps of the expected number, whatever was really done."""
+        return self.steps * min(1.0, self.spent / self.seconds)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Notes where the run stands, so that the next step is known when it is whole."""
+        self._last_step = (trainer.global_step, self.spent)
+        if self.spent >= self.seconds:  # stopped in its last validation
+            trainer.should_stop = True
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        """Starts the clock at the first batch."""
+        if self._started is None:
+            self._started = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Stops at the step that ends nearest to the end of the time."""
+        step, ended = self._last_step
+        if trainer.global_step == step:
+            return  # in the middle of an accumulation
+        now = self.spent
+        self._last_step, self._step_seconds = (trainer.global_step, now), now - ended
+        if now + 0.5 * self._step_seconds >= self.seconds:
+            self._stop(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stops if the validation, which counts, has used up the time."""
+        if self._started is None:
+            return
+        self._last_step = (self._last_step[0], self.spent)
+        if self.spent + 0.5 * self._step_seconds >= self.seconds:
+            self._stop(trainer)
+
+    def _stop(self, trainer: Trainer) -> None:
+        trainer.should_stop = True
+        self._before, self._started = max(self.spent, self.seconds), None
+
+    def on_train_end(self, *_: Any) -> None:
+        """Stops the clock."""
+        self._before, self._started = self.spent, None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The time used so far, of how much, and the expected steps."""
+        return {"spent": self.spent, "seconds": self.seconds, "steps": self.steps}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on from there."""
+        self._before = state_dict["spent"]
+
+
+def time_budget(trainer: Trainer) -> TimeBudget | None:
+    """The budget of a run, if it has one."""
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return next((callback for callback in callbacks if isinstance(callback, TimeBudget)), None)
