@@ -23,11 +23,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from slm.bench import variants
 from slm.bench.variants import Rounds, Training, train_bare
 from slm.commands.configs import find_configs, model_of_config
 from slm.hardware import find_device
 from slm.model import GPT, gpt
-from slm.reports import training_arms
 from slm.training import loss
 from slm.training.loss import LinearCrossEntropy, NextTokenLoss
 from slm.training.memory import peak_memory
@@ -76,7 +76,7 @@ class TorchsLoss(NextTokenLoss):
 
 def use_loss(kind: type[NextTokenLoss]) -> None:
     """Trains with another loss."""
-    training_arms.NextTokenLoss = kind  # type: ignore[misc]
+    variants.NextTokenLoss = kind  # type: ignore[misc]
 
 
 def without_tied_embedding() -> None:
@@ -88,8 +88,8 @@ def without_tied_embedding() -> None:
 
 def without_fused_adamw() -> None:
     """AdamW as a loop over tensors."""
-    make = training_arms.make_optimizer
-    training_arms.make_optimizer = lambda model, options, fused: make(model, options, fused=False)
+    make = variants.make_optimizer
+    variants.make_optimizer = lambda model, options, fused: make(model, options, fused=False)
 
 
 def rows(count: int) -> None:
@@ -114,7 +114,7 @@ CHANGES: dict[str, Callable[[], None]] = {
     "the embedding's gradient apart": without_tied_embedding,
     "torch's attention kernel": lambda: set_in(gpt, "_fused_is_faster", lambda queries: False),
     "nothing computed twice": lambda: set_in(loss, "_ACTIVATION_BUDGET", 1.0),
-    "freed memory returned": lambda: set_in(training_arms, "keep_freed_memory", lambda: False),
+    "freed memory returned": lambda: set_in(variants, "keep_freed_memory", lambda: False),
     "AdamW not fused": without_fused_adamw,
     "dropout 0.1": lambda: None,
     "blocks computed twice": lambda: None,

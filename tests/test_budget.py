@@ -6,8 +6,8 @@ from lightning.pytorch import Callback
 from test_module import GPT, OptimizerOptions, make_data, make_model, train  # noqa: F401
 
 from slm.errors import UserError
-from slm.training import budget as budget_module
 from slm.training import probe
+from slm.training.callbacks import time_budget as budget_module
 from slm.training.callbacks.checkpoints import LastCheckpoint
 from slm.training.callbacks.time_budget import TimeBudget, format_duration, parse_duration
 from slm.training.callbacks.validation import LastStep

@@ -607,7 +607,7 @@ def test_mistakes_are_found_before_anything_is_measured(slm, workplace, mistake)
 
 
 def test_without_a_config_a_budget_chooses_the_model(slm, workplace, monkeypatch):
-    from slm.commands import plan
+    from slm.commands.fit import plan
 
     monkeypatch.setattr(plan, "SIZES", ((1, 1, 64), (2, 1, 64)))
     words = ("--data.source", "stories.txt", "--data.validation_share", "0.2")

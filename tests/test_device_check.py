@@ -6,7 +6,7 @@ from conftest import checkpoint, refuse
 
 from slm import hardware
 from slm.model import GPT, GPTConfig
-from slm.training import device_check
+from slm.training.callbacks import device_check
 from slm.training.callbacks.device_check import check_device
 
 CONFIGS = {

@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from slm import hardware
-from slm.reports import training_arms, training_speed
+from slm.bench import training_speed, variants
 from slm.training.module import StoryModel
 
 PRODUCT = re.compile(r"mm(_|$)|mv$|dot$|matmul|linear|attention|convolution|bilinear|einsum")
@@ -64,7 +64,7 @@ class WorkerHere:
             recv = staticmethod(lambda: turns.pop(0))
             send = staticmethod(lambda seconds: None)
 
-        training_arms.VARIANTS[arm](training, training_arms.Rounds(Line, "cpu"), place or tmp_path)
+        variants.VARIANTS[arm](training, variants.Rounds(Line, "cpu"), place or tmp_path)
 
     def turn(self, steps):
         return 1.0

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import jsonargparse
 import pytest
 
-from slm.commands import plan as planning
+from slm.commands.fit import plan as planning
 from slm.commands.fit.budget import apply_plan
 from slm.commands.fit.plan import Plan, make_plan
 from slm.errors import UserError

@@ -14,7 +14,7 @@ from conftest import TINY, checkpoint, make_stories, refuse, write_stories
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from slm.cli import main
-from slm.commands import trainer as command
+from slm.commands.fit import cli as command
 from slm.training.callbacks.record import RunRecord
 from slm.training.callbacks.validation import LastStep
 from slm.training.energy import EnergyMeter
