@@ -23,7 +23,6 @@ import yaml
 from slm import __version__
 from slm.commands.verify_resume import compare_runs, run_in, train, train_and_kill
 from slm.hardware import describe_machine
-from slm.training.runs import read_record
 
 CONFIG = {
     "val_interval": 10,
@@ -60,7 +59,7 @@ def measure(options: list[str], trials: int, seed: int, folder: Path) -> dict[st
     plan += ["--trainer.max_steps", str(CONFIG["trainer"]["max_steps"])]  # type: ignore[index]
     whole = folder / "whole"
     train(plan, whole)
-    seconds = read_record(run_in(whole))[-1]["seconds"]
+    seconds = run_in(whole).record()[-1]["seconds"]
     moments = random.Random(seed)
     results = []
     for trial in range(trials):

@@ -23,7 +23,7 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
 from slm import hardware
-from slm.commands.configs import find_configs, model_of_config, read_config
+from slm.commands.parsing.configs import find_config, model_of_config, read_config
 from slm.model import GPT
 from slm.training.loss import NextTokenLoss
 from slm.training.memory import keep_freed_memory
@@ -83,8 +83,8 @@ def with_torchs_muon(optimizer: Optimizer) -> Optimizer:
 
 def variant(precision: str, torchs: bool) -> Callable[[], dict[str, float]]:
     """A step of training, which returns the seconds of its parts."""
-    (_, file) = find_configs(["--config", "modern-5min"])
-    gpt, config = model_of_config(Path(file)), read_config(Path(file))
+    file = find_config("modern-5min")
+    gpt, config = model_of_config(file), read_config(file)
     torch.manual_seed(0)
     model, loss_of = GPT(gpt), NextTokenLoss(compile=True)
     options = OptimizerOptions(**config["model"]["optimizer"])

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from slm.bench import variants
 from slm.bench.variants import Rounds, Training, train_bare
-from slm.commands.configs import find_configs, model_of_config
+from slm.commands.parsing.configs import find_config, model_of_config
 from slm.hardware import find_device
 from slm.model import GPT, gpt
 from slm.training import loss
@@ -168,9 +168,9 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=CHANGES)
     parser.add_argument("--out", type=Path, default=Path("tricks.json"))
     options = parser.parse_args()
-    (_, config) = find_configs(["--config", options.config])
+    config = find_config(options.config)
     training = Training(
-        dataclasses.replace(model_of_config(Path(config)), dropout=0.0),
+        dataclasses.replace(model_of_config(config), dropout=0.0),
         OptimizerOptions(),
         options.batch_size,
         resolve_precision("auto", find_device("auto").type),

@@ -1,5 +1,6 @@
 """The exceptions with a meaning of their own: what the user can repair, and a request to stop."""
 
+import re
 import signal
 
 
@@ -59,3 +60,11 @@ class Stopped(KeyboardInterrupt):
 
     def __str__(self) -> str:
         return signal.Signals(self.number).name
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether a device has run out of memory; outside of CUDA only the message says so."""
+    message = str(error)
+    return isinstance(error, RuntimeError) and bool(
+        re.search("out of memory|(can't|Cannot) allocate memory", message)
+    )

@@ -14,9 +14,10 @@ import yaml
 from conftest import checkpoint, make_stories, refuse
 
 from slm import __version__
-from slm.cli import VERBS, find_configs
-from slm.commands.configs import expand_configs
-from slm.commands.prepare import _options
+from slm.cli import VERBS
+from slm.commands.parsing.arguments import Arguments
+from slm.commands.parsing.options import parse
+from slm.commands.prepare import _IGNORED, PrepareOptions
 from slm.data.corpus import Corpus
 from slm.data.datamodule import StoryData
 from slm.data.tokenizer import Tokenizer
@@ -200,11 +201,12 @@ def test_preparing_and_training_know_the_same_data_options():
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
 def test_prepare_reads_the_data_section_of_every_config(workplace, config):
-    options = expand_configs(["--config", str(config), "--data.root", "elsewhere"], _options)
+    arguments = Arguments(["--config", str(config), "--data.root", "elsewhere"])
+    options = parse("prepare", PrepareOptions, arguments, "slm prepare", _IGNORED)
     data = yaml.safe_load(config.read_text())["data"]
-    assert f"--data.source={data['source']}" in options
-    assert f"--data.tokenizer={data['tokenizer']}" in options
-    assert options[-2:] == ["--data.root", "elsewhere"]
+    assert options.data.source == data["source"]
+    assert options.data.tokenizer == data["tokenizer"]
+    assert options.data.root == "elsewhere"
 
 
 @pytest.mark.parametrize(
@@ -215,10 +217,10 @@ def test_prepare_reads_the_data_section_of_every_config(workplace, config):
         (("--data.vocab_size", "many"), "--data.vocab_size is many"),
         (("--data.validation_share", "2"), "--data.validation_share 2"),
         (("--model.gpt.n_layer", "2"), "there is no option --model.gpt.n_layer"),
-        (("--config", "broken.yaml"), "broken.yaml cannot be understood"),
-        (("--config", "clean.yaml"), "clean.yaml cannot be understood"),
-        (("--config", "date.yaml"), "date.yaml cannot be understood"),
-        (("--config", "list.yaml"), "list.yaml cannot be understood"),
+        (("--config", "broken.yaml"), "broken.yaml cannot be read"),
+        (("--config", "clean.yaml"), "clean.yaml: there is no option --data.clean"),
+        (("--config", "date.yaml"), "2026-11-21 does not exist"),
+        (("--config", "list.yaml"), "list.yaml cannot be read"),
         (("--config", "typo.yaml"), "there is no option --data.sorce"),
         (("--config",), "--config"),
     ],
@@ -315,7 +317,7 @@ def test_info_says_what_else_a_folder_is(slm, workplace):
     (unfinished / "plan.json").write_text(json.dumps({"pieces": ["a", "b", "c"]}))
     (unfinished / "00001.json").write_text("{}")
     result = slm("info", "half")
-    refuse(result, "1 of 3 shards are finished", "goes on from there")
+    refuse(result, "1 of 3 shards are finished", "continues from there")
     assert "remove" not in result.err
 
 
@@ -375,7 +377,7 @@ def test_info_describes_a_checkpoint(slm, trained):
         ((), "slm info without a folder"),
         (("nowhere",), "nowhere does not exist"),
         (("stories.txt",), "is not a checkpoint"),
-        ((".",), "holds no manifest.json"),
+        ((".",), "contains no manifest.json"),
         ((".", "--very"), "--very"),
         (("stories.txt", "--verify"), "--verify for the file"),
     ],
@@ -403,7 +405,7 @@ def test_fine_tuning_starts_from_the_weights_with_a_fresh_optimizer(slm, trained
     words += ("--trainer.max_steps", "4", "--val_interval", "4", "--trainer.log_every_n_steps", "1")
     result = slm("fit", *words, "--model.optimizer.lr", "1e-12")
     assert result.status == 0, result.err
-    assert f"Quantization    from {ckpt}" in result.err
+    assert f"Weights    from {ckpt}" in result.err
     tuned, before = open_checkpoint(checkpoint("best")), open_checkpoint(ckpt)
     assert tuned.step == 4
     assert tuned.make_tokenizer().sha256 == before.make_tokenizer().sha256
@@ -474,7 +476,7 @@ def test_weights_to_start_from_can_be_named_in_a_config(slm, trained, second):
     Path("tuned.yaml").write_text(text.replace("tokenizer: bpe", f"tokenizer: {ckpt}"))
     result = slm("fit", "--config", "tuned.yaml", "--data.source", second)
     assert result.status == 0, result.err
-    assert f"Quantization    from {ckpt}" in result.err
+    assert f"Weights    from {ckpt}" in result.err
     Path("wrong.yaml").write_text(text.replace("n_layer: 2", "n_layer: 3"))
     refuse(slm("fit", "--config", "wrong.yaml", "--data.tokenizer", ckpt), "--model.gpt.n_layer 2")
 
@@ -520,7 +522,7 @@ def test_the_overview_names_every_verb(slm):
         ("fit", "--model.optimizer.lr", "Peak learning rate"),
         ("fit", "--data.source", "hub:OWNER/NAME"),
         ("fit", "--val_interval", "Optimizer steps between two validations"),
-        ("fit", "--trainer.precision", "bf16-mixed where the device is good at it"),
+        ("fit", "--trainer.precision", "bf16-mixed where the device multiplies it natively"),
         ("predict", "--temperature", "Divides the logits"),
         ("predict", "--num_samples", "Stories per prompt"),
         ("validate", "--json", "Also write the figures"),
@@ -680,11 +682,11 @@ MISTAKES = {
     ),
     "a rate of another optimizer": (
         fit("--model.optimizer.muon_lr", "0.1"),
-        "muon_lr with name adamw",
+        "muon_lr has no effect with name adamw",
     ),
     "a share of another schedule": (
         fit("--model.optimizer.cooldown_share", "0.1"),
-        "cooldown_share with schedule cosine",
+        "cooldown_share has no effect with schedule cosine",
     ),
     "a time on two devices": (fit("--budget", "3s", "--trainer.devices", "2"), "one device"),
     "a time for a wrong shape": (fit("--budget", "3s", "--model.gpt.n_embd", "17"), "n_embd 17"),
@@ -733,7 +735,7 @@ def test_too_few_stories_to_hold_one_out_are_explained(slm, workplace):
 def test_a_run_stopped_by_its_time_says_so(slm):
     result = slm(*fit("--trainer.max_steps", "100000", "--trainer.max_time", "00:00:00:02"))
     assert result.status == 0, result.err
-    assert "of 100,000. To go on: slm fit --ckpt_path last" in result.out
+    assert "of 100,000. To continue: slm fit --ckpt_path last" in result.out
     step = open_checkpoint(checkpoint("last")).step
     assert step > 0
     assert f"step {step:>6,}  " in result.err, "its last step is validated"
@@ -762,7 +764,7 @@ def test_a_cut_checkpoint_is_explained(slm, trained, workplace):
     (workplace / "cut.ckpt").write_bytes(data[: len(data) // 2])
     refuse(
         slm("predict", "--ckpt_path", "cut.ckpt"),
-        "cut.ckpt is not a checkpoint, or not a whole one",
+        "cut.ckpt is not a checkpoint, or an incomplete one",
     )
 
 
@@ -815,12 +817,14 @@ def test_the_head_of_a_config_tells_its_models_size(config):
 
 
 def test_packaged_configs_are_found_from_anywhere(workplace):
-    for word in ("small", "small.yaml", "configs/small.yaml"):
-        (_, path) = find_configs([f"--config={word}"])
-        assert Path(path).name == "small.yaml"
-        assert Path(path).is_file()
-    assert find_configs(["--prompt", "Hi", "-c", "tiny.yaml"]) == [
-        "--config", "tiny.yaml", "--prompt", "Hi",
-    ]  # fmt: skip
+    def found(*arguments):
+        return list(Arguments(arguments).with_configs_found())
+
+    for name in ("small", "small.yaml", "configs/small.yaml"):
+        (argument,) = found(f"--config={name}")
+        path = Path(argument.removeprefix("--config="))
+        assert path.name == "small.yaml"
+        assert path.is_file()
+    assert found("--prompt", "Hi", "-c", "tiny.yaml") == ["--config=tiny.yaml", "--prompt", "Hi"]
     with pytest.raises(UserError, match=r"elsewhere/small\.yaml does not exist"):
-        find_configs(["--config", "elsewhere/small.yaml"])
+        found("--config", "elsewhere/small.yaml")

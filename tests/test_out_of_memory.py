@@ -43,8 +43,8 @@ def test_a_batch_too_large_is_halved_until_it_fits_and_trains_the_same(slm, monk
     assert result.status == 0, result.err
     assert calls == [4, 2, *[1] * 24]
     assert result.err.count("Memory     ") == 2
-    assert "4 windows at once are too many for it; going on with 2, 2 times a step" in result.err
-    assert "2 windows at once are too many for it; going on with 1, 4 times a step" in result.err
+    assert "4 windows at once do not fit; continuing with 2, 2 times a step" in result.err
+    assert "2 windows at once do not fit; continuing with 1, 4 times a step" in result.err
     assert not checkpoint("last", 2).exists(), "the attempts are one run"
     for name, value in weights(0).items():
         torch.testing.assert_close(weights(1)[name], value, rtol=1e-4, atol=1e-5)
@@ -74,7 +74,7 @@ def test_the_checkpoint_is_opened_when_the_memory_is_free(slm, monkeypatch):
         alive.append(count())
         return open_checkpoint(path)
 
-    monkeypatch.setattr("slm.commands.fit.run.open_checkpoint", note)
+    monkeypatch.setattr("slm.commands.fit.cli.open_checkpoint", note)
     gc.collect()
     before = count()
     assert slm(*SMALL).status == 0

@@ -1,14 +1,13 @@
 """`--budget`: what is planned from what is measured, with measurements made up."""
 
 import dataclasses
-from types import SimpleNamespace
 
-import jsonargparse
 import pytest
 
 from slm.commands.fit import plan as planning
-from slm.commands.fit.budget import apply_plan
+from slm.commands.fit.options import FitOptions, TrainerOptions
 from slm.commands.fit.plan import Plan, make_plan
+from slm.data.datamodule import StoryData
 from slm.errors import UserError
 from slm.model import GPT, GPTConfig
 from slm.training.optimization import OptimizerOptions
@@ -18,20 +17,18 @@ from slm.training.scaling import expected_bits_per_byte
 SHAPE = GPTConfig(64, 4096, 3, 2, 192, 0.0, position="rotary")
 
 
-def options(batch_size=8, accumulate=1):
-    return SimpleNamespace(
-        model=SimpleNamespace(
-            gpt=jsonargparse.Namespace(dataclasses.asdict(SHAPE)),
-            optimizer=jsonargparse.Namespace(dataclasses.asdict(OptimizerOptions())),
-            compile=False,
-        ),
-        data=SimpleNamespace(batch_size=batch_size),
-        trainer=SimpleNamespace(
-            accelerator="cpu", precision="32-true", accumulate_grad_batches=accumulate, devices=1
-        ),
-        check_device=True,
+def options(batch_size=8, accumulate=1, given=()):
+    return FitOptions(
+        gpt=SHAPE,
+        optimizer=OptimizerOptions(),
+        compile=False,
+        data=StoryData("builtin", batch_size=batch_size),
+        trainer=TrainerOptions("cpu", 1, 1, "32-true", -1, None, None, accumulate, 10, None, None),
         val_interval=1,
         save_interval=1,
+        budget="10m",
+        check_device=True,
+        given=frozenset(given),
     )
 
 
@@ -107,7 +104,7 @@ def test_no_window_is_lost_where_halves_do_not_add_up(machine):
 def test_too_little_memory_for_anything_is_said(machine):
     machine(room=0)
     for choose_size in (True, False):
-        with pytest.raises(UserError, match="not one window fits"):
+        with pytest.raises(UserError, match="not even one window fits"):
             make_plan(options(), 600.0, validation_tokens=5_000_000, choose_size=choose_size)
 
 
@@ -156,34 +153,30 @@ def test_validations_take_little_of_the_time():
 def test_what_is_given_on_the_command_line_is_kept(machine):
     machine()
     given = {"--val_interval", "--save_interval", "--model.compile", "--data.batch_size"}
-    wanted = options(batch_size=3)
-    plan = make_plan(wanted, 600.0, validation_tokens=5_000_000, choose_size=True, given=given)
-    apply_plan(wanted, plan, given)
-    assert (wanted.val_interval, wanted.save_interval) == (1, 1)
-    assert wanted.model.compile is False
-    assert wanted.data.batch_size == 3
-    assert wanted.trainer.accumulate_grad_batches == 1
+    wanted = options(batch_size=3, given=given)
+    plan = make_plan(wanted, 600.0, validation_tokens=5_000_000, choose_size=True)
+    planned = plan.options(wanted)
+    assert not {"val_interval", "save_interval"} & set(planned)
+    assert planned["model.compile"] is False
+    assert planned["data.batch_size"] == 3
+    assert planned["trainer.accumulate_grad_batches"] == 1
 
 
 def test_a_plan_becomes_options(machine):
     machine(room=4)
-    given = options(8)
-    plan = make_plan(given, 600.0, validation_tokens=5_000_000, choose_size=True)
-    apply_plan(given, plan)
-    assert given.model.gpt.n_embd == plan.gpt.n_embd
-    assert given.model.compile is True
-    assert given.data.batch_size == 4
-    assert given.trainer.accumulate_grad_batches == plan.accumulate > 1
-    assert given.save_interval == plan.steps // 10
-    assert given.model.optimizer.warmup_steps == 100
+    plan = make_plan(options(8), 600.0, validation_tokens=5_000_000, choose_size=True)
+    planned = plan.options(options(8))
+    assert planned["model.gpt.n_embd"] == plan.gpt.n_embd
+    assert planned["model.compile"] is True
+    assert planned["data.batch_size"] == 4
+    assert planned["trainer.accumulate_grad_batches"] == plan.accumulate > 1
+    assert planned["save_interval"] == plan.steps // 10
+    assert planned["model.optimizer.warmup_steps"] == 100
 
 
-def test_short_runs_warm_up_shortly(machine):
+def test_short_runs_have_a_short_warm_up(machine):
     machine()
-    given = options(8)
-    plan = make_plan(given, 10.0, validation_tokens=5_000_000, choose_size=False)
-    apply_plan(given, plan)
-    assert given.model.optimizer.warmup_steps == plan.steps // 10 < 100
-    given = options(8)
-    apply_plan(given, plan, {"--model.optimizer.warmup_steps"})
-    assert given.model.optimizer.warmup_steps == 100
+    plan = make_plan(options(8), 10.0, validation_tokens=5_000_000, choose_size=False)
+    assert plan.options(options(8))["model.optimizer.warmup_steps"] == plan.steps // 10 < 100
+    given = options(8, given={"--model.optimizer.warmup_steps"})
+    assert "model.optimizer.warmup_steps" not in plan.options(given)

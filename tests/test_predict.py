@@ -130,7 +130,7 @@ def test_a_stop_text_and_a_config_reach_the_story(slm, trained, workplace):
     assert tell(slm, trained, "--config", "free.yaml") != free
     (workplace / "wrong.yaml").write_text("temprature: 1.0")
     ckpt = checkpoint("best", root=trained)
-    refuse(slm("predict", "--ckpt_path", ckpt, "--config", "wrong.yaml"), "no option temprature")
+    refuse(slm("predict", "--ckpt_path", ckpt, "--config", "wrong.yaml"), "no option --temprature")
 
 
 def predict_many(trained, *words):
@@ -173,8 +173,8 @@ def test_a_killed_prompt_file_goes_on_where_it_was(slm, trained, workplace):
         process.send_signal(signal.SIGINT)
         err = process.stderr.read()
     assert process.returncode == 130, err
-    assert "Going on   behind" in err
-    assert "of 300 stories are in stories.jsonl.part; the same command goes on" in err
+    assert "Continuing after" in err
+    assert "of 300 stories are in stories.jsonl.part; the same command continues" in err
     assert "Traceback" not in err
     assert not whole.exists()
     refuse(slm(*predict_many(trained, "--seed", "5")[3:]), "stories of another command")
@@ -247,7 +247,7 @@ def test_predict_does_not_look_at_the_data(slm, trained):
         (("--trainer.precision", "bf16-mixed"), "there is no option --trainer.precision"),
         (("--prompt", "a long one " * 9, "--past_context", "stop"), "a prompt of 74 tokens"),
         (("--prompt_file", "none.txt"), "none.txt cannot be read"),
-        (("--out", "stories.txt"), "stories.txt is there already"),
+        (("--out", "stories.txt"), "stories.txt exists already"),
         (("--out", "nowhere/s.jsonl"), "there is no folder nowhere"),
         (("Tom",), '--prompt "Tom"'),
     ],

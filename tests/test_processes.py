@@ -52,7 +52,7 @@ def furthest(one, other):
 BIT_EQUAL = """
 import sys, torch
 from lightning.pytorch import Callback
-from slm.commands.fit import cli as trainer
+from slm.commands.fit import trainer
 from slm.cli import main
 
 class BitEqual(Callback):

@@ -47,7 +47,7 @@ def made_small(verb, words):
     if verb == "bench" and words[0] == "train":
         return "--config tiny.yaml --repeats 1 --steps 1 --loop false --compile false"
     if verb == "evaluate":
-        return "--stories 10 --loss_tokens 100 --generations fed.jsonl"
+        return "--pairs 10 --loss_tokens 100 --generations fed.jsonl"
     if verb == "bench":
         return "--tokens 3 --repeats 1 --cold false --loss_tokens 50"
     if verb == "fit" and "last" in words:

@@ -14,11 +14,11 @@ from conftest import TINY, checkpoint, make_stories, refuse, write_stories
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from slm.cli import main
-from slm.commands.fit import cli as command
+from slm.commands.fit import trainer as command
 from slm.training.callbacks.record import RunRecord
 from slm.training.callbacks.validation import LastStep
 from slm.training.energy import EnergyMeter
-from slm.training.runs import read_record
+from slm.training.runs import Run
 
 
 class Page(HTMLParser):
@@ -112,20 +112,20 @@ def test_the_report_shows_the_scorecard_and_escapes_what_it_shows(slm, reported)
 
 
 def test_the_record_of_a_run(slm, reported):
-    (entry,) = read_record(reported)
+    (entry,) = Run(reported).record()
     assert (entry["first_step"], entry["last_step"]) == (0, 12)
     assert entry["tokens"] == 12 * 4 * 16
     assert entry["seconds"] > 0
     assert "torch" in entry["machine"]
     plan = ("fit", "--ckpt_path", "last", "--trainer.max_steps", "14")
     assert slm(*plan).status == 0
-    parts = read_record(reported)
+    parts = Run(reported).record()
     assert [(part["first_step"], part["last_step"]) for part in parts] == [(0, 12), (12, 14)]
     assert parts[1]["tokens"] == 2 * 4 * 16
     strange = [{"started": "half"}, parts[1], 7, parts[0] | {"joules": []}]
     strange += [parts[0] | {"seconds": None}]
     (reported / "record.json").write_text(json.dumps(strange))
-    assert read_record(reported) == parts[1:], "what cannot be read is not shown"
+    assert Run(reported).record() == parts[1:], "what cannot be read is not shown"
     assert slm(*plan[:-1], "16", "--report", "true").status == 0
     kept = json.loads((reported / "record.json").read_text())
     assert kept[:-1] == strange, "but kept"
@@ -135,7 +135,7 @@ def test_a_run_that_is_cut_off_has_a_record(slm, workplace, monkeypatch):
     """As by a power cut: nothing is called at the end."""
     monkeypatch.setattr(RunRecord, "on_train_end", lambda *_: None)
     assert slm("fit", "--config", "tiny.yaml").status == 0
-    (entry,) = read_record(workplace / "lightning_logs" / "version_0")
+    (entry,) = Run(workplace / "lightning_logs" / "version_0").record()
     assert entry["last_step"] == 12
 
 

@@ -17,8 +17,8 @@ from conftest import checkpoint, make_stories, refuse, write_stories
 from slm.errors import UserError
 from slm.files import replacing
 from slm.training import runs
-from slm.training.checkpoint import newest_checkpoint, open_checkpoint
-from slm.training.runs import RunClaim, find_runs, last_active, read_record
+from slm.training.checkpoint import open_checkpoint
+from slm.training.runs import Run, RunClaim
 
 FIT = [sys.executable, "-m", "slm.cli", "fit", "--config", "tiny.yaml"]
 ENV = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -86,7 +86,7 @@ def test_two_trainings_at_once_are_two_whole_runs(workplace):
     for version in range(4):
         assert open_checkpoint(checkpoint("last", version, workplace)).step == 12
         folder = checkpoint("last", version, workplace).parent.parent
-        assert len(list(folder.glob("events*"))) == len(read_record(folder)) == 1
+        assert len(list(folder.glob("events*"))) == len(Run(folder).record()) == 1
 
 
 def test_resuming_a_run_that_is_being_trained_is_refused(slm, trained, workplace, monkeypatch):
@@ -152,7 +152,7 @@ def test_a_moved_project_finds_its_data_again(slm, trained, workplace, monkeypat
     monkeypatch.chdir(moved)
     result = slm("fit", "--ckpt_path", "last", "--trainer.max_steps", "14")
     assert result.status == 0, result.err
-    assert "the same data, by their SHA-256, are in" in result.err
+    assert "the same data, by SHA-256, are in" in result.err
 
 
 def test_files_under_another_path_need_no_new_preparation(slm, trained, workplace):
@@ -169,7 +169,7 @@ def test_files_under_another_path_need_no_new_preparation(slm, trained, workplac
     [
         (("--data.batch_size", "2"), "batch_size 4 -> 2", "Steps have another size"),
         (("--seed_everything", "5"), "seed 1337 -> 5", "Windows come in another order"),
-        (("--data.source", "other.txt"), "train.bin", "The stories are others"),
+        (("--data.source", "other.txt"), "train.bin", "The stories differ"),
         (("--model.optimizer.lr", "1e-3"), "lr 0.01 -> 0.001", "it may jump"),
     ],
 )
@@ -201,19 +201,19 @@ def test_the_newest_is_the_one_whose_record_says_so(tmp_path):
     old = make_run(tmp_path, "version_1", "2026-01-01T10:00:00+00:00", 50)
     new = make_run(tmp_path, "version_0", "2026-01-01T10:00:00+00:00", 60)
     os.utime(old / "checkpoints" / "last.ckpt", (time.time() + 100, time.time() + 100))
-    assert find_runs(tmp_path) == [old, new]
-    assert newest_checkpoint(tmp_path, "last.ckpt") == new / "checkpoints" / "last.ckpt"
+    assert Run.find_all(tmp_path) == [Run(old), Run(new)]
+    assert Run.newest_checkpoint(tmp_path, "last") == new / "checkpoints" / "last.ckpt"
 
 
 def test_a_run_without_a_record_is_as_old_as_its_curves(tmp_path):
     recorded = make_run(tmp_path, "version_0", "2026-01-01T10:00:00+00:00", 50)
     (tmp_path / "version_1").mkdir()
     (tmp_path / "version_1" / "events.out.tfevents.1500000000.host.1.0").touch()
-    assert find_runs(tmp_path) == [tmp_path / "version_1", recorded]
-    assert last_active(tmp_path / "version_1") == 1.5e9
+    assert Run.find_all(tmp_path) == [Run(tmp_path / "version_1"), Run(recorded)]
+    assert Run(tmp_path / "version_1").last_active() == 1.5e9
     for name in ("version_10", "version_9"):
         make_run(tmp_path, name, "nonsense", 1)
-    assert [run.name for run in find_runs(tmp_path)[:2]] == ["version_9", "version_10"]
+    assert [run.folder.name for run in Run.find_all(tmp_path)[:2]] == ["version_9", "version_10"]
 
 
 # ---- files ---------------------------------------------------------------------------------

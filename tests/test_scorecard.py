@@ -379,7 +379,7 @@ def score(trained):
     return json.loads((trained / "card.json").read_text())
 
 
-FEW = ("--stories", "10", "--loss_tokens", "100")
+FEW = ("--pairs", "10", "--loss_tokens", "100")
 
 
 @pytest.fixture
@@ -414,7 +414,7 @@ def test_its_loss_is_what_validate_measures(slm, trained, scored):
 def test_the_same_numbers_twice(slm, trained, scored, monkeypatch):
     monkeypatch.setattr("slm.evaluation.generated.PROMPTS", PROMPTS[:8])
     best = checkpoint("best", root=trained)
-    plan = ("evaluate", "--ckpt_path", best, "--stories", "30", "--loss_tokens", "null")
+    plan = ("evaluate", "--ckpt_path", best, "--pairs", "30", "--loss_tokens", "null")
     assert slm(*plan, "--json", "b.json").status == 0
     with open("b.json") as file:
         assert json.load(file) == scored
@@ -541,7 +541,7 @@ def test_a_judge_that_goes_away_loses_nothing(slm, trained, service, monkeypatch
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["--stories", "3"], "10 or more"),
+        (["--pairs", "3"], "10 or more"),
         (["--loss_tokens", "0"], "1 or more"),
         (["--judge.url", "http://x/v1"], "both"),
         (["--judge.url", "x", "--judge.model", "m"], "http://"),
@@ -551,7 +551,7 @@ def test_a_judge_that_goes_away_loses_nothing(slm, trained, service, monkeypatch
         (["--json", "no/where.json"], "mkdir -p no"),
         (["--json", "."], "is a folder"),
         (["--data.source", "absent.txt"], "absent.txt"),
-        (["--storys", "30"], "--stories, perhaps?"),
+        (["--pirs", "30"], "--pairs, perhaps?"),
     ],
 )
 def test_mistakes_are_explained(slm, trained, words, expected):

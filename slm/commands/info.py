@@ -1,11 +1,13 @@
 """The verb `info`: describes, and verifies, prepared data; describes a checkpoint."""
 
 import json
-from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from slm.commands.parsing import os_errors_explained, quick_parser
+from slm.commands.parsing.arguments import Arguments
+from slm.commands.parsing.errors import output_path
+from slm.commands.parsing.options import parse, positional
 from slm.data.manifest import Manifest
 from slm.data.source import describe_source
 from slm.data.statistics import SplitStatistics, count_split, examples, histogram
@@ -17,38 +19,28 @@ _CONTEXTS = (128, 256, 512, 1024)
 _BAR = 40
 
 
-@os_errors_explained()
-def run_info(words: Sequence[str]) -> int:
-    """Prints what a data folder or a checkpoint is.
+@dataclass(frozen=True)
+class InfoOptions:
+    """The options of `info`."""
 
-    Args:
-        words: The command line behind the verb.
+    path: str | None = positional("?")
+    """A folder of prepared data, or a checkpoint."""
+    verify: bool = field(default=False, metadata={"flag": True})
+    """Recompute all that the manifest states, and name the first thing that differs."""
+    seed: int = 1337
+    """Draws the three stories shown."""
+    json: str | None = None
+    """Also write what is shown to a file."""
 
-    Returns:
-        The exit status, 0.
 
-    Raises:
-        UserError: There is no such thing, or it is damaged.
-    """
-    parser = quick_parser(
-        "info",
-        "slm info FOLDER [--verify] [--seed N] [--json FILE]   or   slm info CHECKPOINT",
-    )
-    parser.add_argument("path", type=str, help="A folder of prepared data, or a checkpoint.")
-    parser.add_argument(
-        "--verify",
-        action="store_true",
-        help="Recompute all that the manifest states, and name the first thing that differs.",
-    )
-    parser.add_argument("--seed", type=int, default=1337, help="Draws the three stories shown.")
-    parser.add_argument(
-        "--json", type=str | None, default=None, help="Also write what is shown to a file."
-    )
-    if not words:
+def info(arguments: Arguments) -> int:
+    """Prints what a data folder or a checkpoint contains."""
+    usage = "slm info FOLDER [--verify] [--seed N] [--json FILE]   or   slm info CHECKPOINT"
+    options = parse("info", InfoOptions, arguments, usage)
+    if options.path is None:
         raise UserError(
             "slm info without a folder", "what to describe", f"slm info {_some_folder()}"
         )
-    options = parser.parse_args(list(words))
     path = Path(options.path).expanduser()
     if path.is_file() and options.verify:
         raise UserError(
@@ -71,22 +63,17 @@ def run_info(words: Sequence[str]) -> int:
             "a folder of prepared data, or a checkpoint",
             f"slm info {_some_folder()}",
         )
-    if options.json:
-        try:
-            Path(options.json).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-        except OSError as error:
-            raise UserError(
-                f"--json {options.json}: {error.strerror}", "a file to write", "name another"
-            ) from error
+    if out := output_path("--json", options.json):
+        out.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     print(text)
     return 0
 
 
 def _check_is_prepared(folder: Path) -> None:
-    """Says what a folder without a manifest is.
+    """Checks that a folder contains prepared data.
 
     Raises:
-        UserError: It has none.
+        UserError: It does not; the message says what it is.
     """
     if (folder / "manifest.json").exists():
         return
@@ -95,13 +82,14 @@ def _check_is_prepared(folder: Path) -> None:
         total = len(json.loads(plan.read_text(encoding="utf-8"))["pieces"])
         finished = len(list(plan.parent.glob("?????.json")))
         raise UserError(
-            f"{folder} holds an unfinished preparation: {finished} of {total} shards are finished",
+            f"{folder} contains an unfinished preparation: {finished} of {total} shards are "
+            "finished",
             "prepared data",
-            "run the command again that prepared it; it goes on from there",
+            "repeat the command that prepared it; it continues from there",
         )
     inside = sorted(str(found.parent) for found in folder.glob("**/manifest.json"))
     raise UserError(
-        f"{folder} is no folder of prepared data: it holds no manifest.json",
+        f"{folder} is no folder of prepared data: it contains no manifest.json",
         "a folder of prepared data, or a checkpoint",
         f"slm info {inside[0] if inside else _some_folder()}"
         + (f" (there is also {', '.join(inside[1:5])})" if inside[1:] else ""),
@@ -134,8 +122,8 @@ def _describe_folder(folder: Path, verified: bool, seed: int) -> tuple[dict[str,
         lines.append(f"note         {difference}")
     statistics = {split: count_split(folder, manifest, split) for split in manifest.splits}
     for split, counted in statistics.items():
-        said, lines_of_split = _describe_split(manifest, split, counted)
-        plain["splits"][split] |= said
+        facts, lines_of_split = _describe_split(manifest, split, counted)
+        plain["splits"][split] |= facts
         lines += ["", *lines_of_split]
     ends = statistics["train"].ends
     stories = examples(folder, manifest, "train", ends, seed, 3)
@@ -170,14 +158,14 @@ def _describe_split(
         bar = "#" * round(_BAR * count / highest) or ("." if count else "")
         share = count / facts.stories
         lines.append(f"  {start:>6}-{stop:<6} {bar:<{_BAR}} {count:>11,} {share:>6.1%}")
-    said = {
+    figures = {
         "bytes_per_token": facts.bytes / facts.tokens,
         "vocabulary_used": counted.ids_used,
         "most_frequent_covering": {str(share): count for share, count in covering.items()},
         "stories_within_context": {str(context): share for context, share in fitting.items()},
         "length_histogram": [list(bar) for bar in bars],
     }
-    return said, lines
+    return figures, lines
 
 
 # ---- checkpoints --------------------------------------------------------------------------

@@ -1,137 +1,153 @@
-"""Which checkpoint a command line means."""
+"""Which run or checkpoint a name means."""
 
-import os
+import difflib
 import sys
-from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import yaml
-
-from slm.commands.configs import read_config
 from slm.errors import UserError
 from slm.processes import process_rank
-from slm.training.checkpoint import (
-    Checkpoint,
-    checkpoint_of,
-    drop_retired,
-    newest_checkpoint,
-    open_checkpoint,
-)
-from slm.training.runs import RunClaim
+from slm.training.runs import Run
+
+if TYPE_CHECKING:
+    from slm.training.checkpoint import Checkpoint
 
 
-def find_checkpoint_argument(
-    verb: str, words: list[str], claim: RunClaim | None = None
-) -> tuple[list[str], Checkpoint | None]:
-    """Finds the checkpoint that a command line means.
+def open_named(named: str | None, logs: Path) -> "Checkpoint":
+    """Opens the checkpoint that `--ckpt_path` names.
 
-    `--ckpt_path` takes a file, `last` or `best`: of the newest run under
-    `trainer.default_root_dir`; other verbs than `fit` also a run, by its folder or its name, for
-    its best. Without it `fit` starts anew, the other verbs take the best.
-    `fit --ckpt_path last` continues in that run's folder, which is claimed for this process;
-    `fit` with any checkpoint of a run takes that run's config where none is given.
+    That is a file; `last` or `best`, of the newest run; or a run, by its folder or its name, which
+    stands for its best checkpoint. Without a name it is the best of the newest run.
 
-    Returns:
-        The command line with the file's path in it, and the opened checkpoint.
+    Args:
+        named: The name; None if none is given.
+        logs: The folder of all runs.
 
     Raises:
-        UserError: There is no such checkpoint, or another process is training the run.
+        UserError: There is no such checkpoint.
     """
-    if words and words[-1] == "--ckpt_path":
-        raise UserError(
-            "--ckpt_path without a value", "a file, last or best", f"slm {verb} --ckpt_path last"
-        )
-    wish = take_option(words, "--ckpt_path")
-    root = root_folder(words) / "lightning_logs"
-    if wish in (None, "null", "None"):
-        if verb == "fit" or {"-h", "--help", "--print_config"} & set(words):
-            return words, None
-        wish = "best"
-        path = newest_checkpoint(root, "best.ckpt")
+    from slm.training.checkpoint import open_checkpoint  # torch takes a second to load
+
+    if named is None:
+        path = Run.newest_checkpoint(logs, "best")
         if process_rank() == 0:
             print(
                 f"No --ckpt_path given; taking the best of the newest run: {path}", file=sys.stderr
             )
-    elif wish in ("last", "best"):
-        path = _chosen_by_first_process() or newest_checkpoint(root, f"{wish}.ckpt")
+    elif named in ("last", "best"):
+        path = Run.newest_checkpoint(logs, named)
     else:
-        path = Path(wish).expanduser()
-        if verb != "fit" and not path.is_file():  # a run stands for its best checkpoint
-            runs = [run for run in (path, root / wish) if checkpoint_of(run)]
-            path = next((found for run in runs if (found := checkpoint_of(run))), path)
-    path = path.absolute()  # not resolved: a run may be a link to another disk
-    run = path.parent.parent
-    if process_rank() == 0:
-        if claim is not None and wish == "last":
-            claim.resume(run)  # before it is opened: another process may be about to replace it
-        os.environ[_CHOSEN] = str(path)
-    checkpoint = open_checkpoint(path)
-    if verb == "fit" and not names(words, "--config"):
-        saved = sorted(run.glob("config*.yaml"), key=lambda file: _number(file.stem))
-        if saved:
-            words = [f"--config={_saved_config(saved[-1])}", *words]
-    return [*words, f"--ckpt_path={path}"], checkpoint
+        path = Path(named).expanduser()
+        runs = [] if path.is_file() else [Run(path), Run(logs / named)]
+        path = next((found for run in runs if (found := run.best_checkpoint)), path)
+    return open_checkpoint(path.absolute())  # not resolved: a run may be a link to another disk
 
 
-def _saved_config(path: Path) -> str:
-    """A run's own config: its path, or, if an older version wrote it, what it says today."""
-    config = read_config(path)
-    gpt = config.get("model", {}).get("gpt", {})
-    known = dict(gpt)
-    drop_retired(gpt, path)
-    return str(path) if gpt == known else yaml.safe_dump(config)
+def find_run(named: str | None, logs: Path) -> Run:
+    """The run of a name, or the newest one.
+
+    Args:
+        named: A run's folder, its name in `logs`, or one of its checkpoints; None for the newest.
+        logs: The folder of all runs.
+
+    Raises:
+        UserError: There is no such run.
+    """
+    if named is None:
+        found = Run.find_all(logs)
+        if not found:
+            raise UserError(
+                f"there is no run under {logs}",
+                "a run",
+                "train one: slm fit --config configs/quickstart.yaml, or name its folder",
+            )
+        return found[-1]
+    path = _locate(named, logs)
+    run = Run(path)
+    if path.is_file() and path.suffix == ".ckpt":
+        run = Run.of(path.resolve())
+    if not run.folder.is_dir():
+        known = ", ".join(sorted(str(run.folder) for run in Run.find_all(logs))[:5])
+        raise UserError(
+            f"{named!r} is no folder",
+            "a run's folder, such as lightning_logs/version_0",
+            f"one of {known}" if known else "train one: slm fit --config configs/quickstart.yaml",
+        )
+    if not (run.has_checkpoint or run.has_curves):
+        inside = ", ".join(str(found.folder) for found in Run.find_all(run.folder)[:5])
+        raise UserError(
+            f"{run.folder} is no run: it contains neither curves nor checkpoints",
+            "a run's folder, such as lightning_logs/version_0",
+            f"name one of {inside}" if inside else "name another folder",
+        )
+    return run
 
 
-_CHOSEN = "SLM_CHECKPOINT"
+def find_checkpoint(run: Run, named: str | None, logs: Path) -> Path | None:
+    """The checkpoint of a run to look into.
+
+    Args:
+        run: The run.
+        named: One of its files, or `last` or `best`; None means the best, or else the last.
+        logs: The folder of all runs.
+
+    Returns:
+        Its path; None if none is named and the run has none.
+
+    Raises:
+        UserError: There is no such file, or it belongs to another run.
+    """
+    if named is None:
+        return run.best_checkpoint
+    if named in ("last", "best"):
+        path = run.checkpoint(named)
+        if not path.is_file():
+            others = sorted(file.stem for file in path.parent.glob("*.ckpt"))
+            raise UserError(
+                f"--ckpt_path {named}: {path} does not exist",
+                "a checkpoint of that run",
+                f"--ckpt_path {others[0]}" if others else "leave it out: the run has none",
+            )
+        return path
+    path = _locate(named, logs)
+    if not path.exists():
+        check_checkpoint_name(named)
+    if Run.of(path.resolve()).folder != run.folder.resolve():
+        raise UserError(
+            f"--ckpt_path {named} is not a checkpoint of {run.folder}",
+            "a checkpoint of that run: a file, last or best",
+            "leave the run's name out: the checkpoint identifies the run",
+        )
+    return path
 
 
-def _chosen_by_first_process() -> Path | None:
-    """What the process that started this one, as one of several of a run, has resolved."""
-    chosen = os.environ.get(_CHOSEN)
-    return Path(chosen) if chosen and process_rank() else None
+def check_checkpoint_name(named: str) -> None:
+    """Checks that a name is that of an existing checkpoint file.
+
+    Raises:
+        UserError: It is not.
+    """
+    close = difflib.get_close_matches(named, ("last", "best"), n=1)
+    if named.endswith(".ckpt") and Path(named).expanduser().is_file():
+        return
+    raise UserError(
+        f"--ckpt_path {named} is no checkpoint that exists",
+        "a file whose name ends in .ckpt, last or best",
+        f"--ckpt_path {close[0] if close else 'lightning_logs/version_0/checkpoints/best.ckpt'}",
+    )
 
 
-def _number(stem: str) -> int:
-    """2 for config-2, 1 for config."""
-    return int(stem.partition("-")[2] or 1) if stem.partition("-")[2].isdigit() else 1
+def _locate(named: str, logs: Path) -> Path:
+    path = Path(named).expanduser()
+    return path if path.exists() else logs / named
 
 
-def root_folder(words: Sequence[str]) -> Path:
-    """`trainer.default_root_dir`, on the command line or in a config file; the later wins."""
-    root = option(words, "--trainer.default_root_dir")
-    if root is None:
-        for word, following in zip(words, [*words[1:], ""], strict=False):
-            name, equals, value = word.partition("=")
-            if name in ("-c", "--config"):
-                trainer = read_config(Path(value if equals else following)).get("trainer")
-                if isinstance(trainer, dict) and "default_root_dir" in trainer:
-                    root = trainer["default_root_dir"]
-    return Path("." if root in (None, "null", "None") else str(root)).expanduser()
-
-
-def names(words: Sequence[str], name: str) -> bool:
-    """Whether a command line gives an option; `-c` is `--config`."""
-    given = {word.partition("=")[0] for word in words}
-    return name in given or (name == "--config" and "-c" in given)
-
-
-def option(words: Sequence[str], name: str) -> str | None:
-    """The value of an option on a command line, the last if there are several."""
-    value = None
-    for word, following in zip(words, [*words[1:], None], strict=False):
-        if word == name:
-            value = following
-        elif word.startswith(f"{name}="):
-            value = word.partition("=")[2]
-    return value
-
-
-def take_option(words: list[str], name: str) -> str | None:
-    """`option`, and removes the option from the list."""
-    value = option(words, name)
-    for index in reversed(range(len(words))):
-        if words[index] == name:
-            del words[index : index + 2]
-        elif words[index].startswith(f"{name}="):
-            del words[index]
-    return value
+def distinct_names(runs: list[Run]) -> list[str]:
+    """Names for several runs: as much of each path's end as distinguishes them."""
+    parts = [run.folder.resolve().parts for run in runs]
+    different = len(set(parts))
+    for count in range(1, max(map(len, parts))):
+        names = [str(Path(*each[-count:])) for each in parts]
+        if len(set(names)) == different:
+            return names
+    return [str(run.folder.resolve()) for run in runs]

@@ -1,58 +1,74 @@
 """The verb `plot`: figures of one run, or of several side by side."""
 
 import sys
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from slm.commands.parsing import os_errors_explained, quick_parser
-from slm.commands.runs import check_checkpoint_name, find_checkpoint, find_run, names_apart
+from slm.commands.lookup import check_checkpoint_name, distinct_names, find_checkpoint, find_run
+from slm.commands.parsing.arguments import Arguments
+from slm.commands.parsing.options import RootOptions, parse, positional
 from slm.errors import UserError
+from slm.training.runs import Run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from slm.training.checkpoint import Checkpoint
+
 _FORMATS = ("png", "svg")
 
 
-@os_errors_explained()
-def run_plot(words: Sequence[str]) -> int:
-    """Draws the figures that a command line asks for.
+@dataclass(frozen=True)
+class PlotOptions:
+    """The options of `plot`."""
 
-    Args:
-        words: The command line behind the verb.
+    runs: list[str] = positional("*")
+    """Folders of runs, or their names such as version_0; several are compared. Without one, the
+    newest."""
+    prompt: str | None = None
+    """The text whose attention and next tokens are drawn."""
+    layer: int | None = None
+    """Layer of the large attention map, from 1; null: the last."""
+    head: int | None = None
+    """Head of the large attention map, from 1; null: the first."""
+    ckpt_path: str | None = None
+    """The checkpoint to draw weights and attention of: a file, or `last` or `best` of the run,
+    which is also the default."""
+    out: str | None = None
+    """Folder for the figures; null: `figures` in the run's folder."""
+    formats: list[str] | str = "png,svg"
+    """png, svg or png,svg."""
+    trainer: RootOptions = RootOptions()
 
-    Returns:
-        The exit status, 0.
 
-    Raises:
-        UserError: The input has to change.
-    """
-    options = _make_parser().parse_args(list(words))
+def plot(arguments: Arguments) -> int:
+    """Draws the figures of runs."""
+    usage = "slm plot [RUN ...] [--prompt TEXT] [--layer N] [--head N] [--option value ...]"
+    options = parse("plot", PlotOptions, arguments, usage)
     formats = _formats(options.formats)
-    folders = _folders(options)
-    several = len(folders) > 1
-    default = folders[0].parent / "comparison" if several else folders[0] / "figures"
+    runs = _find_runs(options)
+    several = len(runs) > 1
+    first = runs[0].folder
+    default = first.parent / "comparison" if several else first / "figures"
     out = Path(options.out).expanduser() if options.out else default
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is a file", "a folder", f"--out {default}")
-    from slm.reports.figures.curves import CURVES, read_run
+    from slm.reports.figures.curves import CURVES, read_run  # matplotlib takes a second to load
 
-    runs = [
-        read_run(folder, name) for folder, name in zip(folders, names_apart(folders), strict=True)
+    curves = [
+        read_run(run.folder, name) for run, name in zip(runs, distinct_names(runs), strict=True)
     ]
-    figures: dict[str, Figure] = {}
-    for name, draw in CURVES.items():
-        if figure := draw(runs):
-            figures[name] = figure
-    for run in runs:
-        if not run.scalars:
-            print(f"{run.folder} has no curves", file=sys.stderr)
+    figures = {name: figure for name, draw in CURVES.items() if (figure := draw(curves))}
+    for each in curves:
+        if not each.scalars:
+            print(f"{each.folder} has no curves", file=sys.stderr)
     if not several:
-        figures |= _of_model(folders[0], options)
+        figures |= _draw_model(runs[0], options)
     if not figures:
         raise UserError(
-            f"{', '.join(map(str, folders))}: nothing to draw, neither curves nor a checkpoint",
+            f"{', '.join(str(run.folder) for run in runs)}: nothing to draw, neither curves nor a "
+            "checkpoint",
             "a run that has logged something",
             "train with a logger: it is on unless --trainer.logger false",
         )
@@ -65,44 +81,14 @@ def run_plot(words: Sequence[str]) -> int:
     return 0
 
 
-def _make_parser() -> Any:
-    parser = quick_parser(
-        "plot", "slm plot [RUN ...] [--prompt TEXT] [--layer N] [--head N] [--option value ...]"
-    )
-    parser.add_argument(
-        "runs",
-        nargs="*",
-        type=str,
-        help="Folders of runs, or their names such as version_0; several are compared. Without "
-        "one, the newest.",
-    )
-    for name, kind, default, help_ in (
-        ("prompt", str | None, None, "The text whose attention and next tokens are drawn."),
-        ("layer", int | None, None, "Layer of the large attention map, from 1; null: the last."),
-        ("head", int | None, None, "Head of the large attention map, from 1; null: the first."),
-        (
-            "ckpt_path",
-            str | None,
-            None,
-            "The checkpoint to draw weights and attention of: a file, or `last` or `best` of the "
-            "run, which is also the default.",
-        ),
-        ("out", str | None, None, "Folder for the figures; null: `figures` in the run's."),
-        ("formats", list[str] | str, ",".join(_FORMATS), "png, svg or png,svg."),
-        ("trainer.default_root_dir", str | None, None, "Where lightning_logs is."),
-    ):
-        parser.add_argument(f"--{name}", type=kind, default=default, help=help_)
-    return parser
-
-
 def _formats(given: str | list[str]) -> list[str]:
     """The formats to draw in.
 
     Raises:
         UserError: There is another, or none.
     """
-    words = given.split(",") if isinstance(given, str) else given
-    formats = list(dict.fromkeys(word.strip() for word in words))
+    names = given.split(",") if isinstance(given, str) else given
+    formats = list(dict.fromkeys(name.strip() for name in names))
     if not formats or set(formats) - set(_FORMATS):
         raise UserError(
             f"--formats [{', '.join(formats)}]", "png, svg or both", "--formats png,svg"
@@ -110,11 +96,11 @@ def _formats(given: str | list[str]) -> list[str]:
     return formats
 
 
-def _folders(options: Any) -> list[Path]:
-    """The folders of the runs to draw; a checkpoint stands for its run.
+def _find_runs(options: PlotOptions) -> list[Run]:
+    """The runs to draw, each once; a checkpoint stands for its run.
 
     Raises:
-        UserError: There is no such run, or something is asked for that comparing has no place for.
+        UserError: There is no such run, or an option does not apply to several runs.
     """
     named: list[str | None] = list(options.runs)
     for name in ("prompt", "layer", "head", "ckpt_path"):
@@ -127,21 +113,22 @@ def _folders(options: Any) -> list[Path]:
     if not named and options.ckpt_path not in (None, "last", "best"):
         check_checkpoint_name(options.ckpt_path)
         named = [options.ckpt_path]
-    elif len(named) == 1 and options.ckpt_path is None and str(named[0]).endswith(".ckpt"):
-        options.ckpt_path = named[0]
-    folders = [find_run(run, options.trainer.default_root_dir) for run in named or [None]]
-    return list({folder.resolve(): folder for folder in folders}.values())
+    runs = [find_run(run, options.trainer.logs) for run in named or [None]]
+    return list({run.folder.resolve(): run for run in runs}.values())
 
 
-def _of_model(run: Path, options: Any) -> dict[str, "Figure"]:
-    """Figures of a checkpoint's weights, attention and expectations.
+def _draw_model(run: Run, options: PlotOptions) -> dict[str, "Figure"]:
+    """Figures of a checkpoint's weights, attention and next tokens.
 
     Raises:
         UserError: There is no such layer or head, or no such checkpoint.
     """
-    named = find_checkpoint(run, options.ckpt_path, options.trainer.default_root_dir)
-    if named is None:
-        print(f"{run} holds no checkpoint: curves only", file=sys.stderr)
+    named = options.ckpt_path
+    if named is None and options.runs and options.runs[0].endswith(".ckpt"):
+        named = options.runs[0]
+    path = find_checkpoint(run, named, options.trainer.logs)
+    if path is None:
+        print(f"{run.folder} contains no checkpoint: curves only", file=sys.stderr)
         return {}
     from slm.reports.figures.attention import draw_head, draw_heads, maps_of_text, token_label
     from slm.reports.figures.next_tokens import draw_next_tokens, expectations
@@ -149,16 +136,8 @@ def _of_model(run: Path, options: Any) -> dict[str, "Figure"]:
     from slm.reports.pictures import STORY
     from slm.training.checkpoint import open_checkpoint
 
-    checkpoint = open_checkpoint(named)
-    shape = checkpoint.gpt
-    layer = shape.n_layer if options.layer is None else options.layer
-    head = 1 if options.head is None else options.head
-    for name, value, most in (
-        ("layer", layer, shape.n_layer),
-        ("head", head, shape.n_head),
-    ):
-        if not 1 <= value <= most:
-            raise UserError(f"--{name} {value}", f"from 1 to {most}", f"--{name} 1")
+    checkpoint = open_checkpoint(path)
+    layer, head = _layer_and_head(checkpoint, options)
     model, tokenizer = checkpoint.make_model(), checkpoint.make_tokenizer()
     text = STORY if options.prompt is None else options.prompt
     if not text.strip():
@@ -176,3 +155,18 @@ def _of_model(run: Path, options: Any) -> dict[str, "Figure"]:
     if found := expectations(model, tokenizer, text):
         figures["next-tokens"] = draw_next_tokens(found, checkpoint.label)
     return figures
+
+
+def _layer_and_head(checkpoint: "Checkpoint", options: PlotOptions) -> tuple[int, int]:
+    """Layer and head of the large attention map, from 1.
+
+    Raises:
+        UserError: There is no such layer or head.
+    """
+    shape = checkpoint.gpt
+    layer = shape.n_layer if options.layer is None else options.layer
+    head = 1 if options.head is None else options.head
+    for name, value, most in (("layer", layer, shape.n_layer), ("head", head, shape.n_head)):
+        if not 1 <= value <= most:
+            raise UserError(f"--{name} {value}", f"from 1 to {most}", f"--{name} 1")
+    return layer, head

@@ -1,4 +1,4 @@
-"""The verb `verify-resume`: kills a training run, resumes it, and compares it with another."""
+"""The verb `verify-resume`: compares a killed and resumed run with an uninterrupted one."""
 
 import random
 import subprocess
@@ -6,64 +6,58 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from slm.commands.configs import find_configs
-from slm.commands.lookup import take_option
-from slm.commands.parsing import os_errors_explained, quick_parser
+from slm.commands.parsing.arguments import Arguments
+from slm.commands.parsing.options import parse
 from slm.errors import UserError
 from slm.reports.figures.curves import read_events
 from slm.training.checkpoint import open_checkpoint
-from slm.training.runs import read_record
+from slm.training.runs import Run
 
 TIMED = {"tokens_per_second"}
-"""Curves that say how fast it was, which is another thing each time."""
+"""Curves of speed, which differ each time."""
 
 
-@os_errors_explained()
-def run_verify_resume(words: Sequence[str]) -> int:
-    """Trains a config twice, once killed and resumed, and compares all that came of it.
+@dataclass(frozen=True)
+class VerifyResumeOptions:
+    """The options of `verify-resume`; any other option is passed to `fit`."""
 
-    Args:
-        words: The command line after the verb.
+    steps: int = 24
+    """Optimizer steps to train."""
+    kills: int = 2
+    """How often to kill the second run (SIGKILL, at random moments). Any other option is passed to
+    fit."""
+
+    def __post_init__(self) -> None:
+        if self.steps < 2 or self.kills < 1:
+            raise ValueError(
+                f"--steps {self.steps} --kills {self.kills}; two steps or more, one kill or more"
+            )
+
+
+def verify_resume(arguments: Arguments) -> int:
+    """Trains a config twice, once killed and resumed, and compares the results.
 
     Returns:
         The exit status: 0 if both are identical, else 1.
-
-    Raises:
-        UserError: The config cannot be trained.
     """
-    parser = quick_parser(
-        "verify-resume", "slm verify-resume --config FILE [--steps N] [--kills N] [fit's options]"
-    )
-    parser.add_argument("--steps", type=int, default=24, help="Optimizer steps to train.")
-    parser.add_argument(
-        "--kills",
-        type=int,
-        default=2,
-        help="How often to kill the second run (SIGKILL, at random moments). Any other option is "
-        "passed to fit.",
-    )
-    rest = list(words)
     own = [
         f"{name}={value}"
         for name in ("--steps", "--kills")
-        if (value := take_option(rest, name)) is not None
+        if (value := arguments.take(name)) is not None
     ]
-    options = parser.parse_args([*own, *({"-h", "--help"} & set(rest))])
-    if options.steps < 2 or options.kills < 1:
-        raise UserError(
-            f"--steps {options.steps} --kills {options.kills}",
-            "two steps or more, and one kill or more",
-            "--steps 24 --kills 2",
-        )
-    if not any(word.partition("=")[0] in ("-c", "--config") for word in rest):
-        rest += ["--config", "quickstart"]
+    own += [] if not {"-h", "--help"} & arguments.given else ["--help"]
+    usage = "slm verify-resume --config FILE [--steps N] [--kills N] [fit's options]"
+    options = parse("verify-resume", VerifyResumeOptions, Arguments(own), usage)
+    if not arguments.configs:
+        arguments = arguments.with_config("quickstart")
     plan = [
-        *find_configs(rest),
+        *arguments.with_configs_found(),
         "--trainer.max_steps", str(options.steps),
         "--val_interval", str(max(1, options.steps // 3)),
         "--save_interval", str(max(1, options.steps // 8)),
@@ -73,9 +67,9 @@ def run_verify_resume(words: Sequence[str]) -> int:
     ]  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="slm-verify-resume-") as folder:
         whole, parts = Path(folder, "whole"), Path(folder, "parts")
-        print(f"Training   {options.steps} steps without a disturbance", file=sys.stderr)
+        print(f"Training   {options.steps} steps without an interruption", file=sys.stderr)
         train(plan, whole)
-        seconds = read_record(run_in(whole))[-1]["seconds"]
+        seconds = run_in(whole).record()[-1]["seconds"]
         moment = random.Random()
         for kill in range(options.kills):
             delay = moment.uniform(0, seconds / options.kills)
@@ -90,43 +84,41 @@ def run_verify_resume(words: Sequence[str]) -> int:
     for name, differences in found.items():
         print(f"{name:<18} {'; '.join(differences[:3]) or 'identical'}")
     if any(found.values()):
-        print("Not identical: an interrupted run ends elsewhere than an uninterrupted one.")
+        print("Not identical: an interrupted run does not end where an uninterrupted one does.")
         return 1
-    print("Identical, bit by bit: nothing is lost by an interruption but time.")
+    print("Identical, bit by bit: an interruption costs nothing but time.")
     return 0
 
 
-def run_in(root: Path) -> Path:
-    """The one run under a root."""
-    return root / "lightning_logs" / "version_0"
+def run_in(root: Path) -> Run:
+    """The only run under a root."""
+    return Run(root / "lightning_logs" / "version_0")
 
 
-def command(plan: Sequence[str], root: Path) -> list[str]:
-    """The command that trains by a plan, or continues to."""
-    resume = (
-        ["--ckpt_path", "last"] if (run_in(root) / "checkpoints" / "last.ckpt").exists() else []
-    )
+def fit_command(plan: Sequence[str], root: Path) -> list[str]:
+    """The command that starts a training, or resumes it."""
+    resume = ["--ckpt_path", "last"] if run_in(root).checkpoint("last").exists() else []
     where = ["--trainer.default_root_dir", str(root)]
     return [sys.executable, "-m", "slm.cli", "fit", *plan, *where, *resume]
 
 
 def train(plan: Sequence[str], root: Path) -> None:
-    """Trains until the end, in a process of its own; resumes the run that is there.
+    """Trains to the end in a process of its own; resumes the run that exists.
 
     Args:
         plan: Options of `fit`.
-        root: Where its `lightning_logs` is.
+        root: The folder of its `lightning_logs`.
 
     Raises:
         UserError: It does not train.
     """
-    last = run_in(root) / "checkpoints" / "last.ckpt"
+    last = run_in(root).checkpoint("last")
     max_steps = int(plan[plan.index("--trainer.max_steps") + 1])
     if last.exists():
         checkpoint = open_checkpoint(last)
         if checkpoint.step >= max_steps and checkpoint.validated:
             return  # the kill came too late
-    done = subprocess.run(command(plan, root), capture_output=True, text=True)
+    done = subprocess.run(fit_command(plan, root), capture_output=True, text=True)
     if done.returncode:
         sys.stderr.write(done.stderr)
         raise UserError(
@@ -137,21 +129,21 @@ def train(plan: Sequence[str], root: Path) -> None:
 
 
 def train_and_kill(plan: Sequence[str], root: Path, delay: float, in_write: bool = False) -> int:
-    """Trains, or resumes, and kills the process a while after it has written a checkpoint.
+    """Trains or resumes, and kills the process some time after it has written a checkpoint.
 
     Args:
         plan: Options of `fit`.
-        root: Where its `lightning_logs` is.
+        root: The folder of its `lightning_logs`.
         delay: Seconds from its first checkpoint to the kill.
-        in_write: Whether to wait, after that, until it writes the next one.
+        in_write: Whether to wait then until it writes the next one.
 
     Returns:
         The step of the last checkpoint; 0 if there is none.
     """
-    last = run_in(root) / "checkpoints" / "last.ckpt"
+    last = run_in(root).checkpoint("last")
     before = last.stat().st_mtime_ns if last.exists() else 0
     with subprocess.Popen(
-        command(plan, root), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        fit_command(plan, root), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as process:
         while process.poll() is None and (not last.exists() or last.stat().st_mtime_ns == before):
             time.sleep(0.002)
@@ -165,13 +157,13 @@ def train_and_kill(plan: Sequence[str], root: Path, delay: float, in_write: bool
 # ---- comparison ---------------------------------------------------------------------------
 
 
-def compare_runs(one: Path, other: Path) -> dict[str, list[str]]:
-    """What differs between two runs, by what was compared; nothing if they are the same run.
+def compare_runs(one: Run, other: Run) -> dict[str, list[str]]:
+    """The differences between two runs, by what was compared.
 
     Quantization, optimizer state and learning-rate schedule in `last.ckpt` are compared bit by bit;
     curves by their steps, without repetition or gap, and their values.
     """
-    first, second = (open_checkpoint(run / "checkpoints" / "last.ckpt") for run in (one, other))
+    first, second = (open_checkpoint(run.checkpoint("last")) for run in (one, other))
     return {
         "weights": differences(first.contents["state_dict"], second.contents["state_dict"]),
         "optimizer": differences(
@@ -179,17 +171,17 @@ def compare_runs(one: Path, other: Path) -> dict[str, list[str]]:
         ),
         "schedule": differences(first.contents["lr_schedulers"], second.contents["lr_schedulers"]),
         "step": differences(first.step, second.step),
-        "curves": differences(curves(one), curves(other)),
+        "curves": differences(curves(one.folder), curves(other.folder)),
     }
 
 
 def differences(one: Any, other: Any, name: str = "") -> list[str]:
-    """Where two nested values differ; tensors and numbers count as equal bit by bit."""
+    """Where two nested values differ; tensors and numbers must be equal bit by bit."""
     if type(one) is not type(other):
         return [f"{name} is {type(one).__name__} and {type(other).__name__}"]
     if isinstance(one, dict):
         if one.keys() != other.keys():
-            return [f"{name} holds other names: {sorted(map(str, one.keys() ^ other.keys()))}"]
+            return [f"{name} has other names: {sorted(map(str, one.keys() ^ other.keys()))}"]
         return [
             found for key in one for found in differences(one[key], other[key], f"{name} {key}")
         ]

@@ -35,7 +35,7 @@ _STORIES_A_PAIR = 20
 class Options:
     """What to measure."""
 
-    stories: int = 300
+    pairs: int = 300
     """Minimal pairs of each family at most, 10 or more, found in twenty times as many held-out
     stories at most."""
     loss_tokens: int | None = 100_000
@@ -44,8 +44,8 @@ class Options:
     """Of the pairs and of the generated stories."""
 
     def __post_init__(self) -> None:
-        if self.stories < 10:
-            raise ValueError(f"stories is {self.stories}; 10 or more")
+        if self.pairs < 10:
+            raise ValueError(f"pairs is {self.pairs}; 10 or more")
         if self.loss_tokens is not None and self.loss_tokens < 1:
             raise ValueError(f"loss_tokens is {self.loss_tokens}; 1 or more, or null for all")
         if not 0 <= self.seed < 2**62:
@@ -152,8 +152,8 @@ def measure(
     """
     tokenizer = held_out.tokenizer
     card = Scorecard(about)
-    texts = held_out.held_out(options.stories * _STORIES_A_PAIR)
-    for family, pairs in make_pairs(texts, options.seed, options.stories).items():
+    texts = held_out.held_out(options.pairs * _STORIES_A_PAIR)
+    for family, pairs in make_pairs(texts, options.seed, options.pairs).items():
         say(f"{family}: {len(pairs)} pairs")
         card.families[family] = score_pairs(model, tokenizer, pairs)
     say("loss")

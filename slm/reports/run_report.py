@@ -21,8 +21,8 @@ from slm.reports.page import definitions, drawn, folded, number, page, section, 
 from slm.reports.pictures import STORY
 from slm.reports.scorecard_html import read_card, scorecard_section
 from slm.training.callbacks.time_budget import format_duration
-from slm.training.checkpoint import Checkpoint, checkpoint_of, open_checkpoint
-from slm.training.runs import read_record
+from slm.training.checkpoint import Checkpoint, open_checkpoint
+from slm.training.runs import Run
 
 CAPTIONS = {
     "loss": "Training and validation loss, on linear and on logarithmic axes. A healthy "
@@ -74,14 +74,14 @@ class _Run:
 
     @classmethod
     def open(cls, folder: Path, curves: RunCurves | None) -> "_Run":
-        found = checkpoint_of(folder)
+        found = Run(folder).best_checkpoint
         configs = sorted(folder.glob("config*.yaml"), key=lambda file: file.stat().st_mtime)
         file = folder / "scorecard.json"
         card = read_card(file) if file.exists() else None
         return cls(
             curves or read_run(folder),
             open_checkpoint(found) if found else None,
-            read_record(folder),
+            Run(folder).record(),
             card,
             configs[-1].read_text(encoding="utf-8", errors="replace") if configs else "",
         )

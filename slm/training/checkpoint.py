@@ -1,18 +1,25 @@
-"""Checkpoints as files: finding them, opening them, and what makes them complete."""
+"""Checkpoints: opening them, and what they contain."""
 
 import hashlib
 import os
-from dataclasses import asdict, dataclass
+import sys
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from slm.data.cleaning import Cleaning
+from slm.data.corpus import Corpus
+from slm.data.manifest import Manifest
 from slm.data.tokenizer import CHECKPOINT_KEY, Tokenizer
-from slm.errors import UserError
+from slm.errors import UserError, is_out_of_memory
 from slm.model import GPT, GPTConfig
-from slm.training.memory import is_out_of_memory
-from slm.training.runs import find_runs, has_checkpoint
+from slm.processes import process_rank
+from slm.training.runs import Run
+
+if TYPE_CHECKING:  # Lightning takes a second to load
+    from slm.data.datamodule import StoryData
 
 FORMAT_VERSION = 1
 _RETIRED = {"init": "gpt2", "softcap": None}
@@ -30,13 +37,18 @@ class Checkpoint:
     """Everything that Lightning saved, and the entry `CHECKPOINT_KEY`."""
 
     @property
+    def run(self) -> Run:
+        """The run it belongs to."""
+        return Run.of(self.path.resolve())
+
+    @property
     def step(self) -> int:
         """Optimizer steps trained."""
         return int(self.contents["global_step"])
 
     @property
     def validated(self) -> bool:
-        """Whether it was not written in the middle of a validation, which is then still to run."""
+        """Whether it was not written during a validation, which must then still be run."""
         state = self.contents["callbacks"].get("PendingValidation", {"step": None})
         return state["step"] is None
 
@@ -62,9 +74,41 @@ class Checkpoint:
 
     @property
     def label(self) -> str:
-        """What it is called in figures: its run, its name and its step."""
-        run = self.path.resolve().parent.parent.name
-        return f"{run}, {self.path.stem}, step {self.step:,}"
+        """Its name in figures: run, file and step."""
+        return f"{self.run.folder.name}, {self.path.stem}, step {self.step:,}"
+
+    def corpus(self, source: str | None = None, root: str | None = None) -> Corpus:
+        """The stories it was trained on.
+
+        Args:
+            source: Other stories instead, in its vocabulary.
+            root: The folder of prepared data; None means the folder used in training.
+
+        Raises:
+            UserError: An option is out of range: a file has been moved.
+        """
+        known = {field.name for field in fields(Corpus)}
+        options = {name: value for name, value in self.data_options.items() if name in known}
+        options["clean"] = Cleaning(**options.get("clean", {}))
+        if source is not None:
+            options |= {"source": source} | self.tokenizer_options
+        return Corpus(**options | ({} if root is None else {"root": root}))
+
+    def check_data(self, folder: Path, manifest: Manifest, *splits: str) -> None:
+        """Checks that prepared data are those it was trained on.
+
+        Raises:
+            UserError: A split differs, or the vocabulary does.
+        """
+        self.check_tokenizer(manifest.tokenizer)
+        trained = (self.entry["data"] or {}).get("splits", {})
+        for split in splits:
+            if manifest.splits[split].sha256 != trained.get(split, {}).get("sha256"):
+                raise UserError(
+                    f"{folder} contains other data than the checkpoint was trained on",
+                    "the same data",
+                    "name stories that it has not seen: --data.source stories.txt",
+                )
 
     def make_tokenizer(self) -> Tokenizer:
         """The tokenizer the model was trained with."""
@@ -79,6 +123,41 @@ class Checkpoint:
             "tokenizer": str(self.path.resolve()) if own else "gpt2",
             "vocab_size": tokenizer["n_vocab"],
         }
+
+    def tokenizer_replacement(self, tokenizer: str) -> dict[str, Any]:
+        """The data options to change so that data are encoded in this checkpoint's vocabulary.
+
+        That replaces a vocabulary that would be learnt, or one whose file has been moved.
+
+        Args:
+            tokenizer: `--data.tokenizer`.
+
+        Raises:
+            UserError: GPT-2's vocabulary is asked for, and the checkpoint has another.
+        """
+        own = self.tokenizer_options
+        moved = tokenizer not in ("gpt2", "bpe") and not Path(tokenizer).expanduser().exists()
+        if moved or (tokenizer == "bpe" and own["tokenizer"] != "gpt2"):
+            return {f"data.{name}": value for name, value in own.items()}
+        if tokenizer == "gpt2" != own["tokenizer"]:
+            self.check_tokenizer({"name": "gpt2", "n_vocab": 50257, "sha256": "another"})
+        return {}
+
+    def find_moved_data(self, data: "StoryData") -> None:
+        """Lets a data module use this checkpoint's data where the project may have been moved to.
+
+        Args:
+            data: Changed, if its source is gone and the same data are found elsewhere.
+        """
+        expected = self.entry["data"]
+        project = self.run.folder.parent.parent
+        roots = [Path("data"), project / "data"]
+        found = data.find_moved(expected, roots) if expected else None
+        if found and process_rank() == 0:
+            print(
+                f"Data       {data.source} is gone; the same data, by SHA-256, are in {found}",
+                file=sys.stderr,
+            )
 
     def check_tokenizer(self, found: dict[str, Any]) -> None:
         """Compares the data's tokenizer with the checkpoint's.
@@ -111,7 +190,7 @@ class Checkpoint:
         Raises:
             UserError: They differ.
         """
-        saved = asdict(self.gpt)  # an option that is younger than the checkpoint has its default
+        saved = asdict(self.gpt)  # options newer than the checkpoint have their defaults
         for name, value in gpt.items():
             if name != "dropout" and value != saved[name]:
                 raise UserError(
@@ -122,7 +201,7 @@ class Checkpoint:
                 )
 
     def fingerprint(self) -> str:
-        """The beginning of a SHA-256 over the weights: which model this is, wherever it lies."""
+        """The beginning of a SHA-256 over the weights: the identity of the model."""
         digest = hashlib.sha256()
         for name, tensor in sorted(self.contents["state_dict"].items()):
             digest.update(name.encode())
@@ -155,8 +234,8 @@ def open_checkpoint(path: Path) -> Checkpoint:
             "name the file, or train one: slm fit --config configs/quickstart.yaml",
         )
     try:
-        # Mapped, not read: most callers want a few words of it. Windows cannot replace a file
-        # that is mapped, as a resumed run does.
+        # Mapped, not read: most callers need a small part. Windows cannot replace a file that is
+        # mapped, as a resumed run does.
         mapped = os.name != "nt"
         contents = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # a damaged pickle can raise anything
@@ -167,9 +246,9 @@ def open_checkpoint(path: Path) -> Checkpoint:
                 "end other programs, or raise the limit (ulimit -v)",
             ) from error
         raise UserError(
-            f"{path} is not a checkpoint, or not a whole one",
+            f"{path} is not a checkpoint, or an incomplete one",
             "a file that `slm fit` wrote",
-            "name another file; an interrupted copy has to be copied again",
+            "name another file; copy an interrupted copy again",
         ) from error
     entry = contents.get(CHECKPOINT_KEY) if isinstance(contents, dict) else None
     version = entry.get("format_version") if isinstance(entry, dict) else None
@@ -208,56 +287,15 @@ def drop_retired(gpt: dict[str, Any], path: Path) -> None:
         )
 
 
-def checkpoint_of(run: Path) -> Path | None:
-    """A run's best checkpoint, or its last where there is no best."""
-    paths = (run / "checkpoints" / name for name in ("best.ckpt", "last.ckpt"))
-    return next((path for path in paths if path.is_file()), None)
-
-
-def newest_checkpoint(root: Path, name: str) -> Path:
-    """A checkpoint, `best.ckpt` or `last.ckpt`, of the newest run.
+def check_vocabulary_size(data: int, model: int) -> None:
+    """Compares the sizes of the data's and the model's vocabularies.
 
     Raises:
-        UserError: There is no run, or the newest one has no such checkpoint.
+        UserError: They differ.
     """
-    found = [run for run in find_runs(root) if has_checkpoint(run)]
-    if not found:
+    if data != model:
         raise UserError(
-            f"there is no run with a checkpoint under {root}",
-            "a finished or interrupted run",
-            "train one: slm fit --config configs/quickstart.yaml, or name a file by --ckpt_path",
+            f"the data's vocabulary has {data:,} tokens, the model's {model:,}",
+            "the same vocabulary on both sides",
+            f"--model.gpt.vocab_size {data}",
         )
-    path = found[-1] / "checkpoints" / name
-    if not path.is_file():
-        raise UserError(
-            f"the newest run, {found[-1]}, has no {name}",
-            f"{path}",
-            f"name a file of it: --ckpt_path {next(path.parent.glob('*.ckpt'))}",
-        )
-    return path
-
-
-def align_progress(contents: dict[str, Any], accumulate: int) -> None:
-    """Sets Lightning's batch counters in a checkpoint back to the last whole optimizer step.
-
-    A run that is interrupted between two optimizer steps saves counters that point into the
-    middle of an accumulation whose gradients are lost; going on from there would make one step
-    from too few micro-batches. The data module starts again behind the last whole step, and so
-    must the counters.
-
-    Args:
-        contents: The checkpoint, changed in place.
-        accumulate: Micro-batches per optimizer step from now on.
-    """
-    loop = contents["loops"]["fit_loop"]
-    batches = contents["global_step"] * accumulate
-    for counters in ("total", "current"):
-        progress = loop["epoch_loop.batch_progress"][counters]
-        for stage in progress:
-            progress[stage] = batches
-    loop["epoch_loop.state_dict"]["_batches_that_stepped"] = contents["global_step"]
-    # A validation that was under way is not taken up in its middle but left out.
-    for counters in ("total", "current"):
-        progress = loop["epoch_loop.val_loop.batch_progress"][counters]
-        for stage in progress:
-            progress[stage] = 0

@@ -7,8 +7,11 @@ from lightning.fabric.plugins.environments.cluster_environment import ClusterEnv
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.strategies import ModelParallelStrategy
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import fully_shard
 
 from slm.errors import UserError
+from slm.model import GPT
 from slm.processes import in_slurm_job, started_by_srun, started_by_torchrun
 
 PATIENCE = timedelta(minutes=10)
@@ -50,3 +53,31 @@ def fsdp2(devices: Any, nodes: int) -> ModelParallelStrategy:
         save_distributed_checkpoint=False,  # one file, as every verb expects it
         timeout=PATIENCE,
     )
+
+
+def shard(model: GPT, mesh: DeviceMesh, optimizer: str, compile: bool) -> None:
+    """Shards a network for FSDP2 (Zhao et al. 2023, arXiv 2304.11277), block by block.
+
+    Embedding and head, which are one matrix if tied, belong to the outermost unit.
+
+    Args:
+        model: The network, changed in place.
+        mesh: The strategy's device mesh.
+        optimizer: Its name.
+        compile: Whether training is compiled.
+
+    Raises:
+        UserError: Optimizer or compilation need whole weights.
+    """
+    for refused, option in (
+        (optimizer == "muon", "--model.optimizer.name muon"),
+        (compile, "--model.compile true"),
+    ):
+        if refused:
+            raise UserError(
+                f"{option} with --trainer.strategy fsdp2, which shards the weights",
+                "AdamW, without compiling",
+                "--trainer.strategy ddp: a model of this size fits on each device",
+            )
+    for unit in (*model.blocks, model):
+        fully_shard(unit, mesh=mesh["data_parallel"])

@@ -1,10 +1,12 @@
-"""Gradients that are not finite: found at their step, before they reach the weights."""
+"""Detects gradients and weights that are not finite."""
 
 import sys
 
 import torch
+from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_only
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from slm.errors import UserError
 
@@ -12,7 +14,7 @@ _MOST_SKIPPED = 10
 
 
 def diverged(found: str, step: int) -> UserError:
-    """The error for training that has left the finite numbers.
+    """The error for training that has diverged.
 
     Args:
         found: What is not finite.
@@ -22,20 +24,19 @@ def diverged(found: str, step: int) -> UserError:
         f"{found} at step {step:,}",
         "finite numbers; nothing of this step is saved, earlier checkpoints are kept",
         "train with a lower --model.optimizer.lr, from the start or from an earlier checkpoint by "
-        "--ckpt_path; a step that only strange data spoil is left out by "
-        "--model.skip_nonfinite true",
+        "--ckpt_path; --model.skip_nonfinite true skips single bad steps",
     )
 
 
 class FiniteGradients:
-    """Looks at each step's gradient norm.
+    """Checks each step's gradient norm.
 
-    On a CPU, or if steps are to be skipped, before the step is taken. On a GPU reading the norm
-    would make the CPU wait in every step, so it is copied in the background and read one step
-    later; what a bad step has done to the weights then keeps them from being saved.
+    On a CPU, or if bad steps are skipped, before the step is taken. On a GPU reading the norm would
+    make the CPU wait in every step, so it is copied asynchronously and read one step later; weights
+    that a bad step has damaged are not saved (`check_weights`).
 
     Args:
-        skip: Whether to leave out bad steps instead of stopping.
+        skip: Whether to skip bad steps instead of stopping.
     """
 
     def __init__(self, skip: bool) -> None:
@@ -47,7 +48,7 @@ class FiniteGradients:
         """Whether to take a step.
 
         Args:
-            norm: Of its gradient, without dimensions.
+            norm: The norm of its gradient, a scalar.
             step: Its number, counted from 1.
 
         Raises:
@@ -78,3 +79,22 @@ class FiniteGradients:
         copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
         copied.record()
         self._earlier = step, host, copied
+
+
+def check_weights(model: nn.Module, trainer: Trainer, sharded: bool) -> None:
+    """Checks that all weights are finite before they are saved.
+
+    Args:
+        model: The network.
+        trainer: The Trainer, which connects the processes.
+        sharded: Whether each process holds a part of every weight.
+
+    Raises:
+        UserError: One is not.
+    """
+    parts = (p.to_local() if isinstance(p, DTensor) else p for p in model.parameters())
+    finite = all(bool(part.isfinite().all()) for part in parts)
+    if sharded:
+        finite = trainer.strategy.reduce_boolean_decision(finite)
+    if not finite:
+        raise diverged("the weights are not finite", trainer.global_step)

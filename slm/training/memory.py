@@ -2,7 +2,6 @@
 
 import ctypes
 import gc
-import re
 import sys
 from pathlib import Path
 
@@ -42,11 +41,6 @@ def return_freed_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
     except (AttributeError, OSError, TypeError):
         return
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether a device had no memory left: a class of its own on CUDA, elsewhere known by words."""
-    return bool(re.search("out of memory|(can't|Cannot) allocate memory", str(error)))
 
 
 def peak_memory(device: torch.device) -> int:

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 
 import torch
 
+from slm.errors import is_out_of_memory
 from slm.hardware import clock
 from slm.model import GPT, GPTConfig
 from slm.training.loss import NextTokenLoss
-from slm.training.memory import is_out_of_memory, keep_freed_memory, peak_memory
+from slm.training.memory import keep_freed_memory, peak_memory
 from slm.training.optimization import OptimizerOptions, make_optimizer
 from slm.training.precision import autocast, can_fuse
 

@@ -1,4 +1,4 @@
-"""TensorBoard's logger, in a folder that belongs to one process."""
+"""TensorBoard's logger, in a folder that one process has claimed."""
 
 import sys
 import threading
@@ -6,21 +6,22 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from slm.files import free_space
 from slm.processes import process_rank
-from slm.training.runs import RunClaim
+from slm.training.runs import Run, RunClaim
 
 
 class RunLogger(TensorBoardLogger):
-    """Logs into the folder of a claimed run, and claims the next one when it is first asked.
+    """Logs into the folder of a claimed run; a new run is claimed when its folder is first needed.
 
     Args:
-        root: Where `lightning_logs` is, for a new run.
-        claim: The claim; in a process that is not the first it stays empty, and unused.
-        step: The step that a resumed run has reached. Points after it, from a process that was
-            killed after its last checkpoint, are going to be logged again.
+        root: The folder of `lightning_logs`, for a new run.
+        claim: The claim; used by the first process only.
+        step: The step that a resumed run has reached. Points after it, logged by a process that was
+            killed after its last checkpoint, will be logged again and are purged.
     """
 
     def __init__(self, root: Path, claim: RunClaim, step: int) -> None:
@@ -58,7 +59,7 @@ class RunLogger(TensorBoardLogger):
 
 
 class LastingEvents:
-    """TensorBoard's event files, whose failure costs the curves and not the run.
+    """TensorBoard's event files; if they cannot be written, training continues without curves.
 
     On a full disk the writer's thread dies with a traceback, and every later call raises.
 
@@ -97,7 +98,7 @@ class LastingEvents:
         self._call("add_event", event)
 
     def flush(self) -> None:
-        """Writes out what is in memory."""
+        """Writes buffered events."""
         self._call("flush")
 
     def close(self) -> None:
@@ -107,3 +108,13 @@ class LastingEvents:
     def get_logdir(self) -> str:
         """The folder."""
         return str(self._folder)
+
+
+def run_of(trainer: Trainer) -> Run | None:
+    """The run that a Trainer logs into, if it logs.
+
+    Not `trainer.log_dir`, which all processes must ask for together.
+    """
+    logger = trainer.loggers[0] if trainer.loggers else None
+    folder = getattr(logger, "log_dir", None)
+    return Run(Path(folder)) if folder else None

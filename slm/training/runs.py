@@ -1,13 +1,11 @@
-"""Runs as folders: each belongs to one process at a time, and records when it was at work.
-
-A run is `lightning_logs/version_N`, with curves, checkpoints and `record.json`.
-"""
+"""Runs as folders: what they contain, which is the newest, and who may write to them."""
 
 import errno
 import json
 import re
 import shutil
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -17,10 +15,129 @@ from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 from slm.errors import UserError
 from slm.files import remove_leftovers
 
-RECORD = "record.json"
 LOCK = "run.lock"
 _PATIENCE = 6.0  # seconds: workers of a killed process hold its lock for up to 5
 _NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run: `lightning_logs/version_N`, with curves, checkpoints, configs and a record."""
+
+    folder: Path
+
+    @classmethod
+    def of(cls, checkpoint: Path) -> "Run":
+        """The run that a checkpoint belongs to."""
+        return cls(checkpoint.parent.parent)
+
+    @classmethod
+    def find_all(cls, logs: Path) -> list["Run"]:
+        """The runs in a folder, the most recently active one last."""
+        runs = (cls(path) for path in logs.glob("*"))
+        found = [run for run in runs if run.has_checkpoint or run.has_curves]
+        return sorted(found, key=lambda run: (run.last_active(), _natural(run.folder.name)))
+
+    @classmethod
+    def newest_checkpoint(cls, logs: Path, name: str) -> Path:
+        """The checkpoint `best` or `last` of the newest run that has any.
+
+        Raises:
+            UserError: There is no run with a checkpoint, or the newest one lacks this one.
+        """
+        runs = [run for run in cls.find_all(logs) if run.has_checkpoint]
+        if not runs:
+            raise UserError(
+                f"there is no run with a checkpoint under {logs}",
+                "a finished or interrupted run",
+                "train one: slm fit --config configs/quickstart.yaml, or name a file by "
+                "--ckpt_path",
+            )
+        path = runs[-1].checkpoint(name)
+        if not path.is_file():
+            raise UserError(
+                f"the newest run, {runs[-1].folder}, has no {path.name}",
+                f"{path}",
+                f"name one of its files: --ckpt_path {next(path.parent.glob('*.ckpt'))}",
+            )
+        return path
+
+    def checkpoint(self, name: str) -> Path:
+        """The path of the checkpoint `best` or `last`."""
+        return self.folder / "checkpoints" / f"{name}.ckpt"
+
+    @property
+    def best_checkpoint(self) -> Path | None:
+        """The best checkpoint, or the last one if there is no best; None if there is neither."""
+        paths = (self.checkpoint(name) for name in ("best", "last"))
+        return next((path for path in paths if path.is_file()), None)
+
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether it can be resumed."""
+        return any(self.folder.glob("checkpoints/*.ckpt"))
+
+    @property
+    def has_curves(self) -> bool:
+        """Whether it has logged anything."""
+        return any(self.folder.glob("events.out.tfevents.*"))
+
+    def configs(self) -> list[Path]:
+        """Its saved configs, config.yaml and one for each time it was resumed, in this order."""
+        return sorted(self.folder.glob("config*.yaml"), key=lambda path: _natural(path.stem))
+
+    def last_active(self) -> float:
+        """When it last trained, in seconds since 1970, by its own record.
+
+        Not by file times, which copying, unpacking and synchronising change. A run without a record
+        was started when the names of its event files say.
+        """
+        if entries := self.record():
+            return max(
+                datetime.fromisoformat(entry["started"]).timestamp() + float(entry["seconds"])
+                for entry in entries
+            )
+        names = (file.name.split(".") for file in self.folder.glob("events.out.tfevents.*"))
+        return max((float(name[3]) for name in names if name[3].isdigit()), default=0.0)
+
+    @property
+    def record_path(self) -> Path:
+        """The path of its record: when it trained, where, and how fast."""
+        return self.folder / "record.json"
+
+    def record(self) -> list[dict[str, Any]]:
+        """The complete entries of its record, one for each time it trained."""
+        return [entry for entry in self.record_entries() if _is_complete(entry)]
+
+    def record_entries(self) -> list[Any]:
+        """All entries of its record, complete or not."""
+        try:
+            found = json.loads(self.record_path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return []
+        return found if isinstance(found, list) else []
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """A key that sorts version_10 after version_9."""
+    return [(int(part or 0), text) for text, part in re.findall(r"(\D*)(\d*)", name)]
+
+
+_NUMBERS = {"first_step", "last_step", "seconds", "tokens"}
+_TEXTS = {"started", "machine", "device", "precision", "compiled"}
+
+
+def _is_complete(entry: Any) -> bool:
+    if not isinstance(entry, dict) or not isinstance(entry.get("joules"), dict):
+        return False
+    numbers = [entry.get(name) for name in _NUMBERS] + list(entry["joules"].values())
+    if not all(isinstance(each, int | float) for each in numbers) or not entry.keys() >= _TEXTS:
+        return False
+    try:
+        datetime.fromisoformat(entry["started"])
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 class RunClaim:
@@ -111,77 +228,3 @@ def _lock(folder: Path, patience: float) -> BaseFileLock:
             "copy the run to another folder, or repair the permissions",
         ) from error
     return lock
-
-
-# ---- which run is meant -------------------------------------------------------------------
-
-
-def has_checkpoint(folder: Path) -> bool:
-    """Whether a folder holds a run that can be resumed."""
-    return any(folder.glob("checkpoints/*.ckpt"))
-
-
-def has_curves(folder: Path) -> bool:
-    """Whether a folder holds the curves of a run."""
-    return any(folder.glob("events.out.tfevents.*"))
-
-
-def find_runs(root: Path) -> list[Path]:
-    """The runs under a root, the one that was at work last at the end."""
-    folders = (path for path in root.glob("*") if has_checkpoint(path) or has_curves(path))
-    return sorted(folders, key=lambda run: (last_active(run), _natural(run.name)))
-
-
-def last_active(run: Path) -> float:
-    """When a run was at work last, in seconds since 1970, by its own record.
-
-    Not by file times, which copying, unpacking and synchronising change. A run without a record
-    was at least started when the names of its event files say.
-    """
-    entries = read_record(run)
-    if entries:
-        return max(_ended(entry) for entry in entries)
-    names = (file.name.split(".") for file in run.glob("events.out.tfevents.*"))
-    return max((float(name[3]) for name in names if name[3].isdigit()), default=0.0)
-
-
-def _ended(entry: dict[str, Any]) -> float:
-    return datetime.fromisoformat(entry["started"]).timestamp() + float(entry["seconds"])
-
-
-def _natural(name: str) -> list[tuple[int, str]]:
-    """A key that sorts version_10 after version_9."""
-    return [(int(part or 0), word) for word, part in re.findall(r"(\D*)(\d*)", name)]
-
-
-# ---- the record ---------------------------------------------------------------------------
-
-_NUMBERS = {"first_step", "last_step", "seconds", "tokens"}
-_WORDS = {"started", "machine", "device", "precision", "compiled"}
-
-
-def read_record(folder: Path) -> list[dict[str, Any]]:
-    """The entries of a run's record that are whole; none if there is no record."""
-    return [entry for entry in read_entries(folder) if _is_whole(entry)]
-
-
-def read_entries(folder: Path) -> list[Any]:
-    """All entries of a run's record, whole or not."""
-    try:
-        found = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return []
-    return found if isinstance(found, list) else []
-
-
-def _is_whole(entry: Any) -> bool:
-    if not isinstance(entry, dict) or not isinstance(entry.get("joules"), dict):
-        return False
-    numbers = [entry.get(name) for name in _NUMBERS] + list(entry["joules"].values())
-    if not all(isinstance(each, int | float) for each in numbers) or not entry.keys() >= _WORDS:
-        return False
-    try:
-        datetime.fromisoformat(entry["started"])
-    except (TypeError, ValueError):
-        return False
-    return True

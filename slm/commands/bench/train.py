@@ -1,9 +1,10 @@
 """`bench train`: how fast a model is trained."""
 
+import json
 import statistics
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,13 @@ import torch
 from slm.bench.matrix_rate import datasheet_rate
 from slm.bench.training_speed import Rate, measure_loop, measure_training
 from slm.bench.variants import Training
-from slm.commands.configs import find_configs, model_of_config, read_config
-from slm.commands.parsing import QuickParser, quick_parser
+from slm.commands.parsing.arguments import Arguments
+from slm.commands.parsing.configs import find_config, model_of_config, read_config
+from slm.commands.parsing.device import DeviceOptions
+from slm.commands.parsing.errors import output_path
+from slm.commands.parsing.options import parse
 from slm.errors import UserError
-from slm.hardware import Accelerator, describe_device, describe_machine, find_device
+from slm.hardware import describe_device, describe_machine
 from slm.model import GPT, GPTConfig
 from slm.model.flops import training_flops_per_token
 from slm.training.optimization import OptimizerOptions
@@ -24,49 +28,90 @@ from slm.training.precision import Precision, resolve_precision
 _NANOGPT = ("block_size", "vocab_size", "n_layer", "n_head", "n_embd", "dropout", "bias")
 """The fields of `GPTConfig` that nanoGPT's has, too."""
 
-_USAGE = "slm bench train [--config FILE] [--option value ...]"
+
+@dataclass(frozen=True)
+class BenchTrainOptions:
+    """The options of `bench train`."""
+
+    config: str = "configs/small.yaml"
+    """A config of `fit`; the options below override it."""
+    batch_size: list[int] | int | None = None
+    """Windows per step, or a list to compare."""
+    block_size: int | None = None
+    """Context length."""
+    precision: Precision | None = None
+    """Number format."""
+    compile: bool | None = None
+    """Whether to train through torch.compile."""
+    dropout: float | None = None
+    """Probability of dropping an activation."""
+    grad_checkpointing: bool | None = None
+    """Whether to compute blocks twice."""
+    repeats: int = 5
+    """Rounds, of which the median counts."""
+    steps: int | None = None
+    """Steps of a round; null: about two seconds."""
+    loop: bool = True
+    """Whether to measure the loop with nothing to compute, too."""
+    vs: str | None = None
+    """The model.py of a nanoGPT of your own: trained in its bare loop, compiled and in float32, in
+    rounds with slm."""
+    json: str | None = None
+    """Also write the figures to a file."""
+    trainer: DeviceOptions = DeviceOptions()
+
+    def __post_init__(self) -> None:
+        for name in ("repeats", "steps"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"--{name} {value}; 1 or more")
+        if self.vs and self.grad_checkpointing:
+            raise ValueError(
+                "--vs with --grad_checkpointing true; the same training on both sides: nanoGPT "
+                "keeps all activations"
+            )
 
 
-def bench_train(words: Sequence[str]) -> dict[str, Any]:
-    """Measures how fast a model is trained, and prints a table.
+def run(arguments: Arguments) -> int:
+    """Measures how fast a model is trained, and prints a table."""
+    usage = "slm bench train [--config FILE] [--option value ...]"
+    options = parse("bench", BenchTrainOptions, arguments, usage)
+    out = output_path("--json", options.json)
+    facts = bench_train(options)
+    if out:
+        out.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    return 0
 
-    Args:
-        words: The command line behind `bench train`.
 
-    Returns:
-        What was measured, for a file.
-
-    Raises:
-        UserError: The input has to change.
-    """
-    options = _make_parser().parse_args(list(words))
+def bench_train(options: BenchTrainOptions) -> dict[str, Any]:
+    """Measures each batch size, and prints the table; returns what was measured."""
     trainings = _trainings(options)
-    (first, *_) = trainings
+    first = trainings[0]
     rates: list[Rate] = []
-    measured: list[float] = []
+    matrix_rates: list[float] = []
     for training in trainings:
-        arms: dict[str, tuple[str, Training, Path | None]] = {}
-        rows = f", {training.batch_size} windows" if len(trainings) > 1 else ""
-        arms[f"slm Trainer{rows}"] = "trainer", training, None
-        arms[f"slm bare loop{rows}"] = "bare", training, None
+        suffix = f", {training.batch_size} windows" if len(trainings) > 1 else ""
+        variants: dict[str, tuple[str, Training, Path | None]] = {
+            f"slm Trainer{suffix}": ("trainer", training, None),
+            f"slm bare loop{suffix}": ("bare", training, None),
+        }
         if options.vs:
-            place = Path(options.vs)
-            for name, other in _theirs(training).items():
-                arms[f"{name}{rows}"] = "nanogpt", other, place
-        found, rate_of_matrices = measure_training(arms, options.repeats, options.steps, _say)
+            for name, other in _nanogpt_variants(training).items():
+                variants[f"{name}{suffix}"] = "nanogpt", other, Path(options.vs)
+        found, matrix_rate = measure_training(variants, options.repeats, options.steps, _print)
         rates += found
-        measured.append(rate_of_matrices)
+        matrix_rates.append(matrix_rate)
     if not rates:
         raise UserError(
             "nothing could be measured",
             "a way of training that works on this machine; the lines above say why none did",
             "a smaller --batch_size, or --compile false",
         )
-    possible = statistics.median(measured)
     loop = None
     if options.loop:
-        _say("Measuring  the loop around a step")
+        _print("Measuring  the loop around a step")
         loop = measure_loop(first, options.repeats)
+    possible = statistics.median(matrix_rates)
     facts = {
         "machine": describe_machine(first.device),
         "training": asdict(first),
@@ -81,7 +126,7 @@ def bench_train(words: Sequence[str]) -> dict[str, Any]:
     print(
         f"Model      {counts}\n"
         f"Machine    {facts['machine']}\n"
-        f"Step       {_describe(first)}; medians of {options.repeats} turns\n"
+        f"Step       {_describe(first)}; medians of {options.repeats} rounds\n"
         f"Matrices   {possible / 1e12:.3g} TFLOP/s in products of large ones; a token takes "
         f"{training_flops_per_token(first.gpt) / 1e6:.0f} MFLOP\n",
         *_table(rates),
@@ -92,67 +137,29 @@ def bench_train(words: Sequence[str]) -> dict[str, Any]:
     return facts
 
 
-def _say(line: str) -> None:
+def _print(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def _make_parser() -> QuickParser:
-    parser = quick_parser("bench", _USAGE)
-    for name, kind, default, words in (
-        ("config", str, "configs/small.yaml", "A config of `fit`; the options below win over it."),
-        ("batch_size", list[int] | int | None, None, "Windows per step, or a list to compare."),
-        ("block_size", int | None, None, "Context length."),
-        ("precision", Precision | None, None, "Number format."),
-        ("compile", bool | None, None, "Whether to train through torch.compile."),
-        ("dropout", float | None, None, "Probability of dropping an activation."),
-        ("grad_checkpointing", bool | None, None, "Whether to compute blocks twice."),
-        ("repeats", int, 5, "Rounds, of which the median counts."),
-        ("steps", int | None, None, "Steps of a turn; null: about two seconds."),
-        ("loop", bool, True, "Whether to measure the loop with nothing to compute, too."),
-        (
-            "vs",
-            str | None,
-            None,
-            "The model.py of a nanoGPT of your own: trained in its bare loop, compiled and in "
-            "float32, in turns with slm.",
-        ),
-        ("json", str | None, None, "Also write the figures to a file."),
-        ("trainer.accelerator", Accelerator, "auto", "Device."),
-    ):
-        parser.add_argument(f"--{name}", type=kind, default=default, help=words)
-    return parser
-
-
-def _trainings(options: Any) -> list[Training]:
+def _trainings(options: BenchTrainOptions) -> list[Training]:
     """What to measure: the config's training with the options' changes, for each batch size.
 
     Raises:
         UserError: An option is out of range, or the config or nanoGPT cannot be read.
     """
-    for name in ("repeats", "steps"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise UserError(f"--{name} {value}", "1 or more", f"--{name} 3")
     if options.vs and not Path(options.vs).is_file():
         raise UserError(
             f"--vs {options.vs} does not exist",
             "the file model.py of a nanoGPT",
             "git clone https://github.com/karpathy/nanoGPT, and --vs nanoGPT/model.py",
         )
-    if options.vs and options.grad_checkpointing:
-        raise UserError(
-            "--vs with --grad_checkpointing true",
-            "the same training on both sides; nanoGPT keeps everything",
-            "leave one of them out",
-        )
-    (_, config_file) = find_configs(["--config", options.config])
-    config = read_config(Path(config_file))
-    gpt = model_of_config(Path(config_file))
+    path = find_config(options.config)
+    config, gpt = read_config(path), model_of_config(path)
     model, data, trainer = (config.get(name) or {} for name in ("model", "data", "trainer"))
+    device = options.trainer.device.type
     try:
-        shape = {"block_size": options.block_size, "dropout": options.dropout}
+        shape: dict[str, Any] = {"block_size": options.block_size, "dropout": options.dropout}
         gpt = replace(gpt, **{name: value for name, value in shape.items() if value is not None})
-        device = find_device(options.trainer.accelerator).type
         optimizer = OptimizerOptions(**model.get("optimizer", {}))
     except TypeError as error:
         raise UserError(
@@ -194,13 +201,14 @@ def _trainings(options: Any) -> list[Training]:
     ]
 
 
-def _theirs(training: Training) -> dict[str, Training]:
-    """NanoGPT's ways of training the same: its best, and on a CPU its own recipe for one."""
-    ways = {"nanoGPT" + (" compiled" if training.compile else ""): training}
-    ways = {f"{name} {training.precision}": way for name, way in ways.items()}
+def _nanogpt_variants(training: Training) -> dict[str, Training]:
+    """How nanoGPT trains the same: its best way, and on a CPU also its own recipe for one."""
+    compiled = " compiled" if training.compile else ""
+    variants = {f"nanoGPT{compiled} {training.precision}": training}
     if training.device == "cpu":
-        ways["nanoGPT float32, eager"] = replace(training, precision="32-true", compile=False)
-    return ways
+        eager = replace(training, precision="32-true", compile=False)
+        variants["nanoGPT float32, eager"] = eager
+    return variants
 
 
 def _describe(training: Training) -> str:
@@ -216,24 +224,23 @@ def _describe(training: Training) -> str:
 
 def _table(rates: Sequence[Rate]) -> list[str]:
     width = max(len(rate.arm) for rate in rates)
-    theirs = [rate for rate in rates if rate.arm.startswith("nanoGPT")]
-    rival = max(theirs, key=lambda rate: rate.median) if theirs else rates[-1]
+    nanogpt = [rate for rate in rates if rate.arm.startswith("nanoGPT")]
+    baseline = max(nanogpt, key=lambda rate: rate.median) if nanogpt else rates[-1]
     sheet = None
     if rates[0].training.device == "cuda" and rates[0].training.precision.endswith("16-mixed"):
         sheet = datasheet_rate(describe_device("cuda"))
     lines = [
-        f"{'':{width}}  tokens/s   slowest to fastest  times {rival.arm:<24}  "
+        f"{'':{width}}  tokens/s   slowest to fastest  times {baseline.arm:<24}  "
         f"share of matrix rate{'  of datasheet' if sheet else ''}  peak memory"
     ]
     for rate in rates:
-        median, low, high = rate.times(rival)
-        times = "1" if rate is rival else f"{median:.2f} ({low:.2f} to {high:.2f})"
+        median, low, high = rate.times(baseline)
+        times = "1" if rate is baseline else f"{median:.2f} ({low:.2f} to {high:.2f})"
         share = sorted(rate.utilization)[len(rate.utilization) // 2]
         of_sheet = ""
         if sheet:
-            of_sheet = (
-                f"  {rate.median * training_flops_per_token(rate.training.gpt) / sheet:>12.0%}"
-            )
+            flops = rate.median * training_flops_per_token(rate.training.gpt)
+            of_sheet = f"  {flops / sheet:>12.0%}"
         lines.append(
             f"{rate.arm:{width}}  {rate.median:>8,.0f}  {min(rate.tokens_per_second):>9,.0f} to "
             f"{max(rate.tokens_per_second):<8,.0f} {times:<30}  {share:>20.0%}{of_sheet}  "
@@ -243,13 +250,13 @@ def _table(rates: Sequence[Rate]) -> list[str]:
 
 
 def _parts(rates: Sequence[Rate], loop: dict[str, float] | None) -> list[str]:
-    """Where a step of the first batch size goes."""
+    """Where the time of a step goes, for the first batch size."""
     lines = []
     bare = next((rate for rate in rates if rate.parts), None)
     trainer = next((rate for rate in rates if rate.arm.startswith("slm Trainer")), None)
     if bare and bare.parts:
-        said = ", ".join(f"{name} {1e3 * s:,.1f} ms" for name, s in bare.parts.items())
-        lines.append(f"Parts      {said} (the loss goes backward within the forward pass)")
+        parts = ", ".join(f"{name} {1e3 * s:,.1f} ms" for name, s in bare.parts.items())
+        lines.append(f"Parts      {parts} (the loss's backward is part of the forward pass)")
     if bare and trainer:
         share = trainer.times(bare)[0]
         extra = 1e3 * (trainer.step_seconds - bare.step_seconds)

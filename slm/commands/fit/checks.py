@@ -1,128 +1,132 @@
-"""What can be found wrong with a training run before anything is built."""
+"""Errors in the options of a training run that are found before anything is built."""
 
-from collections.abc import Collection
-from typing import Any
+from dataclasses import asdict
 
+from slm.commands.fit.options import FitOptions
 from slm.data.datamodule import StoryData
 from slm.errors import UserError
-from slm.training.checkpoint import Checkpoint
-from slm.training.module import check_sizes
+from slm.training.checkpoint import Checkpoint, check_vocabulary_size
 
 
-def check_against_checkpoint(options: Any, checkpoint: Checkpoint, *, resuming: bool) -> None:
-    """Checks that the model is the checkpoint's and, on resuming, that there is more to train.
-
-    Args:
-        options: The parsed options of the verb.
-        checkpoint: The opened checkpoint.
-        resuming: Whether training is to go on from it.
+def check_options(options: FitOptions) -> None:
+    """Checks options against each other.
 
     Raises:
-        UserError: It does not fit.
+        UserError: One is out of range, contradicts another, has no effect, or has another meaning
+            than a user would think.
     """
-    checkpoint.check_shape(options.model.gpt.as_dict())
-    before = checkpoint.entry["training"].get("name", "adamw")
-    if resuming and options.model.optimizer.name != before:
+    if options.budget is not None:
+        _check_budget(options)
+    _check_numbers(options)
+    _check_effects(options)
+
+
+def _check_budget(options: FitOptions) -> None:
+    trainer = options.trainer
+    ends = {"--trainer.max_steps", "--model.optimizer.decay_steps"} & options.given
+    ends |= {f"--trainer.{name}" for name in ("max_time", "min_steps") if getattr(trainer, name)}
+    if ends:
+        name = min(ends)
         raise UserError(
-            f"--model.optimizer.name {options.model.optimizer.name} for a run begun with {before}",
-            "the same optimizer: what one has gathered means nothing to the other",
-            f"--model.optimizer.name {before}, or begin anew from these weights: "
-            f"--model.init_from {checkpoint.path}",
+            f"{name} in a run with a budget of {options.budget}",
+            "one option that determines when training ends",
+            f"leave {name} out, or plan by steps: --budget null --trainer.max_steps 1000",
         )
-    over = checkpoint.step >= options.trainer.max_steps and checkpoint.validated
-    if resuming and options.budget is None and over:
+    if trainer.devices not in ("auto", 1, "1") or trainer.num_nodes != 1:
         raise UserError(
-            f"{checkpoint.path} has already been trained for {checkpoint.step} steps",
-            f"more steps to train than that, not --trainer.max_steps {options.trainer.max_steps}",
-            f"--trainer.max_steps {2 * checkpoint.step}",
+            f"--budget with --trainer.devices {trainer.devices}",
+            "one device: the plan is made from measurements on one",
+            "--trainer.devices 1, or plan by --trainer.max_steps",
         )
 
 
-def check_vocabulary(data: StoryData, checkpoint: Checkpoint) -> None:
-    """Checks that training data speak a checkpoint's vocabulary, before they are prepared.
-
-    Raises:
-        UserError: They do not, or would be given a vocabulary of their own.
-    """
-    known = data.known_tokenizer()
-    checkpoint.check_tokenizer(
-        known or {"name": "own", "n_vocab": data.corpus.vocab_size, "sha256": "to be learnt"}
-    )
-
-
-def check_vocabulary_size(data: StoryData, n_vocab: int) -> None:
-    """Checks that the data will have the model's vocabulary, before they are prepared.
-
-    Args:
-        data: The data, prepared or not.
-        n_vocab: Size of the model's vocabulary.
-
-    Raises:
-        UserError: They will not.
-    """
-    known = data.known_tokenizer()
-    check_sizes(known["n_vocab"] if known else data.corpus.vocab_size, n_vocab)
-
-
-def check_effects(options: Any, given: Collection[str]) -> None:
-    """Checks that what was typed has an effect.
-
-    Args:
-        options: The parsed options of `fit`.
-        given: Names of the options on the command line.
-
-    Raises:
-        UserError: An option belongs to a choice that was not made.
-    """
-    optimizer = options.model.optimizer
-    for field, choice, needed in (
-        ("muon_lr", "name", "muon"),
-        ("muon_momentum", "name", "muon"),
-        ("cooldown_share", "schedule", "trapezoid"),
-    ):
-        if f"--model.optimizer.{field}" in given and optimizer[choice] != needed:
-            raise UserError(
-                f"--model.optimizer.{field} with {choice} {optimizer[choice]}, which has none",
-                f"--model.optimizer.{choice} {needed}",
-                f"add --model.optimizer.{choice} {needed}, or leave the option out",
-            )
-
-
-def check_plan(options: Any) -> None:
-    """Checks the numbers that training is planned by.
-
-    Args:
-        options: The parsed options of `fit`.
-
-    Raises:
-        UserError: One is out of range, or means something else than a user would think.
-    """
-    if options.budget is None and options.trainer.max_steps < 1:
+def _check_numbers(options: FitOptions) -> None:
+    trainer = options.trainer
+    if options.budget is None and trainer.max_steps < 1:
         raise UserError(
-            f"--trainer.max_steps {options.trainer.max_steps}",
+            f"--trainer.max_steps {trainer.max_steps}",
             "the number of optimizer steps to train; the learning rate is planned by it",
             "--trainer.max_steps 1000, --budget 20m, or a config: --config configs/quickstart.yaml",
         )
     for name, value in (
         ("val_interval", options.val_interval),
         ("save_interval", options.save_interval),
-        ("trainer.log_every_n_steps", options.trainer.log_every_n_steps or 1),
-        ("trainer.accumulate_grad_batches", options.trainer.accumulate_grad_batches),
+        ("trainer.log_every_n_steps", trainer.log_every_n_steps or 1),
+        ("trainer.accumulate_grad_batches", trainer.accumulate_grad_batches),
     ):
         if value < 1:
             raise UserError(f"--{name} {value}", "1 or more", f"--{name} 1")
-    if options.trainer.log_every_n_steps == 0:
+    if trainer.log_every_n_steps == 0:
         raise UserError("--trainer.log_every_n_steps 0", "1 or more", "--trainer.logger false")
-    if options.trainer.val_check_interval is not None:
+    if trainer.val_check_interval is not None:
         raise UserError(
-            f"--trainer.val_check_interval {options.trainer.val_check_interval}, which "
-            "counts micro-batches",
+            f"--trainer.val_check_interval {trainer.val_check_interval}, which counts "
+            "micro-batches",
             "the interval in optimizer steps",
             "--val_interval STEPS",
         )
-    if options.trainer.gradient_clip_algorithm not in (None, "norm"):
+    if trainer.gradient_clip_algorithm not in (None, "norm"):
         raise UserError(
-            f"--trainer.gradient_clip_algorithm {options.trainer.gradient_clip_algorithm}",
+            f"--trainer.gradient_clip_algorithm {trainer.gradient_clip_algorithm}",
             "norm, the only way of clipping here",
             "leave the option out",
         )
+
+
+def _check_effects(options: FitOptions) -> None:
+    for field, choice, needed in (
+        ("muon_lr", "name", "muon"),
+        ("muon_momentum", "name", "muon"),
+        ("cooldown_share", "schedule", "trapezoid"),
+    ):
+        chosen = getattr(options.optimizer, choice)
+        if f"--model.optimizer.{field}" in options.given and chosen != needed:
+            raise UserError(
+                f"--model.optimizer.{field} has no effect with {choice} {chosen}",
+                f"--model.optimizer.{choice} {needed}",
+                f"add --model.optimizer.{choice} {needed}, or leave the option out",
+            )
+
+
+def check_resumed(options: FitOptions, checkpoint: Checkpoint) -> None:
+    """Checks that training can continue from a checkpoint, and has steps left.
+
+    Raises:
+        UserError: The optimizer is another, or the steps have been trained.
+    """
+    before = checkpoint.entry["training"].get("name", "adamw")
+    if options.optimizer.name != before:
+        raise UserError(
+            f"--model.optimizer.name {options.optimizer.name} for a run begun with {before}",
+            "the same optimizer: the state of one means nothing to the other",
+            f"--model.optimizer.name {before}, or a new run from these weights: "
+            f"--model.init_from {checkpoint.path}",
+        )
+    max_steps = options.trainer.max_steps
+    if options.budget is None and checkpoint.step >= max_steps and checkpoint.validated:
+        raise UserError(
+            f"{checkpoint.path} has already been trained for {checkpoint.step} steps",
+            f"more steps to train than that, not --trainer.max_steps {max_steps}",
+            f"--trainer.max_steps {2 * checkpoint.step}",
+        )
+
+
+def check_data(options: FitOptions, data: StoryData, initial: Checkpoint | None) -> None:
+    """Checks the data's vocabulary before they are prepared.
+
+    Args:
+        options: The options of the run.
+        data: The data, prepared or not.
+        initial: The checkpoint whose weights to start from, if any.
+
+    Raises:
+        UserError: It does not fit the model, or the initial checkpoint does not.
+    """
+    known = data.known_tokenizer()
+    if initial is not None:
+        initial.check_tokenizer(
+            known or {"name": "own", "n_vocab": data.corpus.vocab_size, "sha256": "not yet learnt"}
+        )
+        initial.check_shape(asdict(options.gpt))
+    n_vocab = known["n_vocab"] if known else data.corpus.vocab_size
+    check_vocabulary_size(n_vocab, options.gpt.vocab_size)

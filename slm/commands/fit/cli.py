@@ -1,54 +1,164 @@
-"""fit, validate and test: LightningCLI on this project's model and data."""
+"""LightningCLI with this project's options, checks, callbacks and messages."""
 
-import signal
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import asdict
-from functools import cached_property
+import os
 from pathlib import Path
 from typing import Any
 
+# jsonargparse 4.49+ deprecates calls that Lightning's own CLI makes.
+os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
+
+import jsonargparse
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import LambdaCallback
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.strategies.launchers import subprocess_script
-from lightning.pytorch.trainer.states import TrainerStatus
-from lightning.pytorch.utilities import rank_zero_only
 
-from slm.commands.fit.checks import check_vocabulary, check_vocabulary_size
-from slm.commands.fit.options import OptionsCLI
-from slm.commands.fit.out_of_memory import too_large_noticed
-from slm.commands.fit.summary import describe_run, print_figures, print_summary
+from slm.commands.fit.checks import check_data
+from slm.commands.fit.interruptible import interruptible
+from slm.commands.fit.options import FitOptions
+from slm.commands.fit.out_of_memory import SmallerBatch, StageAtError, smaller_batch
+from slm.commands.fit.parser import StoryParser, add_core_options, add_run_options, tidy_help
+from slm.commands.fit.plan import plan_run
+from slm.commands.fit.resume import checkpoint_in_config
+from slm.commands.fit.summary import RunHeader, print_figures, print_summary
+from slm.commands.fit.trainer import DEFAULTS, SaveConfig, fit_arguments, measure_arguments
+from slm.commands.parsing.arguments import Arguments
+from slm.commands.parsing.options import flatten
 from slm.data.datamodule import StoryData
 from slm.errors import Stopped, UserError
-from slm.hardware import find_device
 from slm.processes import observe_children, run_is_over, watch_parent
-from slm.reports.page import shortened
-from slm.reports.pictures import Pictures
 from slm.signals import handled_by, raise_stopped
-from slm.training.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
-from slm.training.callbacks.curves import TrainingCurves
-from slm.training.callbacks.device_check import DeviceCheck
 from slm.training.callbacks.interruption import Interruption
-from slm.training.callbacks.progress import ProgressLine
-from slm.training.callbacks.record import RunRecord, run_folder
-from slm.training.callbacks.standard import standard_callbacks
-from slm.training.checkpoint import open_checkpoint
-from slm.training.checkpoint_io import AtomicCheckpointIO
-from slm.training.cluster import PATIENCE, cluster_environments, fsdp2
+from slm.training.callbacks.time_budget import TimeBudget
+from slm.training.checkpoint import Checkpoint, open_checkpoint
+from slm.training.cluster import PATIENCE
+from slm.training.memory import return_freed_memory
 from slm.training.module import StoryModel
-from slm.training.precision import is_native, resolve_precision
-from slm.training.run_logger import RunLogger
+from slm.training.runs import RunClaim
+from slm.verbs import VERBS
+
+# Field docstrings of the option dataclasses become the help of their options.
+jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 
-class StoryCLI(OptionsCLI):
-    """Builds the Trainer with this project's callbacks, runs the verb, and has the last word."""
+class StoryCLI(LightningCLI):
+    """Parses the options, builds model, data and Trainer, and runs the verb.
 
-    @cached_property
-    def curves(self) -> TrainingCurves:
-        """The figures of the run, which the terminal and the curves share."""
-        return TrainingCurves()
+    What a checkpoint says of its model and data replaces the defaults: a config file and the
+    command line override it, as they do any default.
+
+    Args:
+        verb: fit, validate or test.
+        arguments: The command line after the verb.
+        claim: Keeps other processes out of the run's folder.
+        checkpoint: The opened checkpoint that `--ckpt_path` names, if any.
+        initial: The opened checkpoint that `--model.init_from` names, if any; its shape and
+            vocabulary replace those defaults.
+        choose_size: Whether `--budget` may choose the model's size.
+    """
+
+    def __init__(
+        self,
+        verb: str,
+        arguments: Arguments,
+        claim: RunClaim,
+        checkpoint: Checkpoint | None = None,
+        initial: Checkpoint | None = None,
+        choose_size: bool = False,
+    ) -> None:
+        self.verb = verb
+        self.given = arguments.given
+        self.claim = claim
+        self.checkpoint = checkpoint
+        self.initial = initial
+        self.choose_size = choose_size
+        self.budget: TimeBudget | None = None
+        usage = f"slm {verb} [--config FILE] [--section.option value ...]"
+        super().__init__(
+            StoryModel,
+            StoryData,
+            args=[verb, *arguments],
+            parser_class=StoryParser,
+            parser_kwargs={
+                "prog": "slm",
+                "allow_abbrev": False,  # a misspelt option is no abbreviation
+                verb: {"usage": usage, "description": VERBS[verb].description},
+            },
+            save_config_callback=SaveConfig if verb == "fit" else None,
+            seed_everything_default=1337,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            trainer_defaults=DEFAULTS,
+        )
+
+    # ---- options ------------------------------------------------------------------------
+
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        """The one verb that is used: building the others' parsers would only take time."""
+        skip = {"model", "train_dataloaders", "val_dataloaders", "dataloaders", "datamodule"}
+        return {self.verb: skip | {"verbose", "weights_only"}}
+
+    def _prepare_subcommand_parser(
+        self, klass: type, subcommand: str, **kwargs: Any
+    ) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        tidy_help(parser, self.verb)
+        return parser
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parses without LightningCLI's warning about a non-empty sys.argv."""
+        self.config = parser.parse_args(args)
+
+    def _parse_ckpt_path(self) -> None:
+        """Does nothing: the checkpoint's options are defaults here, not overrides."""
+
+    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Adds the model's, the data's and the Trainer's options."""
+        add_core_options(parser)
+        parser.set_defaults({f"trainer.{key}": v for key, v in self.trainer_defaults.items()})
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Adds the options of a run, and the checkpoint's defaults."""
+        add_run_options(parser, self.verb)
+        if source := self.checkpoint or self.initial:
+            options: dict[str, Any] = {"model": {"gpt": source.model_options["gpt"]}, "data": {}}
+            if self.checkpoint is not None:
+                options = {"model": source.model_options, "data": source.data_options}
+            options["data"] |= source.tokenizer_options
+            parser.set_defaults(flatten(options))
+
+    # ---- checks and plans ---------------------------------------------------------------
+
+    def _set_seed(self) -> None:
+        seed = self.config[self.verb].seed_everything
+        if seed < 0:
+            raise UserError(f"--seed_everything {seed}", "0 or more", "--seed_everything 1337")
+        super()._set_seed()
+
+    def before_instantiate_classes(self) -> None:
+        """Checks what can be checked before anything is built, and plans the budget.
+
+        Raises:
+            UserError: Options contradict each other or the checkpoint.
+        """
+        options = self.config[self.verb]
+        if self.checkpoint is not None:
+            self._set_options(self.checkpoint.tokenizer_replacement(options.data.tokenizer))
+            self._set_options({"model.init_from": None})  # its weights have been trained further
+            self.checkpoint.check_shape(options.model.gpt.as_dict())
+        elif options.ckpt_path:
+            raise checkpoint_in_config(options.ckpt_path)
+        if self.verb == "fit":
+            planned = FitOptions.of(options, self.given)
+            self.budget, changed = plan_run(
+                planned, self.checkpoint, self.initial, self.choose_size
+            )
+            self._set_options(changed)
+
+    def _set_options(self, options: dict[str, Any]) -> None:
+        """Replaces options: the only place that changes what was parsed."""
+        for name, value in options.items():
+            self.config[self.verb][name] = value
 
     # ---- instances ----------------------------------------------------------------------
 
@@ -60,72 +170,24 @@ class StoryCLI(OptionsCLI):
         """
         try:
             super().instantiate_classes()
-            self._find_moved_data()
         except ValueError as error:
             raise UserError.from_value_error(
                 error, f"slm {self.verb} --help explains the options"
             ) from error
-
-    def _find_moved_data(self) -> None:
-        """Looks for the checkpoint's data where the whole project may have been moved to."""
-        expected = self.checkpoint.entry["data"] if self.checkpoint else None
-        if self.checkpoint is None or not expected:
-            return
-        project = (self.checkpoint.path.parent / "../../..").resolve()
-        if found := self.datamodule.find_moved(expected, [Path("data"), project / "data"]):
-            rank_zero_only(print)(
-                f"Data       {self.datamodule.source} is gone; the same data, by their SHA-256, "
-                f"are in {found}",
-                file=sys.stderr,
-            )
+        if self.checkpoint:
+            self.checkpoint.find_moved_data(self.datamodule)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Builds the Trainer: precision, intervals, logger and callbacks."""
-        options = self.config_init[self.verb].trainer
-        device = find_device(options.accelerator).type
-        kwargs["precision"] = precision = resolve_precision(options.precision, device)
-        if not is_native(precision, device):
-            rank_zero_only(print)(
-                f"Slow       {precision} is not native on this {device}; "
-                "--trainer.precision auto takes the fastest format that is",
-                file=sys.stderr,
-            )
-        if options.strategy == "fsdp2":
-            kwargs["strategy"] = fsdp2(options.devices, options.num_nodes)
-        plugins: list[Any] = list(cluster_environments())
-        kwargs["enable_progress_bar"] = False
-        kwargs["callbacks"] = list(options.callbacks or [])
+        """Builds the Trainer."""
+        options = self.config_init[self.verb]
         if self.verb == "fit":
-            kwargs["val_check_interval"] = (
-                self.config.fit.val_interval * options.accumulate_grad_batches
-            )
-            if options.logger in (None, True):
-                root = Path(options.default_root_dir or ".").expanduser().absolute()
-                step = self.checkpoint.step if self.checkpoint else 0
-                kwargs["logger"] = RunLogger(root, self.claim, step)
-            if options.plugins is None:
-                plugins.append(AtomicCheckpointIO(self.config.fit.on_save_error))
-            if self.budget:
-                kwargs["callbacks"].append(self.budget)
-            kwargs["callbacks"] += standard_callbacks(
-                self.curves, options.enable_progress_bar is not False
-            )
-            kwargs["callbacks"] += [Pictures(), RunRecord()]
-            if self.config.fit.check_device:
-                kwargs["callbacks"].append(DeviceCheck())
-            if options.enable_checkpointing is not False:
-                kwargs["callbacks"] += [
-                    BestCheckpoint(),
-                    LastCheckpoint(self.config.fit.save_interval),
-                ]
+            step = self.checkpoint.step if self.checkpoint else 0
+            kwargs |= fit_arguments(options, self.claim, step, self.budget)
+            self.interruption, self.stage = Interruption(), StageAtError()
+            first = [self.interruption, RunHeader(self.checkpoint)]
+            kwargs["callbacks"] = [*first, *kwargs["callbacks"], self.stage]
         else:
-            if options.logger is None:
-                kwargs["logger"] = False
-                kwargs["enable_checkpointing"] = False
-            if options.enable_progress_bar is not False:
-                kwargs["callbacks"].append(ProgressLine(self.curves))
-        if options.plugins is None:
-            kwargs["plugins"] = plugins
+            kwargs |= measure_arguments(options)
         try:
             trainer = super().instantiate_trainer(**kwargs)
         except (TypeError, AttributeError, LookupError, ArithmeticError) as error:
@@ -138,112 +200,76 @@ class StoryCLI(OptionsCLI):
             trainer.strategy._timeout = PATIENCE
         return trainer
 
-    def _run_subcommand(self, subcommand: str) -> None:
-        """Calls the method of the verb's name."""
-        getattr(self, subcommand)(**self._prepare_subcommand_kwargs(subcommand))
-
     # ---- the verbs ----------------------------------------------------------------------
 
-    def fit(self, model: StoryModel, datamodule: StoryData, ckpt_path: str | None = None) -> None:
-        """Trains; after a signal to stop says how to continue.
+    def _run_subcommand(self, subcommand: str) -> None:
+        if subcommand == "fit":
+            self._fit()
+        else:
+            self._measure()
+
+    def _fit(self) -> None:
+        """Trains, with smaller micro-batches if the memory does not suffice; then summarises.
 
         Raises:
             Stopped: A signal has stopped it; `last.ckpt` has been written.
         """
-
-        def say(*_: Any) -> None:
-            if self.trainer.is_global_zero:
-                print(describe_run(self.trainer, model, datamodule), file=sys.stderr)
-                if self.checkpoint is not None:
-                    step = self.checkpoint.step
-                    print(f"Resuming   {self.checkpoint.path} at step {step:,}", file=sys.stderr)
-                elif model.init_from:
-                    print(f"Quantization    from {model.init_from}", file=sys.stderr)
-
-        if model.init_from:
-            initial = self.initial or open_checkpoint(Path(model.init_from).expanduser())
-            check_vocabulary(datamodule, initial)
-            initial.check_shape(asdict(model.gpt))
-        check_vocabulary_size(datamodule, model.gpt.vocab_size)
+        options = FitOptions.of(self.config.fit, self.given)
+        initial = self.initial
+        if self.model.init_from:
+            initial = initial or open_checkpoint(Path(self.model.init_from).expanduser())
+        check_data(options, self.datamodule, initial)
         subprocess_script._launch_process_observer = observe_children  # type: ignore[attr-defined, assignment]
         watch_parent()
-        # When the data are prepared and everything fits, not before.
-        self.trainer.callbacks.insert(0, LambdaCallback(on_train_start=say))  # type: ignore[attr-defined]
-        with self._interruptible(), Interruption() as interruption:
-            self.trainer.callbacks.insert(0, interruption)  # type: ignore[attr-defined]
-            with (
-                nullcontext() if self.budget else too_large_noticed(self.trainer, model, datamodule)
-            ):
-                self.trainer.fit(
-                    model, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True
-                )
-            run_is_over()
-            if interruption.number:  # after the last micro-batch
-                raise Stopped(interruption.number)
+        while smaller := self._train():
+            self._restart(smaller)
         with handled_by(raise_stopped):
-            self._print_summary()
-
-    def _print_summary(self) -> None:
-        if self.trainer.is_global_zero:
-            print_summary(self.trainer, self.config.fit.report)
-
-    @contextmanager
-    def _interruptible(self) -> Iterator[None]:
-        """Rounds Lightning's exit after a signal back into that signal, and says how to continue.
-
-        Raises:
-            Stopped: A signal has stopped the run.
-        """
-        try:
-            yield
-        except (SystemExit, KeyboardInterrupt) as error:
-            stopped = isinstance(error, KeyboardInterrupt)
-            if not stopped and self.trainer.state.status != TrainerStatus.INTERRUPTED:
-                raise
             if self.trainer.is_global_zero:
-                print(self._how_to_continue(), file=sys.stderr)
-            signalled = error if stopped else error.__context__  # Lightning has exited upon it
-            raise Stopped(getattr(signalled, "number", signal.SIGINT)) from None
+                print_summary(self.trainer, self.config.fit.report)
 
-    def _how_to_continue(self) -> str:
-        step = self.trainer.global_step
-        if self.verb != "fit" or not step:
-            return "\nInterrupted before the first step; the same command begins again."
-        run = run_folder(self.trainer)
-        if run is None:
-            return f"\nInterrupted at step {step:,}."
-        last = run / "checkpoints" / "last.ckpt"
-        if not last.is_file():
-            return f"\nInterrupted at step {step:,}; no checkpoint was to be kept."
-        root = self.config.fit.trainer.default_root_dir
-        where = f" --trainer.default_root_dir {root}" if root else ""
-        if step >= self.trainer.max_steps > 0 and open_checkpoint(last).validated:
-            how = "Training is finished."
-        else:
-            how = f"To continue: slm fit --ckpt_path last{where}"
-        return f"\nInterrupted at step {step:,}. {how}\nTo look at it: slm report {shortened(run)}"
+    def _train(self) -> SmallerBatch | None:
+        """Trains to the end; returns how to continue if the memory did not suffice."""
+        path = self.checkpoint.path if self.checkpoint else None
+        with interruptible(self.trainer, self.config.fit), self.interruption:
+            try:
+                self.trainer.fit(
+                    self.model, datamodule=self.datamodule, ckpt_path=path, weights_only=True
+                )
+            except RuntimeError as error:
+                smaller = None
+                if self.budget is None:
+                    smaller = smaller_batch(error, self.trainer, self.datamodule, self.stage)
+                if smaller is None:
+                    raise
+                self.model.release_memory()
+                return smaller
+            run_is_over()
+            if self.interruption.number:  # after the last micro-batch
+                raise Stopped(self.interruption.number)
+        return None
 
-    def validate(
-        self, model: StoryModel, datamodule: StoryData, ckpt_path: str | None = None
-    ) -> None:
+    def _restart(self, smaller: SmallerBatch) -> None:
+        """Builds everything again with smaller micro-batches."""
+        del self.trainer, self.model, self.datamodule, self.interruption, self.stage
+        del self.config_init
+        return_freed_memory()
+        if smaller.checkpoint:
+            self.checkpoint = open_checkpoint(smaller.checkpoint)
+        self._set_options(smaller.options())
+        self._set_seed()
+        self.instantiate_classes()
+
+    def _measure(self) -> None:
         """Measures on the validation split and prints the figures."""
-        with self._interruptible():
-            self.trainer.validate(
-                model, datamodule=datamodule, ckpt_path=ckpt_path, verbose=False, weights_only=True
+        options = self.config[self.verb]
+        path = self.checkpoint.path if self.checkpoint else None
+        with interruptible(self.trainer, options):
+            getattr(self.trainer, self.verb)(
+                self.model,
+                datamodule=self.datamodule,
+                ckpt_path=path,
+                verbose=False,
+                weights_only=True,
             )
-        self._report("val", ckpt_path)
-
-    def test(self, model: StoryModel, datamodule: StoryData, ckpt_path: str | None = None) -> None:
-        """Measures as `validate` does, under the name of `test`."""
-        with self._interruptible():
-            self.trainer.test(
-                model, datamodule=datamodule, ckpt_path=ckpt_path, verbose=False, weights_only=True
-            )
-        self._report("test", ckpt_path)
-
-    def _report(self, prefix: str, ckpt_path: str | None) -> None:
         if self.trainer.is_global_zero:
-            options = self.config[self.verb]
-            share = options.trainer[f"limit_{prefix}_batches"]
-            path = Path(options.json) if options.json else None
-            print_figures(self.trainer, self.datamodule, prefix, ckpt_path, share, path)
+            print_figures(self.verb, self.trainer, self.datamodule, path, options)

@@ -1,39 +1,46 @@
-"""What to train, and how, so that it is done in some time: the plan behind `fit --budget`."""
+"""The plan behind `fit --budget`: what to train, and how, so that it is done in some time."""
 
 import math
 import sys
-from collections.abc import Collection
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
+from slm.commands.fit.checks import check_data, check_options, check_resumed
+from slm.commands.fit.options import FitOptions
 from slm.errors import UserError
 from slm.hardware import find_device
 from slm.model import GPT, GPTConfig
 from slm.model.gpt import ParameterCounts
 from slm.training.callbacks.device_check import check_device
-from slm.training.callbacks.time_budget import format_duration
-from slm.training.optimization import OptimizerOptions
+from slm.training.callbacks.time_budget import TimeBudget, format_duration, parse_duration
+from slm.training.checkpoint import Checkpoint
 from slm.training.precision import resolve_precision
 from slm.training.probe import Measurement, measure
 from slm.training.scaling import expected_bits_per_byte
+
+BASE_CONFIG = "modern-20min"
+"""The config that a budget starts from if none is named."""
 
 SIZES = (
     (2, 2, 128), (3, 2, 192), (4, 2, 224), (4, 4, 256), (5, 5, 320), (6, 6, 384), (8, 8, 512),
 )  # fmt: skip
 """Layers, heads and width of the models to choose from."""
 
-_BATCH = {"--data.batch_size", "--trainer.accumulate_grad_batches"}
-_COMPILE_GAIN = 1.4  # what compiling usually brings; measured anew once the size is chosen
+_COMPILE_GAIN = 1.4  # what compiling usually brings; measured once the size is chosen
 _WORTH_COMPILING = 60.0  # seconds; below, compiling takes longer than training
 _PROBED_TOKENS = 2048  # in the steps that compare sizes
 _VALIDATION_SHARE = 0.02  # of the time, for validations before the last one
 
+Probe = Callable[[GPTConfig, int, bool], Measurement | None]
+"""Measures a shape with some windows per micro-batch, compiled or not; None if out of memory."""
+
 
 @dataclass(frozen=True)
 class Plan:
-    """How a time is going to be used."""
+    """How a time is used."""
 
     seconds: float
     gpt: GPTConfig
@@ -64,10 +71,31 @@ class Plan:
 
     @property
     def val_interval(self) -> int:
-        """Steps between validations: nine at most, fewer where they would take too long."""
+        """Steps between validations: nine at most, fewer if they would take too long."""
         seconds = self.validation_tokens / (3 * self.tokens / self.seconds)  # forward is a third
         count = min(9, int(_VALIDATION_SHARE * self.seconds / seconds))
         return self.steps // (count + 1) + 1 if count else 10 * self.steps
+
+    def options(self, options: FitOptions) -> dict[str, Any]:
+        """The options of `fit` that carry it out, without those that the user has given."""
+        planned = {
+            "model.gpt.n_layer": self.gpt.n_layer,
+            "model.gpt.n_head": self.gpt.n_head,
+            "model.gpt.n_embd": self.gpt.n_embd,
+            "model.compile": self.compile,
+            "data.batch_size": self.batch_size,
+            "trainer.accumulate_grad_batches": self.accumulate,
+            "trainer.precision": self.precision,
+            "trainer.devices": 1,
+        }
+        intervals = {
+            "model.optimizer.warmup_steps": min(options.optimizer.warmup_steps, self.steps // 10),
+            "val_interval": self.val_interval,
+            "save_interval": max(1, self.steps // 10),
+        }
+        return planned | {
+            name: value for name, value in intervals.items() if f"--{name}" not in options.given
+        }
 
     def describe(self) -> str:
         """The plan, as printed before training."""
@@ -93,38 +121,108 @@ class Plan:
         return "\n".join(lines)
 
 
-def _count(gpt: GPTConfig) -> ParameterCounts:
-    """The sizes of a model, without making one: no memory, no random numbers."""
-    with torch.device("meta"):
-        return GPT(gpt).parameter_counts()
+def plan_run(
+    options: FitOptions,
+    checkpoint: Checkpoint | None,
+    initial: Checkpoint | None,
+    choose_size: bool,
+) -> tuple[TimeBudget | None, dict[str, Any]]:
+    """Checks the options of a run, and plans it if it has a budget.
+
+    Args:
+        options: The options.
+        checkpoint: The checkpoint to resume, if any.
+        initial: The checkpoint whose weights to start from, if any.
+        choose_size: Whether a plan may choose the model's size.
+
+    Returns:
+        The clock of the budget, if there is one, and the options that the plan changes.
+
+    Raises:
+        UserError: Options contradict each other or the checkpoint.
+    """
+    if checkpoint is not None:
+        check_resumed(options, checkpoint)
+    check_options(options)
+    if options.budget is None:
+        return None, {}
+    seconds = parse_duration(options.budget)
+    endless = {"trainer.max_steps": -1}
+    if resumed := resume_budget(checkpoint, seconds, options.budget):
+        return resumed, endless
+    plan = plan_budget(options, seconds, initial=initial, choose_size=choose_size)
+    print(plan.describe(), file=sys.stderr)
+    return TimeBudget(seconds, plan.steps), plan.options(options) | endless
+
+
+def plan_budget(
+    options: FitOptions, seconds: float, *, initial: Checkpoint | None, choose_size: bool
+) -> Plan:
+    """Prepares the data, so that errors in them are found first; then measures and plans.
+
+    Args:
+        options: The options of the run.
+        seconds: The time.
+        initial: The checkpoint whose weights to start from, if any.
+        choose_size: Whether the model's size is chosen, too.
+
+    Raises:
+        UserError: Options, data and machine do not fit each other.
+    """
+    try:
+        find_device(options.trainer.accelerator)
+        check_data(options, options.data, initial)
+        options.data.prepare_data()
+        options.data.setup("fit")
+        tokens = options.data.manifest.splits["validation"].tokens
+        return make_plan(options, seconds, validation_tokens=tokens, choose_size=choose_size)
+    except ValueError as error:
+        raise UserError.from_value_error(error, "slm fit --help explains it") from error
+
+
+def resume_budget(checkpoint: Checkpoint | None, seconds: float, budget: str) -> TimeBudget | None:
+    """The budget of a run that was begun with one; None if it was not, or nothing is resumed.
+
+    Args:
+        checkpoint: The checkpoint to resume, if any.
+        seconds: The time of the whole run.
+        budget: The same, as it was typed.
+
+    Raises:
+        UserError: The time has been used up.
+    """
+    states = checkpoint.contents["callbacks"] if checkpoint else {}
+    saved = states.get(TimeBudget.__qualname__)
+    if checkpoint is None or not saved:
+        return None
+    if saved["spent"] >= seconds and checkpoint.validated:
+        raise UserError(
+            f"{checkpoint.path} has already been trained for {format_duration(saved['spent'])}",
+            f"a larger budget for the whole run than {budget}",
+            f"--budget {math.ceil(2 * saved['spent'])}s",
+        )
+    steps = round(saved["steps"] * seconds / saved["seconds"])
+    return TimeBudget(seconds, max(1, steps))
 
 
 def make_plan(
-    options: Any,
-    seconds: float,
-    *,
-    validation_tokens: int,
-    choose_size: bool,
-    given: Collection[str] = (),
+    options: FitOptions, seconds: float, *, validation_tokens: int, choose_size: bool
 ) -> Plan:
     """Measures what fits into a time.
 
     Args:
-        options: The parsed options of `fit`.
+        options: The options of the run; those that the user has given are kept.
         seconds: The time.
         validation_tokens: Tokens of the validation split.
-        choose_size: Whether layers and width, and with them the tokens per step, are to be chosen;
-            otherwise the options say them.
-        given: Names of the options on the command line; those are kept.
+        choose_size: Whether layers and width, and with them the tokens per step, are chosen;
+            otherwise the options determine them.
 
     Raises:
         UserError: Not even one window fits into the memory, or the device fails its check.
-        ValueError: The model's options are out of range.
     """
-    gpt = GPTConfig(**options.model.gpt.as_dict())
-    optimizer = OptimizerOptions(**options.model.optimizer.as_dict())
-    device = find_device(options.trainer.accelerator)
-    precision = resolve_precision(options.trainer.precision, device.type)
+    gpt, trainer = options.gpt, options.trainer
+    device = find_device(trainer.accelerator)
+    precision = resolve_precision(trainer.precision, device.type)
     print(
         f"Planning   {format_duration(seconds)} on {device.type}: measuring a few steps",
         file=sys.stderr,
@@ -136,27 +234,26 @@ def make_plan(
     def probe(gpt: GPTConfig, windows: int, compile: bool = False) -> Measurement | None:
         return measure(
             gpt,
-            optimizer,
+            options.optimizer,
             device,
             batch_size=windows,
             precision=precision,
             compile=compile,
         )
 
-    windows = options.data.batch_size * options.trainer.accumulate_grad_batches
+    windows = options.data.batch_size * trainer.accumulate_grad_batches
     if choose_size:
         gpt, rate = _best_size(gpt, probe, seconds)
-        if not _BATCH & set(given):
+        if not {"--data.batch_size", "--trainer.accumulate_grad_batches"} & options.given:
             windows = max(1, _good_batch(rate * seconds) // gpt.block_size)
     batch_size, measured = _largest_that_fits(gpt, probe, windows)
+    chosen = options.compile if "--model.compile" in options.given else None
     compile = False
-    if "--model.compile" in given:
-        compile = bool(options.model.compile)
-        measured = (compile and _try_compiled(gpt, probe, batch_size)) or measured
-    elif seconds >= _WORTH_COMPILING:
+    if chosen or (chosen is None and seconds >= _WORTH_COMPILING):
         compiled = _try_compiled(gpt, probe, batch_size)
-        if compiled and compiled.micro_batch_seconds < 0.97 * measured.micro_batch_seconds:
-            compile, measured = True, compiled
+        pays = compiled and compiled.micro_batch_seconds < 0.97 * measured.micro_batch_seconds
+        compile = bool(chosen or pays)
+        measured = compiled if compiled and compile else measured
     return Plan(
         seconds,
         gpt,
@@ -169,7 +266,13 @@ def make_plan(
     )
 
 
-def _best_size(gpt: GPTConfig, probe: Any, seconds: float) -> tuple[GPTConfig, float]:
+def _count(gpt: GPTConfig) -> ParameterCounts:
+    """The sizes of a model, without allocating one or drawing random numbers."""
+    with torch.device("meta"):
+        return GPT(gpt).parameter_counts()
+
+
+def _best_size(gpt: GPTConfig, probe: Probe, seconds: float) -> tuple[GPTConfig, float]:
     """The size that is expected to predict best after the time, and its tokens per second."""
     best: tuple[float, GPTConfig, float] | None = None
     for n_layer, n_head, n_embd in SIZES:
@@ -184,13 +287,12 @@ def _best_size(gpt: GPTConfig, probe: Any, seconds: float) -> tuple[GPTConfig, f
             break
         seconds_per_token = measured.micro_batch_seconds / (windows * gpt.block_size)
         rate = (_COMPILE_GAIN if seconds >= _WORTH_COMPILING else 1.0) / seconds_per_token
-        # The optimizer's part of a step, at the batch that would be trained with.
+        # The optimizer's share of a step, at the batch that would be trained with.
         batch = _good_batch(rate * seconds)
         rate = batch / (batch / rate + measured.update_seconds)
-        parameters = _count(sized).tied
-        bits = expected_bits_per_byte(parameters, rate * seconds)
+        bits = expected_bits_per_byte(_count(sized).tied, rate * seconds)
         if best and bits > best[0]:
-            break  # the curve has one valley
+            break  # the curve has one minimum
         best = (bits, sized, rate)
     assert best is not None
     return best[1], best[2]
@@ -199,19 +301,19 @@ def _best_size(gpt: GPTConfig, probe: Any, seconds: float) -> tuple[GPTConfig, f
 def _good_batch(tokens: float) -> int:
     """Tokens per optimizer step for a run of so many tokens: more for longer runs.
 
-    The batch beyond which larger ones no longer save steps grows as training goes on (McCandlish
+    The batch beyond which larger ones no longer save steps grows as training continues (McCandlish
     et al. 2018, arXiv 1812.06162).
     """
     return 1 << round(min(17.0, max(11.0, math.log2(2048 * math.sqrt(tokens / 4e6)))))
 
 
-def _largest_that_fits(gpt: GPTConfig, probe: Any, windows: int) -> tuple[int, Measurement]:
+def _largest_that_fits(gpt: GPTConfig, probe: Probe, windows: int) -> tuple[int, Measurement]:
     """The micro-batch: all windows of a step, or the largest of its halves that fits."""
     batch_size = windows
-    while (measured := probe(gpt, batch_size)) is None:
+    while (measured := probe(gpt, batch_size, False)) is None:
         if batch_size == 1:
             raise UserError(
-                "a model of which not one window fits into the memory",
+                "a model of which not even one window fits into the memory",
                 "a device with more memory, or a smaller model",
                 "--model.gpt.n_embd 128 --model.gpt.n_layer 2 --model.gpt.n_head 2",
             )
@@ -219,12 +321,11 @@ def _largest_that_fits(gpt: GPTConfig, probe: Any, windows: int) -> tuple[int, M
     return batch_size, measured
 
 
-def _try_compiled(gpt: GPTConfig, probe: Any, batch_size: int) -> Measurement | None:
-    """The same, compiled; None where that does not work."""
+def _try_compiled(gpt: GPTConfig, probe: Probe, batch_size: int) -> Measurement | None:
+    """The same, compiled; None if that does not work."""
     try:
-        measured: Measurement | None = probe(gpt, batch_size, True)
+        return probe(gpt, batch_size, True)
     except Exception as error:  # the compiler has many ways to fail, and eager always works
-        why = (str(error).splitlines() or [type(error).__name__])[0]
-        print(f"  torch.compile does not work here: {why}", file=sys.stderr)
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        print(f"  torch.compile does not work here: {reason}", file=sys.stderr)
         return None
-    return measured

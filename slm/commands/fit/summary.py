@@ -1,10 +1,14 @@
-"""First and last words of a run."""
+"""What is printed before and after a run, and of measurements."""
 
 import json
+import sys
 from pathlib import Path
 
-from lightning.pytorch import Trainer
+from jsonargparse import Namespace
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_only
 
+from slm.commands.parsing.errors import output_path
 from slm.data.datamodule import StoryData
 from slm.errors import UserError
 from slm.generation.storyteller import PROMPT, example_story
@@ -13,34 +17,49 @@ from slm.reports.figures.style import save
 from slm.reports.page import shortened
 from slm.reports.run_report import write_report
 from slm.training.callbacks.curves import TrainingCurves, tokens_per_step
-from slm.training.callbacks.record import run_folder
 from slm.training.callbacks.standard import describe_devices
 from slm.training.callbacks.time_budget import format_duration, time_budget
-from slm.training.checkpoint import open_checkpoint
+from slm.training.checkpoint import Checkpoint, open_checkpoint
 from slm.training.module import StoryModel
+from slm.training.run_logger import run_of
 
 
-def describe_run(trainer: Trainer, model: StoryModel, data: StoryData) -> str:
-    """What is going to be trained, on what, how, and where it will lie."""
-    tokens = tokens_per_step(trainer, data)
-    budget = time_budget(trainer)
-    steps = (
-        f"{format_duration(budget.seconds)}, about {budget.steps:,} steps"
-        if budget
-        else f"{trainer.max_steps:,} steps"
-    )
-    compiled = ", compiled" if model.compile_model else ""
-    return (
-        f"Model      {model.model.parameter_counts()}\n"
-        f"Data       {data.source}, in {data.folder}\n"
-        f"Training   {steps} of {tokens:,} tokens, {trainer.precision}, "
-        f"{describe_devices(trainer)}{compiled}\n"
-        f"Run        {shortened(_folder(trainer))}"
-    )
+class RunHeader(Callback):
+    """Prints what is trained, on what, how, and where it is saved.
+
+    Args:
+        resumed: The checkpoint that training continues from, if any.
+    """
+
+    def __init__(self, resumed: Checkpoint | None) -> None:
+        self._resumed = None if resumed is None else (resumed.path, resumed.step)
+
+    @rank_zero_only
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Prints, now that the data are prepared and everything fits."""
+        assert isinstance(pl_module, StoryModel)
+        data: StoryData = trainer.datamodule  # type: ignore[attr-defined]
+        budget = time_budget(trainer)
+        steps = f"{trainer.max_steps:,} steps"
+        if budget:
+            steps = f"{format_duration(budget.seconds)}, about {budget.steps:,} steps"
+        lines = [
+            f"Model      {pl_module.model.parameter_counts()}",
+            f"Data       {data.source}, in {data.folder}",
+            f"Training   {steps} of {tokens_per_step(trainer, data):,} tokens, "
+            f"{trainer.precision}, {describe_devices(trainer)}"
+            f"{', compiled' if pl_module.compile_model else ''}",
+            f"Run        {shortened(_folder(trainer))}",
+        ]
+        if self._resumed is not None:
+            lines.append(f"Resuming   {self._resumed[0]} at step {self._resumed[1]:,}")
+        elif pl_module.init_from:
+            lines.append(f"Weights    from {pl_module.init_from}")
+        print(*lines, sep="\n", file=sys.stderr)
 
 
 def print_summary(trainer: Trainer, report: bool) -> None:
-    """Draws the loss, says where everything lies, and tells a story by the best checkpoint.
+    """Draws the loss, prints where everything is, and a story by the best checkpoint.
 
     Args:
         trainer: The Trainer that has trained.
@@ -61,7 +80,7 @@ def print_summary(trainer: Trainer, report: bool) -> None:
     if trainer.global_step < trainer.max_steps:
         print(
             f"Stopped    at step {trainer.global_step:,} of {trainer.max_steps:,}. "
-            "To go on: slm fit --ckpt_path last"
+            "To continue: slm fit --ckpt_path last"
         )
     if path:
         best = shortened(Path(path))
@@ -70,7 +89,7 @@ def print_summary(trainer: Trainer, report: bool) -> None:
         print(f"Best       {best}{loss}")
         print(f'Stories    slm predict --ckpt_path {best} --prompt "{PROMPT}"')
     else:
-        print("Best       none: there was no validation, or no checkpoint was to be kept")
+        print("Best       none: there was no validation, or checkpoints are turned off")
     if curves and report:
         print(f"Report     {shortened(write_report(run, curves=curves))}")
     if path:
@@ -80,31 +99,29 @@ def print_summary(trainer: Trainer, report: bool) -> None:
 
 
 def print_figures(
-    trainer: Trainer,
-    data: StoryData,
-    prefix: str,
-    checkpoint: str | None,
-    share: int | float | None,
-    file: Path | None,
+    verb: str, trainer: Trainer, data: StoryData, checkpoint: Path | None, options: Namespace
 ) -> None:
     """Prints what was measured on the validation split.
 
     Args:
+        verb: validate or test.
         trainer: The Trainer that measured.
         data: The data it measured on.
-        prefix: "val" or "test", as the figures' names begin.
-        checkpoint: Path of what was measured.
-        share: How many batches, or which share of them; None or 1.0 means all.
-        file: Where to write the figures as JSON, too, if anywhere.
+        checkpoint: What was measured.
+        options: Parsed options of the verb.
 
     Raises:
         UserError: Nothing was measured.
     """
+    prefix = "val" if verb == "validate" else "test"
+    option = f"limit_{prefix}_batches"
+    share = options.trainer[option]
     figures = {name: float(value) for name, value in trainer.callback_metrics.items()}
     if f"{prefix}_loss" not in figures:
-        option = f"--trainer.limit_{prefix}_batches"
         raise UserError(
-            f"nothing was measured: {option} {share}", "a batch or more", f"leave {option} out"
+            f"nothing was measured: --trainer.{option} {share}",
+            "a batch or more",
+            f"leave --trainer.{option} out",
         )
     facts = data.manifest.splits["validation"]
     part = "validation split" if share in (None, 1.0) else f"part ({share}) of validation split"
@@ -118,10 +135,10 @@ def print_figures(
         f"{prefix + '_perplexity':<20}{figures[f'{prefix}_perplexity']:.3f}\n"
         f"{prefix + '_bits_per_byte':<20}{figures[f'{prefix}_bits_per_byte']:.4f}"
     )
-    if file:
-        file.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    if path := output_path("--json", options.json):
+        path.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
 
 
 def _folder(trainer: Trainer) -> Path:
-    """The run's folder."""
-    return run_folder(trainer) or Path(trainer.default_root_dir)
+    run = run_of(trainer)
+    return run.folder if run else Path(trainer.default_root_dir)

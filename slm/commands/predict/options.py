@@ -1,158 +1,105 @@
-"""The options of `predict`, on the command line and in files."""
+"""The options of `predict`, and the prompts that they name."""
 
-import json
-from dataclasses import fields
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-import yaml
-
-from slm.commands.parsing import QuickParser, quick_parser
+from slm.commands.parsing.device import DeviceOptions
+from slm.commands.parsing.options import FIT_SECTIONS, inline
 from slm.errors import UserError
 from slm.generation import SamplingOptions
 from slm.generation.quantization import Quantization
-from slm.hardware import Accelerator
+from slm.generation.storyteller import PROMPT, StoryRequest
 
-# Sections and options of a config for training, which decide nothing here.
-_TRAINING = {
-    "model",
-    "data",
-    "seed_everything",
-    "val_interval",
-    "save_interval",
-    "budget",
-    "report",
-    "on_save_error",
-    "check_device",
-}
-_TRAINER = ("accelerator", "default_root_dir")
-ROWS = {"cpu": 16, "mps": 64, "cuda": 256}
-"""Stories side by side."""
+BATCH_SIZES = {"cpu": 16, "mps": 64, "cuda": 256}
+"""Sequences that are generated together, by device."""
+
+IGNORED = FIT_SECTIONS
+"""What a config for training may contain that decides nothing here."""
 
 
-def make_parser() -> QuickParser:
-    """The parser of everything that `predict` understands."""
-    parser = quick_parser(
-        "predict",
-        'slm predict [--ckpt_path FILE] [--prompt "Once upon a time"] [--option value ...]',
-    )
-    parser.add_argument(
-        "--ckpt_path",
-        type=str | None,
-        default=None,
-        help="A checkpoint file, a run, or `last` or `best` of the newest run, which is also the "
-        "default.",
-    )
-    parser.add_argument(
-        "--prompt",
-        action="append",
-        type=str,
-        help="How the story begins; give it several times for several stories "
-        "or none for the classic one, Once upon a time.",
-    )
-    parser.add_argument(
-        "--prompt_file", type=str | None, default=None, help="A file with a prompt on each line."
-    )
-    parser.add_argument(
-        "--out",
-        type=str | None,
-        default=None,
-        help="Write the stories to this new file, one JSON object per line. A command that was "
-        "interrupted goes on where it was when it is repeated.",
-    )
-    # Added up whenever the stories go to a file; the terminal has no place for them.
-    parser.add_class_arguments(SamplingOptions, skip={"stop", "log_probs"})
-    parser.add_argument(
-        "--stop",
-        action="append",
-        type=str,
-        help="A text in front of which the story ends; may be given several times. End-of-text "
-        "ends it anyway.",
-    )
-    parser.add_argument(
-        "--weights",
-        type=Quantization,
-        default="auto",
-        help="Number format of the weights: fp32 as trained, bf16 faster, int8 the fastest for a "
-        "story or two at a time, on CPUs; `auto` takes bf16 where the device multiplies it "
-        "natively, else fp32.",
-    )
-    parser.add_argument(
-        "--compile",
-        type=bool,
-        default=False,
-        help="Whether to tell through torch.compile; takes some ten seconds before the first "
-        "story, pays for many on a GPU, and with --weights int8.",
-    )
-    parser.add_argument(
-        "--batch_size",
-        type=int | None,
-        default=None,
-        help=f"Stories told side by side at most; null takes {ROWS['cpu']} on a CPU, "
-        f"{ROWS['cuda']} on a CUDA GPU. On a CPU no story depends on it.",
-    )
-    parser.add_argument(
-        "--config",
-        type=str | None,
-        default=None,
-        help="A YAML file of these options; those for training are passed over.",
-    )
-    parser.add_argument(
-        "--trainer.accelerator",
-        type=Accelerator,
-        default="auto",
-        help="The device; `auto` takes the best there is.",
-    )
-    parser.add_argument(
-        "--trainer.default_root_dir",
-        type=str | None,
-        default=None,
-        help="The folder in which lightning_logs, where runs lie, is kept.",
-    )
-    return parser
+@dataclass(frozen=True)
+class PredictOptions:
+    """The options of `predict`."""
+
+    ckpt_path: str | None = None
+    """A checkpoint file, a run, or `last` or `best` of the newest run, which is also the
+    default."""
+    prompt: tuple[str, ...] = ()
+    """How the story begins; several prompts give several stories, none the classic one, Once upon
+    a time."""
+    prompt_file: str | None = None
+    """A file with a prompt on each line."""
+    out: str | None = None
+    """Write the stories to this new file, one JSON object per line. If the command is interrupted,
+    repeat it: it continues where it stopped."""
+    # Log-probabilities are computed if the stories are written to a file.
+    sampling: SamplingOptions = inline(SamplingOptions(), "log_probs")
+    weights: Quantization = "auto"
+    """Number format of the weights: fp32 as trained, bf16 faster, int8 the fastest for one or two
+    stories at a time, on CPUs; `auto` takes bf16 where the device multiplies it natively, else
+    fp32."""
+    compile: bool = False
+    """Whether to generate through torch.compile; takes some ten seconds before the first story,
+    pays for many on a GPU, and with --weights int8."""
+    batch_size: int | None = None
+    """Stories generated together at most; null takes 16 on a CPU, 256 on a CUDA GPU. On a CPU no
+    story depends on it."""
+    config: str | None = None
+    """A YAML file of these options; those for training are ignored."""
+    trainer: DeviceOptions = DeviceOptions()
+
+    def __post_init__(self) -> None:
+        if self.batch_size is not None and self.batch_size < 1:
+            raise ValueError(f"--batch_size {self.batch_size}; 1 or more")
+
+    def sampling_options(self) -> SamplingOptions:
+        """How to sample: a line break may be typed as a backslash and an n."""
+        stop = tuple(text.replace("\\n", "\n") for text in self.sampling.stop)
+        return replace(self.sampling, stop=stop, log_probs=self.out is not None)
+
+    def prompts(self) -> list[str]:
+        """The prompts of the command line and of the file, or the classic one.
+
+        Raises:
+            UserError: The file cannot be read.
+        """
+        from_file = read_prompts(Path(self.prompt_file)) if self.prompt_file else []
+        return [*self.prompt, *from_file] or [PROMPT]
 
 
-def sampling_options(options: Any) -> SamplingOptions:
-    """The sampling options of a command line.
+def read_prompts(path: Path) -> list[str]:
+    """The lines of a file, without empty ones.
 
     Raises:
-        UserError: One is out of range.
-    """
-    given: dict[str, Any] = {
-        field.name: getattr(options, field.name, None) for field in fields(SamplingOptions)
-    }
-    # "\n" as it is typed in a shell, where it is two characters.
-    given["stop"] = tuple(stop.replace("\\n", "\n") for stop in options.stop or ())
-    given["log_probs"] = options.out is not None
-    try:
-        return SamplingOptions(**given)
-    except ValueError as error:
-        raise UserError.from_value_error(error, "slm predict --help explains it") from error
-
-
-def config_words(parser: QuickParser, path: Path) -> list[str]:
-    """What a config file says of telling, as words of a command line.
-
-    Raises:
-        UserError: The file cannot be read or understood.
+        UserError: The file cannot be read or contains no prompt.
     """
     try:
-        config = dict(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
-        trainer = dict(config.pop("trainer", None) or {})
-        config |= {f"trainer.{name}": trainer[name] for name in _TRAINER if name in trainer}
-        known = {name.removeprefix("--") for name in parser.option_names()} - {"config", "help"}
-        if unknown := set(config) - known - _TRAINING:
-            raise ValueError(f"there is no option {', '.join(map(str, unknown))}")
-    except (OSError, ValueError, yaml.YAMLError, TypeError) as error:
+        # Not splitlines(), which also splits at Unicode's line separators within a text.
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
         raise UserError(
-            f"--config {path} cannot be understood: {' '.join(str(error).split())}",
-            "a YAML file with options of `slm predict`, or a config for training",
-            "repair the file, or leave it out: a checkpoint is all that predict needs",
+            f"--prompt_file {path} cannot be read: {error}",
+            "a UTF-8 text file with a prompt on each line",
+            'check the path, or give the prompt itself: --prompt "Once upon a time"',
         ) from error
-    defaults = parser.get_defaults()
+    prompts = [line for line in lines if line.strip()]
+    if not prompts:
+        raise UserError(
+            f"--prompt_file {path} contains no prompt",
+            "a prompt on each line",
+            'write some into it, or use --prompt "Once upon a time"',
+        )
+    return prompts
+
+
+def make_requests(prompts: list[str], options: SamplingOptions) -> list[StoryRequest]:
+    """One request for each prompt and sample, in this order; samples have consecutive seeds."""
     return [
-        f"--{name}={value if isinstance(value, str) else json.dumps(value)}"
-        for name, values in config.items()
-        if name in known and not (values is None and defaults[name] is None)
-        for value in (values if isinstance(values, list) else [values])
+        # A lone surrogate, as a shell may pass one, becomes "?".
+        StoryRequest(
+            prompt.encode(errors="replace").decode(),
+            replace(options, seed=options.seed + sample, num_samples=1),
+        )
+        for prompt in prompts
+        for sample in range(options.num_samples)
     ]

@@ -8,11 +8,10 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from slm.errors import UserError
+from slm.errors import UserError, is_out_of_memory
 from slm.hardware import describe_device
 from slm.model import GPT
 from slm.training.loss import NextTokenLoss
-from slm.training.memory import is_out_of_memory
 from slm.training.module import StoryModel
 from slm.training.precision import MIXED_FORMATS, autocast
 

@@ -1,10 +1,9 @@
-"""The record of a run: when it ran, on which machine, how fast, and what it drew."""
+"""The record of a run: when it trained, on which machine, how fast, and the energy used."""
 
 import json
 import sys
 import time
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -15,13 +14,13 @@ from slm.files import replacing
 from slm.hardware import describe_machine
 from slm.training.callbacks.standard import describe_devices
 from slm.training.energy import EnergyMeter
-from slm.training.runs import RECORD, read_entries
+from slm.training.run_logger import run_of
 
 _READ_EVERY = 10.0  # seconds
 
 
 class RunRecord(Callback):
-    """Keeps `record.json` in a run's folder: one entry for each time that `fit` was at work."""
+    """Writes `record.json` into a run's folder: one entry for each time it trained."""
 
     def __init__(self) -> None:
         self._entry: dict[str, Any] = {}
@@ -35,8 +34,8 @@ class RunRecord(Callback):
         self._begun = self._read_at = time.perf_counter()
         data = trainer.datamodule  # type: ignore[attr-defined]
         self._tokens = data.samples_trained() * data.block_size
-        folder = run_folder(trainer)
-        self._before = read_entries(folder) if folder else []
+        run = run_of(trainer)
+        self._before = run.record_entries() if run else []
         self._entry = {
             "started": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "machine": describe_machine(device),
@@ -48,7 +47,7 @@ class RunRecord(Callback):
 
     @rank_zero_only
     def on_train_batch_end(self, *_: Any) -> None:
-        """Reads the meter now and then."""
+        """Reads the meter every ten seconds."""
         now = time.perf_counter()
         if now - self._read_at >= _READ_EVERY:
             self._meter.read()
@@ -58,7 +57,7 @@ class RunRecord(Callback):
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Writes the entry up to this checkpoint: the run may be cut off, and go on from it."""
+        """Writes the entry up to this checkpoint, from which an interrupted run is resumed."""
         if self._entry:
             self._write(trainer)
 
@@ -72,14 +71,14 @@ class RunRecord(Callback):
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Writes the entry, as far as it goes."""
+        """Writes the entry up to the error."""
         if self._entry:
             self._write(trainer)
             self._entry = {}
 
     def _write(self, trainer: Trainer) -> None:
-        folder = run_folder(trainer)
-        if folder is None or not folder.is_dir():
+        run = run_of(trainer)
+        if run is None or not run.folder.is_dir():
             return
         self._meter.read()
         data: StoryData = trainer.datamodule  # type: ignore[attr-defined]
@@ -90,17 +89,7 @@ class RunRecord(Callback):
             "joules": {name: round(joules, 1) for name, joules in self._meter.joules.items()},
         }
         try:
-            with replacing(folder / RECORD) as temporary:
+            with replacing(run.record_path) as temporary:
                 temporary.write_text(json.dumps([*self._before, entry], indent=1) + "\n", "utf-8")
         except OSError as error:  # no reason to lose a checkpoint
             print(f"Record     not written: {error}", file=sys.stderr)
-
-
-def run_folder(trainer: Trainer) -> Path | None:
-    """The folder of a run that is logged.
-
-    Not `trainer.log_dir`: all processes have to ask for that together.
-    """
-    logger = trainer.loggers[0] if trainer.loggers else None
-    folder = getattr(logger, "log_dir", None)
-    return Path(folder) if folder else None

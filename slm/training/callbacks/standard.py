@@ -1,27 +1,31 @@
-"""The callbacks around each step of `fit`."""
+"""The callbacks of `fit` around each training step."""
 
 from lightning.pytorch import Callback, Trainer
 
 from slm.hardware import describe_device
+from slm.training.callbacks.compiling import CompileAtStart
 from slm.training.callbacks.curves import TrainingCurves
 from slm.training.callbacks.garbage_collection import ManualGarbageCollection
+from slm.training.callbacks.memory import ReuseMemory
 from slm.training.callbacks.progress import ProgressLine
 from slm.training.callbacks.stories import SampledStories
 from slm.training.callbacks.validation import LastStep, PendingValidation
 
 
 def standard_callbacks(curves: TrainingCurves, progress: bool = True) -> list[Callback]:
-    """What `fit` hangs around each step, apart from checkpoints; in this order.
+    """The callbacks around each step, apart from those that save.
 
-    The last step comes first: the others ask it whether this step is the last.
+    In this order: `LastStep` first, because the others ask it whether to stop.
 
     Args:
-        curves: The curves, of which the progress line reads.
+        curves: The curves, from which the progress line reads.
         progress: Whether there is a progress line.
     """
     line: list[Callback] = [ProgressLine(curves)] if progress else []
     return [
         LastStep(),
+        ReuseMemory(),
+        CompileAtStart(),
         curves,
         SampledStories(),
         ManualGarbageCollection(),
@@ -31,7 +35,7 @@ def standard_callbacks(curves: TrainingCurves, progress: bool = True) -> list[Ca
 
 
 def describe_devices(trainer: Trainer) -> str:
-    """The devices in words, for the head of a run."""
+    """The devices that a Trainer uses, in a few words."""
     device = trainer.strategy.root_device
     count = f"{trainer.num_devices} x " if device.type == "cuda" else ""
     return count + describe_device(device)

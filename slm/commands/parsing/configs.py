@@ -1,11 +1,8 @@
-"""The configs that come with the package, found by their names."""
+"""Config files: those that come with the package, found by name, and the user's."""
 
 import difflib
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import yaml
 
 from slm.errors import UserError
 
@@ -13,48 +10,12 @@ if TYPE_CHECKING:  # torch takes a second to load
     from slm.model import GPTConfig
 
 
-def find_configs(words: Sequence[str]) -> list[str]:
-    """Replaces the names of configs that come with the package by their paths.
-
-    `--config configs/small.yaml` means the file of that name if it exists, else the packaged
-    one; so does `--config small`. Configs go in front, so that an option wins over them wherever
-    it stands.
+def find_config(name: str) -> str:
+    """The path of a config: of that file if it exists, else of the packaged config of that name.
 
     Raises:
-        UserError: There is no such file and no such config, or none is named.
+        UserError: There is neither, or the name is empty.
     """
-    configs: list[str] = []
-    others: list[str] = []
-    rest = iter(words)
-    for word in rest:
-        option, equals, value = word.partition("=")
-        if option not in ("-c", "--config"):
-            others.append(word)
-        else:
-            configs += ["--config", _find_config(value if equals else next(rest, ""))]
-    return [*configs, *others]
-
-
-def expand_configs(words: Sequence[str], read: Callable[[Path], list[str]]) -> list[str]:
-    """The command line, with what its config files say written out in front.
-
-    Args:
-        words: The command line.
-        read: From a config file to words of a command line.
-    """
-    configs: list[str] = []
-    others: list[str] = []
-    rest = iter(words)
-    for word in rest:
-        option, equals, value = word.partition("=")
-        if option in ("-c", "--config"):
-            configs += read(Path(value if equals else next(rest, "")))
-        else:
-            others.append(word)
-    return [*configs, *others]
-
-
-def _find_config(name: str) -> str:
     if not name:
         raise UserError(
             "--config without a file",
@@ -63,8 +24,8 @@ def _find_config(name: str) -> str:
         )
     if Path(name).is_file():
         return name
-    package = Path(__file__).parent.parent
-    # In a wheel the configs lie inside the package, in a checkout beside it.
+    package = Path(__file__).parents[2]
+    # In a wheel the configs are inside the package, in a checkout beside it.
     folders = (package / "configs", package.parent / "configs")
     packaged = {path.stem: path for folder in folders for path in folder.glob("*.yaml")}
     stem = Path(name).stem
@@ -77,17 +38,19 @@ def _find_config(name: str) -> str:
     )
 
 
-def read_config(path: Path) -> dict[str, Any]:
+def read_config(path: str | Path) -> dict[str, Any]:
     """A config file as nested dictionaries.
 
     Raises:
         UserError: It cannot be read.
     """
+    import yaml  # not needed for `slm --help`
+
     try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        config = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         if isinstance(config, dict):
             return config
-        error: Exception | str = f"it holds {type(config).__name__}"
+        error: Exception | str = f"it contains {type(config).__name__}"
     except (OSError, yaml.YAMLError, ValueError) as problem:
         error = problem
     raise UserError(
@@ -97,7 +60,7 @@ def read_config(path: Path) -> dict[str, Any]:
     )
 
 
-def model_of_config(path: Path) -> "GPTConfig":
+def model_of_config(path: str | Path) -> "GPTConfig":
     """The model of a config.
 
     Raises:

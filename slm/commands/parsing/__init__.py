@@ -1,0 +1,1 @@
+"""From the command line and config files to the options of a verb."""

@@ -1,0 +1,189 @@
+"""Options as dataclasses: a field's name, type, default and docstring are an option's."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import Field, dataclass, field, fields, is_dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+import docstring_parser
+import jsonargparse
+
+from slm.commands.parsing.arguments import Arguments
+from slm.commands.parsing.configs import read_config
+from slm.commands.parsing.errors import ParsingErrors
+from slm.errors import UserError
+from slm.verbs import VERBS
+
+Options = TypeVar("Options")
+
+FIT_SECTIONS = frozenset(
+    {
+        "model", "data", "trainer", "seed_everything", "val_interval", "save_interval", "ckpt_path",
+        "budget", "report", "check_device", "on_save_error",
+    }
+)  # fmt: skip
+"""What a config for `fit` contains; other verbs read their own options from it."""
+
+
+@dataclass(frozen=True)
+class RootOptions:
+    """Where runs are."""
+
+    default_root_dir: str | None = None
+    """The folder that contains lightning_logs; null means the current one."""
+
+    @property
+    def logs(self) -> Path:
+        """The folder of all runs."""
+        return Path(self.default_root_dir or ".").expanduser() / "lightning_logs"
+
+
+class Parser(ParsingErrors, jsonargparse.ArgumentParser):
+    """The parser of the verbs that need no Trainer."""
+
+
+def positional(nargs: str) -> Any:
+    """A field that is given by position: "?" for one at most, "*" for any number."""
+    return field(default=() if nargs == "*" else None, metadata={"nargs": nargs})
+
+
+def inline(default: Any, *hidden: str) -> Any:
+    """A field whose own fields become options without a prefix, apart from hidden ones."""
+    return field(default=default, metadata={"inline": True, "hidden": hidden})
+
+
+def parse(
+    verb: str,
+    options: type[Options],
+    arguments: Arguments,
+    usage: str,
+    ignored: frozenset[str] | None = None,
+) -> Options:
+    """Parses a command line into a dataclass.
+
+    A field that is a dataclass becomes a section of options, a tuple of texts an option that can
+    be given several times.
+
+    Args:
+        verb: Name in `VERBS`.
+        options: The dataclass.
+        arguments: The command line after the verb.
+        usage: The line after "usage:".
+        ignored: Sections and options of config files that decide nothing here; None if `--config`
+            is an option like any other.
+
+    Raises:
+        UserError: An option is unknown, of the wrong type or out of range.
+    """
+    parser = Parser(
+        prog="slm", usage=usage, description=VERBS[verb].description, allow_abbrev=False
+    )
+    repeated = _add_options(parser, options)
+    if ignored is not None:
+        defaults = parser.get_defaults()
+        known: Mapping[str, Any] = {
+            name.removeprefix("--"): defaults.get(name.removeprefix("--"))
+            for name in parser.option_names()
+        }
+        arguments = arguments.with_configs_expanded(
+            lambda path: _options_of_config(verb, path, known, ignored, repeated)
+        )
+    namespace = parser.parse_args(list(arguments))
+    try:
+        return _build(options, namespace)
+    except ValueError as error:
+        raise UserError.from_value_error(error, f"slm {verb} --help explains it") from error
+
+
+def _add_options(
+    parser: Parser, options: type[Any], prefix: str = "", hidden: tuple[str, ...] = ()
+) -> set[str]:
+    """Adds an option for each field; returns the names of those that can be repeated."""
+    help_texts = {
+        entry.arg_name: entry.description
+        for kind in reversed(options.__mro__)
+        if is_dataclass(kind)
+        for entry in docstring_parser.parse_from_object(kind).params
+    }
+    hints, repeated = get_type_hints(options), set()
+    for each in fields(options):
+        if each.name in hidden:
+            continue
+        name, kind, text = prefix + each.name, hints[each.name], help_texts.get(each.name)
+        if is_dataclass(kind):
+            assert isinstance(kind, type)
+            inner = "" if each.metadata.get("inline") else f"{name}."
+            repeated |= _add_options(parser, kind, inner, each.metadata.get("hidden", ()))
+        elif "nargs" in each.metadata:
+            parser.add_argument(name, type=str, nargs=each.metadata["nargs"], help=text)
+        elif kind == tuple[str, ...]:
+            parser.add_argument(f"--{name}", action="append", type=str, help=text)
+            repeated.add(name)
+        elif kind is bool and each.metadata.get("flag"):
+            parser.add_argument(f"--{name}", action="store_true", help=text)
+        else:
+            parser.add_argument(f"--{name}", type=kind, default=_default(each), help=text)
+    return repeated
+
+
+def _default(each: "Field[Any]") -> Any:
+    return each.default_factory() if callable(each.default_factory) else each.default
+
+
+def _build(options: type[Options], namespace: Any, prefix: str = "") -> Options:
+    hints = get_type_hints(options)
+    values: dict[str, Any] = {}
+    for each in fields(options):  # type: ignore[arg-type]
+        name, kind = prefix + each.name, hints[each.name]
+        if is_dataclass(kind):
+            assert isinstance(kind, type)
+            values[each.name] = _build(
+                kind, namespace, "" if each.metadata.get("inline") else f"{name}."
+            )
+        elif name in namespace:
+            value = namespace[name]
+            values[each.name] = tuple(value or ()) if kind == tuple[str, ...] else value
+    return options(**values)
+
+
+def _options_of_config(
+    verb: str,
+    path: str,
+    known: Mapping[str, Any],
+    ignored: frozenset[str],
+    repeated: set[str],
+) -> list[str]:
+    """The options of a config file as arguments of a verb.
+
+    Raises:
+        UserError: The file cannot be read, or contains an option that no verb knows.
+    """
+    arguments: list[str] = []
+    for name, value in flatten(read_config(path)).items():
+        if name not in known:
+            sections = {name[:end] for end, sign in enumerate(f"{name}.") if sign == "."}
+            if not sections & ignored:
+                raise UserError(
+                    f"--config {path}: there is no option --{name}",
+                    f"options of `slm {verb}`, or a config for `slm fit`",
+                    f"remove it; slm {verb} --help lists the options",
+                )
+        elif value is not None or known[name] is not None:
+            several = isinstance(value, list) and name in repeated
+            for each in value if several else [value]:
+                text = str(each) if isinstance(each, str | date) else json.dumps(each)
+                arguments.append(f"--{name}={text}")
+    return arguments
+
+
+def flatten(options: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"gpt": {"n_layer": 6}} becomes {"gpt.n_layer": 6}."""
+    flat: dict[str, Any] = {}
+    for name, value in options.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
