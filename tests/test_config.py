@@ -177,7 +177,7 @@ def test_positions_that_are_turned_have_no_parameters():
     ("options", "message"),
     [
         ({"n_embd": 6, "n_head": 2, "position": "rotary"}, "3 channels"),
-        ({"norm": "batch"}, "norm is batch; it has to be layer or rms"),
+        ({"norm": "batch"}, "norm is batch; it must be layer or rms"),
         ({"mlp": "tanh"}, "mlp is tanh"),
     ],
 )

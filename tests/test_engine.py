@@ -27,9 +27,9 @@ def model():
     return make_model()
 
 
-def generate_all(model, prompts, options, stop_id=None, rows=4):
+def generate_all(model, prompts, options, stop_id=None, batch_size=4):
     """Stories with seeds 0, 1, … through a batch that others join as soon as one leaves."""
-    batch = Engine(model, options, stop_id, rows)
+    batch = Engine(model, options, stop_id, batch_size)
     stories = [TokenSequence(prompt, seed) for seed, prompt in enumerate(prompts)]
     waiting = list(stories)
     while waiting or len(batch):
@@ -142,11 +142,11 @@ def test_a_story_does_not_depend_on_its_neighbours(weights, options):
     options = SamplingOptions(temperature=1.0, max_new_tokens=60, **options)
     alone = [generate_all(model, [prompt], options, 7)[0] for prompt in PROMPTS[:1]]
     alone += [
-        generate_all(model, [[0]] * seed + [PROMPTS[seed]], options, 7, rows=1)[-1]
+        generate_all(model, [[0]] * seed + [PROMPTS[seed]], options, 7, batch_size=1)[-1]
         for seed in range(1, len(PROMPTS))
     ]
-    for rows in (3, 8):
-        together = generate_all(model, PROMPTS, options, 7, rows)
+    for batch_size in (3, 8):
+        together = generate_all(model, PROMPTS, options, 7, batch_size)
         assert [s.tokens for s in together] == [s.tokens for s in alone]
         assert [s.ended for s in together] == [s.ended for s in alone]
     assert len({s.n_new for s in alone}) > 2, "they do not all end together"
@@ -172,8 +172,8 @@ def test_nor_in_the_shape_and_with_the_threads_that_people_use(weights):
             while len(batch):
                 batch.step()
             alone.append(story.tokens)
-        for rows in (2, 5):
-            together = generate_all(model, prompts, options, None, rows)
+        for batch_size in (2, 5):
+            together = generate_all(model, prompts, options, None, batch_size)
             assert [story.tokens for story in together] == alone
     finally:
         torch.set_num_threads(threads)
@@ -194,8 +194,8 @@ def test_log_probabilities_are_the_models_own(model):
 
 
 def test_more_stories_than_rows_are_refused(model):
-    batch = Engine(model, SamplingOptions(), rows=2)
-    with pytest.raises(ValueError, match="3 stories for 2 free rows"):
+    batch = Engine(model, SamplingOptions(), batch_size=2)
+    with pytest.raises(ValueError, match="3 sequences for 2 free rows"):
         batch.admit([TokenSequence([1], seed) for seed in range(3)])
 
 

@@ -66,7 +66,7 @@ class WorkerHere:
 
         variants.VARIANTS[arm](training, variants.Rounds(Line, "cpu"), place or tmp_path)
 
-    def turn(self, steps):
+    def train(self, steps):
         return 1.0
 
     def finish(self):

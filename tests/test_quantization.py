@@ -165,9 +165,9 @@ def test_a_compiled_pass_of_int8_gives_the_plain_ones_logits():
             assert plain.shape == compiled.shape
             torch.testing.assert_close(compiled / scale, plain / scale, atol=0.02, rtol=0)
             for batch in batches:
-                batch._told = batch._told[:2]  # the full one leaves
+                batch._sequences = batch._sequences[:2]  # the full one leaves
                 batch._cache.keep([0, 1])
-                for story in batch._told:
+                for story in batch._sequences:
                     story.tokens.append(9)
 
 

@@ -510,7 +510,7 @@ def test_a_key_that_cannot_be_sent_is_not_shown(slm, trained, service, fed, monk
     monkeypatch.setenv("OPENAI_API_KEY", key)
     plan = ("evaluate", "--ckpt_path", checkpoint("best", root=trained), *fed)
     result = slm(*plan, "--judge.url", service.url, "--judge.model", "wise")
-    refuse(result, "OPENAI_API_KEY holds signs that cannot be sent")
+    refuse(result, "OPENAI_API_KEY contains characters that cannot be sent")
     assert "secret" not in result.err
     assert not service.asked
 
@@ -545,7 +545,7 @@ def test_a_judge_that_goes_away_loses_nothing(slm, trained, service, monkeypatch
         (["--loss_tokens", "0"], "1 or more"),
         (["--judge.url", "http://x/v1"], "both"),
         (["--judge.url", "x", "--judge.model", "m"], "http://"),
-        (["--generations", "absent.jsonl"], "absent.jsonl is not there"),
+        (["--generations", "absent.jsonl"], "absent.jsonl does not exist"),
         (["--generations", "tiny.yaml"], "tiny.yaml, line 1, cannot be understood"),
         (["--untrained"], "--untrained without a value"),
         (["--json", "no/where.json"], "mkdir -p no"),

@@ -83,7 +83,7 @@ def test_many_stories_are_those_told_alone_and_begin_in_order(teller):
         for n, prompt in enumerate(["Tom", "A longer prompt", "", "Lily went", "x" * 50] * 2)
     ]
     begun, told = [], {}
-    for story, piece in teller.generate_all(requests, options, rows=3):
+    for story, piece in teller.generate_all(requests, options, batch_size=3):
         if story.request not in told:
             begun.append(story.request)
         told[story.request] = told.get(story.request, "") + piece
@@ -95,4 +95,4 @@ def test_many_stories_are_those_told_alone_and_begin_in_order(teller):
 def test_stories_that_are_told_together_need_the_same_options(teller):
     requests = [StoryRequest("Tom", SamplingOptions(temperature=0.5))]
     with pytest.raises(ValueError, match="same options"):
-        list(teller.generate_all(requests, SamplingOptions(), rows=1))
+        list(teller.generate_all(requests, SamplingOptions(), batch_size=1))

@@ -1,4 +1,4 @@
-"""How fast stories are told: tokens per second, time to the first, share of the memory's speed."""
+"""Speed of generation: tokens per second, time to the first token, share of the memory's speed."""
 
 import random
 import statistics
@@ -17,17 +17,17 @@ from slm.hardware import clock
 from slm.model import GPT
 
 GenerateFn = Callable[[Sequence[Sequence[int]], int], None]
-"""Tells stories side by side: from prompts of one length, that many new tokens for each."""
+"""Generates together: from prompts of one length, that many new tokens for each."""
 
 
 @dataclass(frozen=True)
 class Speed:
-    """What one teller reached with one number of stories side by side."""
+    """The speed of one variant with one number of stories at once."""
 
     teller: str
     stories: int
     tokens_per_second: float
-    """New tokens of all stories, per second; the median of the repetitions."""
+    """New tokens of all stories, per second; the median of the rounds."""
     slowest: float
     fastest: float
     first_token_ms: float
@@ -40,23 +40,50 @@ PROMPT_LENGTH = 5
 
 
 def make_prompts(stories: int, vocab_size: int) -> list[list[int]]:
-    """Prompts of random tokens: the speed does not depend on what they say."""
+    """Prompts of random tokens: the speed does not depend on them."""
     draw = random.Random(stories)
     return [[draw.randrange(vocab_size) for _ in range(PROMPT_LENGTH)] for _ in range(stories)]
 
 
 def slm_generator(model: GPT, options: SamplingOptions, compile: bool = False) -> GenerateFn:
-    """A network of ours, as `for_inference` made it; end-of-text is never drawn."""
+    """This project's engine, with a network of `for_inference`; end-of-text is never drawn."""
     seeds = count(options.seed)
 
-    def tell(prompts: Sequence[Sequence[int]], tokens: int) -> None:
+    def run(prompts: Sequence[Sequence[int]], tokens: int) -> None:
         chosen = replace(options, min_new_tokens=tokens, max_new_tokens=tokens)
         batch = Engine(model, chosen, model.config.vocab_size - 1, len(prompts), compile)
         batch.admit([TokenSequence(prompt, next(seeds)) for prompt in prompts])
         while len(batch):
             batch.step()
 
-    return tell
+    return run
+
+
+def transformers_generator(
+    model: GPT, dtype: str, device: str, options: SamplingOptions
+) -> tuple[GenerateFn, int]:
+    """The same weights in transformers' GPT-2, and the bytes of weights that a token reads."""
+    from slm.export.gpt2 import to_transformers
+
+    gpt2 = to_transformers(model).to(device)
+    if dtype == "bf16":
+        gpt2 = gpt2.to(torch.bfloat16)
+
+    def run(prompts: Sequence[Sequence[int]], tokens: int) -> None:
+        ids_BT = torch.tensor(prompts, device=device)
+        with torch.inference_mode():
+            gpt2.generate(
+                ids_BT,
+                attention_mask=torch.ones_like(ids_BT),
+                do_sample=options.temperature > 0,
+                temperature=options.temperature,
+                top_k=options.top_k,
+                min_new_tokens=tokens,
+                max_new_tokens=tokens,
+                pad_token_id=gpt2.config.eos_token_id,
+            )
+
+    return run, weight_bytes(gpt2.transformer, without=["wpe"])  # wte is the head
 
 
 def measure(
@@ -67,13 +94,11 @@ def measure(
     repeats: int,
     device: str,
 ) -> list[Speed]:
-    """Lets all generators tell, one after the other, and that several times.
-
-    In turns, so that what disturbs the machine disturbs all of them.
+    """Measures all variants in rounds, so that a disturbance of the machine affects all of them.
 
     Args:
         generators: By name, each with the bytes of weights that a token reads.
-        stories: How many side by side.
+        stories: How many at once.
         tokens: New tokens of each.
         vocab_size: Of the prompts' tokens.
         repeats: Rounds that count; one before them does not.
@@ -82,13 +107,13 @@ def measure(
     prompts = make_prompts(stories, vocab_size)
     whole: dict[str, list[float]] = {name: [] for name in generators}
     first: dict[str, list[float]] = {name: [] for name in generators}
-    for turn in range(repeats + 1):
-        for name, (tell, _) in generators.items():
+    for round_ in range(repeats + 1):
+        for name, (run, _) in generators.items():
             for times, length in ((first, 1), (whole, tokens)):
                 started = clock(device)
-                tell(prompts, length)
+                run(prompts, length)
                 seconds = clock(device) - started
-                if turn:
+                if round_:
                     times[name].append(seconds)
     speeds = []
     for name, (_, weight_bytes) in generators.items():
@@ -109,7 +134,7 @@ def measure(
 
 
 def weight_bytes(model: nn.Module, *, without: Sequence[str] = ()) -> int:
-    """Bytes of a network's parameters and buffers, those of some modules left out."""
+    """Bytes of a network's parameters and buffers, without those of some modules."""
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     return sum(
         tensor.numel() * tensor.element_size()
@@ -126,7 +151,7 @@ def bytes_per_token(model: GPT) -> int:
 
 
 def memory_speed(device: str) -> float:
-    """Bytes per second that a sum over half a gigabyte reads; the best of seven."""
+    """Bytes per second of a sum over half a gigabyte; the best of seven."""
     values = torch.ones(2**27, device=device)
     best = 0.0
     for _ in range(7):

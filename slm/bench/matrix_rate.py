@@ -1,4 +1,4 @@
-"""How fast a machine multiplies matrices."""
+"""The speed of matrix products."""
 
 import re
 
@@ -19,14 +19,14 @@ DATASHEET = {
     "RTX 3090": 71e12,
     "T4": 65e12,
 }
-"""Dense 16-bit operations per second that NVIDIA's datasheets promise, by a part of the name."""
+"""Dense 16-bit operations per second of NVIDIA's datasheets, by a part of the name."""
 
 _SHAPES = ((2048, 2048, 2048), (4096, 512, 2048), (4096, 4096, 4096))
 _GPU_SHAPES = ((8192, 8192, 8192), (16384, 4096, 4096))
 
 
 def datasheet_rate(name: str) -> float | None:
-    """Operations per second in 16 bits, if a device of this name is known."""
+    """The 16-bit operations per second of a device, if its name is known."""
     for part, rate in DATASHEET.items():
         words = re.split("[ -]", name)
         if "Laptop" not in words and all(word in words for word in part.split()):
@@ -35,12 +35,7 @@ def datasheet_rate(name: str) -> float | None:
 
 
 class MatrixRate:
-    """How many operations per second matrix products reach: the best of some large shapes.
-
-    Args:
-        device: Where.
-        dtype: Number format of the matrices.
-    """
+    """The operations per second that matrix products reach: the best of some large shapes."""
 
     def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
         self._device = device

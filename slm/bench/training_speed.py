@@ -1,4 +1,4 @@
-"""How fast training is: processes that take turns, medians, and what the machine could do."""
+"""Speed of training: worker processes in rounds, medians, and the machine's matrix rate."""
 
 import multiprocessing
 import statistics
@@ -15,24 +15,24 @@ from slm.bench.variants import Training, work
 from slm.model.flops import training_flops_per_token
 from slm.training.precision import MIXED_FORMATS
 
-_TURN_SECONDS = 2.0
+_ROUND_SECONDS = 2.0
 _LOOP_STEPS = 500
 
 
 @dataclass
 class Rate:
-    """What one arm reached."""
+    """The speed of one variant."""
 
     arm: str
     training: Training
     tokens_per_second: list[float] = field(default_factory=list)
-    """One for each turn."""
+    """One for each round."""
     utilization: list[float] = field(default_factory=list)
-    """Model FLOPs per second as a share of what matrix products reached in the same turn."""
+    """Model FLOPs per second as a share of what matrix products reached in the same round."""
     peak_bytes: int = 0
-    """Memory at its highest: of the device on CUDA, elsewhere of the whole process."""
+    """Peak memory: of the device on CUDA, elsewhere of the whole process."""
     parts: dict[str, float] | None = None
-    """Seconds of each part of a step, medians; of the bare loop only."""
+    """Median seconds of each part of a step; of the bare loop only."""
 
     @property
     def median(self) -> float:
@@ -45,36 +45,34 @@ class Rate:
         return self.training.batch_size * self.training.gpt.block_size / self.median
 
     def times(self, other: "Rate") -> tuple[float, float, float]:
-        """How many times as fast as another in the same turns: median, lowest, highest."""
-        ratios = [
-            mine / theirs
-            for mine, theirs in zip(self.tokens_per_second, other.tokens_per_second, strict=True)
-        ]
+        """Speed relative to another variant in the same rounds: median, lowest, highest."""
+        pairs = zip(self.tokens_per_second, other.tokens_per_second, strict=True)
+        ratios = [one / another for one, another in pairs]
         return statistics.median(ratios), min(ratios), max(ratios)
 
 
 class _Worker:
-    """A process that trains when told to."""
+    """A process that trains on demand."""
 
-    def __init__(self, arm: str, training: Training, place: Path | None) -> None:
+    def __init__(self, variant: str, training: Training, path: Path | None) -> None:
         context = multiprocessing.get_context("spawn")
-        self._line, theirs = context.Pipe()
-        self._process = context.Process(target=work, args=(theirs, arm, training, place))
+        self._connection, other_end = context.Pipe()
+        self._process = context.Process(target=work, args=(other_end, variant, training, path))
         self._process.start()
-        theirs.close()
+        other_end.close()
 
-    def turn(self, steps: int) -> float:
+    def train(self, steps: int) -> float:
         """Seconds of so many steps.
 
         Raises:
             RuntimeError: The worker failed.
         """
-        self._line.send(steps)
+        self._connection.send(steps)
         return float(self._receive())
 
     def _receive(self) -> Any:
         try:
-            answer = self._line.recv()
+            answer = self._connection.recv()
         except EOFError:
             self._process.join()
             raise RuntimeError(
@@ -85,14 +83,14 @@ class _Worker:
         return answer
 
     def finish(self) -> dict[str, Any]:
-        """Ends the process; what it has to say of memory and of the parts of a step."""
-        self._line.send(None)
+        """Ends the process; returns its peak memory and the parts of a step."""
+        self._connection.send(None)
         last: dict[str, Any] = self._receive()
         self._process.join()
         return last
 
     def kill(self) -> None:
-        """Ends it whatever it does."""
+        """Ends the process at once."""
         if self._process.is_alive():
             self._process.kill()
         self._process.join()
@@ -100,11 +98,11 @@ class _Worker:
 
 @contextmanager
 def _workers() -> Iterator[Callable[[str, Training, Path | None], _Worker]]:
-    """Starts workers, and leaves none behind."""
+    """Starts workers, and leaves none running."""
     started: list[_Worker] = []
 
-    def start(arm: str, training: Training, place: Path | None) -> _Worker:
-        started.append(_Worker(arm, training, place))
+    def start(variant: str, training: Training, path: Path | None) -> _Worker:
+        started.append(_Worker(variant, training, path))
         return started[-1]
 
     try:
@@ -115,50 +113,50 @@ def _workers() -> Iterator[Callable[[str, Training, Path | None], _Worker]]:
 
 
 def measure_training(
-    arms: Mapping[str, tuple[str, Training, Path | None]],
+    variants: Mapping[str, tuple[str, Training, Path | None]],
     repeats: int,
     steps: int | None,
     say: Callable[[str], None],
 ) -> tuple[list[Rate], float]:
-    """Lets several ways of training take turns. All of them are in memory at once.
+    """Measures several variants of training in rounds. All of them are in memory at once.
 
     Args:
-        arms: By their names in the table: a name in `VARIANTS`, what to train, and nanoGPT's place.
-        repeats: Rounds of each that count.
-        steps: Steps of a turn; None takes what lasts some seconds.
+        variants: By their names in the table: a name in `VARIANTS`, what to train, nanoGPT's path.
+        repeats: Rounds that count.
+        steps: Steps of a round; None takes what lasts some seconds.
         say: Called with a line about what is being done.
 
     Returns:
         Rates of those that did not fail, and operations per second of matrix products, the median.
     """
-    (first, *_) = (training for _, training, _ in arms.values())
+    (first, *_) = (training for _, training, _ in variants.values())
     number_format = MIXED_FORMATS.get(first.precision, torch.float32)
     matrices = MatrixRate(torch.device(first.device), number_format)
     rates: dict[str, Rate] = {}
     measured: list[float] = []
     with _workers() as start:
         ready: dict[str, tuple[_Worker, int]] = {}
-        for name, (arm, training, place) in arms.items():
+        for name, (variant, training, path) in variants.items():
             say(f"Preparing  {name}")
-            worker = start(arm, training, place)
+            worker = start(variant, training, path)
             try:
-                worker.turn(1)
-                seconds = worker.turn(1)
+                worker.train(1)
+                seconds = worker.train(1)
             except (RuntimeError, OSError) as error:
                 say(_failed(name, error))
                 worker.kill()
                 continue
-            ready[name] = worker, steps or max(1, round(_TURN_SECONDS / seconds))
+            ready[name] = worker, steps or max(1, round(_ROUND_SECONDS / seconds))
             rates[name] = Rate(name, training)
-        for turn in range(repeats):
-            say(f"Measuring  turn {turn + 1} of {repeats}")
+        for round_ in range(repeats):
+            say(f"Measuring  round {round_ + 1} of {repeats}")
             possible = matrices.measure()
             measured.append(possible)
             for name, (worker, count) in list(ready.items()):
                 training = rates[name].training
                 tokens = count * training.batch_size * training.gpt.block_size
                 try:
-                    rate = tokens / worker.turn(count)
+                    rate = tokens / worker.train(count)
                 except (RuntimeError, OSError) as error:
                     say(_failed(name, error))
                     del ready[name], rates[name]
@@ -182,22 +180,22 @@ def _failed(name: str, error: Exception) -> str:
 
 
 def measure_loop(training: Training, repeats: int) -> dict[str, float]:
-    """Seconds of a step in which there is nothing to compute: Lightning alone, and with us.
+    """Median seconds of a step with nothing to compute.
 
     Returns:
-        Medians under `loop alone` and `loop`, and of their difference under `callbacks`.
+        Under `loop alone` Lightning's, under `loop` with our callbacks, and the difference.
     """
     found: dict[str, list[float]] = {"loop alone": [], "loop": []}
     with _workers() as start:
-        workers = {arm: start(arm, training, None) for arm in found}
+        workers = {name: start(name, training, None) for name in found}
         for worker in workers.values():
-            worker.turn(_LOOP_STEPS)
+            worker.train(_LOOP_STEPS)
         for _ in range(repeats):
-            for arm, worker in workers.items():
-                found[arm].append(worker.turn(_LOOP_STEPS) / _LOOP_STEPS)
+            for name, worker in workers.items():
+                found[name].append(worker.train(_LOOP_STEPS) / _LOOP_STEPS)
         for worker in workers.values():
             worker.finish()
     pairs = zip(found["loop"], found["loop alone"], strict=True)
-    return {arm: statistics.median(seconds) for arm, seconds in found.items()} | {
+    return {name: statistics.median(seconds) for name, seconds in found.items()} | {
         "callbacks": statistics.median(ours - alone for ours, alone in pairs)
     }

@@ -1,7 +1,7 @@
-"""Training, step by step on demand: each way of it in a process of its own.
+"""Variants of training, each in a worker process that trains some steps on demand.
 
-A process per arm, so that memory is measured from nothing; all of them stay alive and take turns,
-so that a machine that slows down slows all of them.
+A process per variant, so that its memory can be measured; all of them stay alive and work in
+rounds, so that a slow moment of the machine affects all of them.
 """
 
 import contextlib
@@ -66,36 +66,36 @@ class Training:
 
 
 class Rounds:
-    """A worker's end of the line: it works when told to, for so many steps, and says how long.
+    """A worker's end of the connection: it works on demand, for some steps, and reports the time.
 
     Args:
-        line: The other end sends numbers of steps, and at last None.
-        device: What to wait for before looking at the clock.
+        connection: The other end sends numbers of steps, and finally None.
+        device: Synchronised before the clock is read.
     """
 
-    def __init__(self, line: Connection, device: str) -> None:
-        self._line = line
+    def __init__(self, connection: Connection, device: str) -> None:
+        self._connection = connection
         self._device = torch.device(device)
         self._left = 0
         self._started = 0.0
 
     def clock(self) -> float:
-        """Seconds, when the device has done all its work."""
+        """Seconds, once the device has finished its queued work."""
         return hardware.clock(self._device)
 
     def wait(self) -> bool:
-        """Waits for the turn; False if there are no more."""
-        steps = self._line.recv()
+        """Waits for the next round; False if there are no more."""
+        steps = self._connection.recv()
         self._left = steps or 0
         self._started = self.clock()
         return steps is not None
 
     def after_step(self) -> bool:
-        """Counts a step. At the end of a turn reports and waits; False if there are no more."""
+        """Counts a step. At the end of a round reports and waits; False if there are no more."""
         self._left -= 1
         if self._left:
             return True
-        self._line.send(self.clock() - self._started)
+        self._connection.send(self.clock() - self._started)
         return self.wait()
 
 
@@ -103,7 +103,7 @@ class Rounds:
 
 
 class _RandomTokenizer:
-    """As much of a tokenizer as training asks for."""
+    """The part of a tokenizer that training needs."""
 
     def __init__(self, n_vocab: int) -> None:
         self.n_vocab = n_vocab
@@ -116,7 +116,7 @@ class _RandomTokenizer:
 
 
 class RandomStories(StoryData):
-    """Random tokens in a file, read as stories' tokens are: speed does not depend on meaning."""
+    """Random tokens in a file: speed does not depend on their meaning."""
 
     def __init__(self, folder: Path, training: Training) -> None:
         gpt = training.gpt
@@ -130,10 +130,10 @@ class RandomStories(StoryData):
         self.tokenizer = _RandomTokenizer(gpt.vocab_size)  # type: ignore[assignment]
 
     def prepare_data(self) -> None:
-        """Nothing: the file is there."""
+        """Does nothing: the file exists."""
 
     def setup(self, stage: str) -> None:
-        """Nothing."""
+        """Does nothing."""
 
     def windows(self) -> RandomWindows:
         """The training batches."""
@@ -144,11 +144,11 @@ class RandomStories(StoryData):
         return self._loader(self.windows(), EveryNth())
 
 
-# ---- arms ---------------------------------------------------------------------------------
+# ---- variants -----------------------------------------------------------------------------
 
 
-def train_by_trainer(training: Training, turns: Rounds, folder: Path) -> None:
-    """What `fit` does: Lightning's Trainer, our callbacks, curves, data."""
+def train_by_trainer(training: Training, rounds: Rounds, folder: Path) -> None:
+    """As `fit` does: Lightning's Trainer, our callbacks, curves, data."""
     model = StoryModel(
         training.gpt,
         training.optimizer,
@@ -157,7 +157,7 @@ def train_by_trainer(training: Training, turns: Rounds, folder: Path) -> None:
     )
     data = RandomStories(folder, training)
     trainer = _make_trainer(
-        training, folder, [*standard_callbacks(TrainingCurves()), _TakeRounds(turns)]
+        training, folder, [*standard_callbacks(TrainingCurves()), _TakeRounds(rounds)]
     )
     trainer.fit(model, datamodule=data)
 
@@ -185,27 +185,27 @@ def _make_trainer(
 
 
 class _TakeRounds(Callback):
-    """Lets a Trainer wait for its turn between two steps."""
+    """Makes a Trainer wait for its next round between two steps."""
 
-    def __init__(self, turns: Rounds) -> None:
-        self._turns = turns
+    def __init__(self, rounds: Rounds) -> None:
+        self._rounds = rounds
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not self._turns.wait():
+        if not self._rounds.wait():
             trainer.should_stop = True
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if not self._turns.after_step():
+        if not self._rounds.after_step():
             trainer.should_stop = True
 
 
-def train_bare(training: Training, turns: Rounds, folder: Path) -> dict[str, float]:
+def train_bare(training: Training, rounds: Rounds, folder: Path) -> dict[str, float]:
     """The same step without a Trainer: data, loss, clipping, optimizer.
 
     Returns:
-        Seconds of each part of a step, medians, from steps after the last turn.
+        Median seconds of each part of a step, from steps after the last round.
     """
     device = torch.device(training.device)
     if device.type == "cpu":
@@ -239,30 +239,30 @@ def train_bare(training: Training, turns: Rounds, folder: Path) -> dict[str, flo
         optimizer.zero_grad()
         mark()
 
-    _repeat(lambda index: step(index, lambda: None), turns)
+    _repeat(lambda index: step(index, lambda: None), rounds)
     parts = []
     for index in range(_TIMED_STEPS):
         marks.clear()
-        step(index, lambda: marks.append(turns.clock()))
+        step(index, lambda: marks.append(rounds.clock()))
         parts.append([after - before for before, after in pairwise(marks)])
     names = ("data", "forward", "backward", "optimizer")
     columns = zip(*parts, strict=True)
     return {name: statistics.median(part) for name, part in zip(names, columns, strict=True)}
 
 
-def _repeat(step: Callable[[int], None], turns: Rounds) -> None:
-    """Steps as long as there are turns; cleans up after the first, which compiles."""
-    going, index = turns.wait(), 0
+def _repeat(step: Callable[[int], None], rounds: Rounds) -> None:
+    """Steps as long as there are rounds; cleans up after the first, which compiles."""
+    going, index = rounds.wait(), 0
     while going:
         step(index)
         if index == 0:
             return_freed_memory()
         index += 1
-        going = turns.after_step()
+        going = rounds.after_step()
 
 
 class NullModel(StoryModel):
-    """Nothing to compute: what is left of a step is the loop around it."""
+    """Nothing to compute: what remains of a step is the loop around it."""
 
     def __init__(self, vocab_size: int) -> None:
         super().__init__(GPTConfig(8, vocab_size, 1, 1, 8, 0.0))
@@ -274,48 +274,48 @@ class NullModel(StoryModel):
         return 1 * self.nothing
 
     def configure_optimizers(self) -> Optimizer:  # type: ignore[override]
-        """The plainest there is."""
+        """SGD without a learning rate."""
         return SGD([self.nothing], lr=0.0)
 
     def configure_gradient_clipping(self, *_: Any, **__: Any) -> None:
-        """None."""
+        """Does nothing."""
 
     def on_train_start(self) -> None:
-        """Nothing to compile or restore."""
+        """Does nothing."""
 
 
-def loop_with_callbacks(training: Training, turns: Rounds, folder: Path) -> None:
-    """The null model with all that `fit` hangs around a step."""
+def loop_with_callbacks(training: Training, rounds: Rounds, folder: Path) -> None:
+    """The null model with all callbacks of `fit`."""
     trainer = _make_trainer(
-        training, folder, [*standard_callbacks(TrainingCurves()), _TakeRounds(turns)]
+        training, folder, [*standard_callbacks(TrainingCurves()), _TakeRounds(rounds)]
     )
     trainer.fit(NullModel(training.gpt.vocab_size), datamodule=RandomStories(folder, training))
 
 
-def loop_alone(training: Training, turns: Rounds, folder: Path) -> None:
+def loop_alone(training: Training, rounds: Rounds, folder: Path) -> None:
     """The null model in Lightning's Trainer, without logger and callbacks."""
-    trainer = _make_trainer(training, folder, [_TakeRounds(turns)], logger=False)
+    trainer = _make_trainer(training, folder, [_TakeRounds(rounds)], logger=False)
     trainer.fit(NullModel(training.gpt.vocab_size), datamodule=RandomStories(folder, training))
 
 
-def train_nanogpt(training: Training, turns: Rounds, folder: Path) -> None:
-    """The model and optimizer of nanoGPT in its own bare step, on one batch that never changes.
+def train_nanogpt(training: Training, rounds: Rounds, folder: Path) -> None:
+    """The model and optimizer of nanoGPT in a bare step, on one batch.
 
     `folder` is the path of its model.py, which does not come with this project.
     """
     spec = importlib.util.spec_from_file_location("nanogpt_model", folder)
     assert spec is not None
     assert spec.loader is not None
-    theirs = importlib.util.module_from_spec(spec)
-    sys.modules["nanogpt_model"] = theirs
-    spec.loader.exec_module(theirs)
+    nanogpt = importlib.util.module_from_spec(spec)
+    sys.modules["nanogpt_model"] = nanogpt
+    spec.loader.exec_module(nanogpt)
     gpt, device = training.gpt, torch.device(training.device)
     torch.manual_seed(0)
     torch.backends.cuda.matmul.allow_tf32 = True
     torch.backends.cudnn.allow_tf32 = True
     with contextlib.redirect_stdout(sys.stderr):
-        model = theirs.GPT(
-            theirs.GPTConfig(
+        model = nanogpt.GPT(
+            nanogpt.GPTConfig(
                 gpt.block_size, gpt.vocab_size, gpt.n_layer, gpt.n_head, gpt.n_embd,
                 gpt.dropout, gpt.bias,
             )
@@ -333,7 +333,7 @@ def train_nanogpt(training: Training, turns: Rounds, folder: Path) -> None:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
-    _repeat(step, turns)
+    _repeat(step, rounds)
 
 
 VARIANTS: dict[str, Callable[[Training, Rounds, Path], dict[str, float] | None]] = {
@@ -345,22 +345,24 @@ VARIANTS: dict[str, Callable[[Training, Rounds, Path], dict[str, float] | None]]
 }
 
 
-def work(line: Connection, arm: str, training: Training, place: Path | None) -> None:
-    """A worker's whole life: takes turns, and in the end tells its memory and parts of a step.
+def work(connection: Connection, variant: str, training: Training, path: Path | None) -> None:
+    """The main function of a worker; finally it reports peak memory and the parts of a step.
 
     Args:
-        line: To the process that asks. What goes wrong is sent as text.
-        arm: A name in `VARIANTS`.
+        connection: To the parent process. Errors are sent as text.
+        variant: A name in `VARIANTS`.
         training: What to train.
-        place: Of nanoGPT's model.py.
+        path: Of nanoGPT's model.py.
     """
     warnings.filterwarnings("ignore")
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as temporary:
         try:
-            parts = VARIANTS[arm](training, Rounds(line, training.device), place or Path(temporary))
+            parts = VARIANTS[variant](
+                training, Rounds(connection, training.device), path or Path(temporary)
+            )
         except Exception as error:  # whatever it is, the other side has to hear of it
-            line.send(f"{type(error).__name__}: {error}")
+            connection.send(f"{type(error).__name__}: {error}")
             return
-        line.send({"parts": parts, "peak": peak_memory(torch.device(training.device))})
+        connection.send({"parts": parts, "peak": peak_memory(torch.device(training.device))})

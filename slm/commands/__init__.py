@@ -1,1 +1,1 @@
-"""The verbs of the command line, each imported when it is called."""
+"""The verbs. Every function here raises `UserError` where the user's input must change."""

@@ -138,11 +138,7 @@ def _about(
 
 
 def _make_judge(options: JudgeOptions) -> Judge | None:
-    """The judge, if one is asked for.
-
-    Raises:
-        UserError: Address or model is missing, or the key cannot be sent.
-    """
+    """The judge, if one is asked for."""
     url, model = options.url, options.model
     if not url and not model:
         return None
@@ -175,11 +171,7 @@ def _try_judge(judge: Judge) -> None:
 
 
 def _find_texts(checkpoint: Checkpoint, options: DataOptions) -> tuple[Texts, Texts | None]:
-    """The held-out stories, and the training text if it is found.
-
-    Raises:
-        UserError: There are no held-out stories.
-    """
+    """The held-out stories, and the training text if it is found."""
     own: Texts | None = None
     try:
         own = texts_of(checkpoint, None, options.root)
@@ -196,11 +188,7 @@ def _find_texts(checkpoint: Checkpoint, options: DataOptions) -> tuple[Texts, Te
 
 
 def _read_stories(path: Path) -> list[GeneratedStory]:
-    """Stories from JSON lines.
-
-    Raises:
-        UserError: The file does not exist, cannot be understood, or contains none.
-    """
+    """Stories from JSON lines."""
     remedy = "slm predict --num_samples 50 --out stories.jsonl"
     if not path.is_file():
         raise UserError(f"--generations {path} does not exist", "a file of stories", remedy)

@@ -70,11 +70,7 @@ def info(arguments: Arguments) -> int:
 
 
 def _check_is_prepared(folder: Path) -> None:
-    """Checks that a folder contains prepared data.
-
-    Raises:
-        UserError: It does not; the message says what it is.
-    """
+    """Checks that a folder contains prepared data."""
     if (folder / "manifest.json").exists():
         return
     plan = folder / "unfinished" / "plan.json"

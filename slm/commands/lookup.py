@@ -22,9 +22,6 @@ def open_named(named: str | None, logs: Path) -> "Checkpoint":
     Args:
         named: The name; None if none is given.
         logs: The folder of all runs.
-
-    Raises:
-        UserError: There is no such checkpoint.
     """
     from slm.training.checkpoint import open_checkpoint  # torch takes a second to load
 
@@ -49,9 +46,6 @@ def find_run(named: str | None, logs: Path) -> Run:
     Args:
         named: A run's folder, its name in `logs`, or one of its checkpoints; None for the newest.
         logs: The folder of all runs.
-
-    Raises:
-        UserError: There is no such run.
     """
     if named is None:
         found = Run.find_all(logs)
@@ -93,9 +87,6 @@ def find_checkpoint(run: Run, named: str | None, logs: Path) -> Path | None:
 
     Returns:
         Its path; None if none is named and the run has none.
-
-    Raises:
-        UserError: There is no such file, or it belongs to another run.
     """
     if named is None:
         return run.best_checkpoint
@@ -122,11 +113,7 @@ def find_checkpoint(run: Run, named: str | None, logs: Path) -> Path | None:
 
 
 def check_checkpoint_name(named: str) -> None:
-    """Checks that a name is that of an existing checkpoint file.
-
-    Raises:
-        UserError: It is not.
-    """
+    """Checks that a name is that of an existing checkpoint file."""
     close = difflib.get_close_matches(named, ("last", "best"), n=1)
     if named.endswith(".ckpt") and Path(named).expanduser().is_file():
         return

@@ -82,11 +82,7 @@ def plot(arguments: Arguments) -> int:
 
 
 def _formats(given: str | list[str]) -> list[str]:
-    """The formats to draw in.
-
-    Raises:
-        UserError: There is another, or none.
-    """
+    """The formats to draw in."""
     names = given.split(",") if isinstance(given, str) else given
     formats = list(dict.fromkeys(name.strip() for name in names))
     if not formats or set(formats) - set(_FORMATS):
@@ -97,11 +93,7 @@ def _formats(given: str | list[str]) -> list[str]:
 
 
 def _find_runs(options: PlotOptions) -> list[Run]:
-    """The runs to draw, each once; a checkpoint stands for its run.
-
-    Raises:
-        UserError: There is no such run, or an option does not apply to several runs.
-    """
+    """The runs to draw, each once; a checkpoint stands for its run."""
     named: list[str | None] = list(options.runs)
     for name in ("prompt", "layer", "head", "ckpt_path"):
         if len(named) > 1 and getattr(options, name) is not None:
@@ -118,11 +110,7 @@ def _find_runs(options: PlotOptions) -> list[Run]:
 
 
 def _draw_model(run: Run, options: PlotOptions) -> dict[str, "Figure"]:
-    """Figures of a checkpoint's weights, attention and next tokens.
-
-    Raises:
-        UserError: There is no such layer or head, or no such checkpoint.
-    """
+    """Figures of a checkpoint's weights, attention and next tokens."""
     named = options.ckpt_path
     if named is None and options.runs and options.runs[0].endswith(".ckpt"):
         named = options.runs[0]
@@ -158,11 +146,7 @@ def _draw_model(run: Run, options: PlotOptions) -> dict[str, "Figure"]:
 
 
 def _layer_and_head(checkpoint: "Checkpoint", options: PlotOptions) -> tuple[int, int]:
-    """Layer and head of the large attention map, from 1.
-
-    Raises:
-        UserError: There is no such layer or head.
-    """
+    """Layer and head of the large attention map, from 1."""
     shape = checkpoint.gpt
     layer = shape.n_layer if options.layer is None else options.layer
     head = 1 if options.head is None else options.head

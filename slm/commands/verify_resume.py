@@ -108,9 +108,6 @@ def train(plan: Sequence[str], root: Path) -> None:
     Args:
         plan: Options of `fit`.
         root: The folder of its `lightning_logs`.
-
-    Raises:
-        UserError: It does not train.
     """
     last = run_in(root).checkpoint("last")
     max_steps = int(plan[plan.index("--trainer.max_steps") + 1])

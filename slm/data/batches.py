@@ -1,7 +1,6 @@
-"""Batches of token windows: random or shuffled ones to train on, consecutive ones to measure by.
+"""Batches of token windows: random or shuffled ones to train on, consecutive ones to evaluate on.
 
-Both are functions of an index. A batch can be asked for again, by another process or after a
-restart, and is the same.
+Both are functions of an index: another process, or a resumed run, gets the same batches.
 """
 
 import mmap
@@ -27,9 +26,8 @@ Batch = tuple[Tensor, Tensor]
 def random_words(seed: int, start: int, count: int, stream: int = 0) -> npt.NDArray[np.uint64]:
     """Words `start` to `start + count - 1` of an endless random sequence, (count,) uint64.
 
-    The sequence is Philox-4x64 (Salmon et al. 2011, "Parallel Random Numbers: As Easy as 1, 2,
-    3"), which computes any of its blocks of four words from the key and the block's number: no
-    state has to be kept or saved.
+    The sequence is Philox-4x64 (Salmon et al. 2011, "Parallel Random Numbers: As Easy as 1, 2, 3"),
+    which computes any block of four words from the key and the block's number: no state is kept.
     """
     key = seed + (stream << 64)  # 128 bits
     generator = np.random.Philox(key=key, counter=start // 4)
@@ -39,13 +37,9 @@ def random_words(seed: int, start: int, count: int, stream: int = 0) -> npt.NDAr
 class TokenFile:
     """The ids of a `.bin` file.
 
-    The file is opened once in each process, so that a run goes on with what it began with when
-    the data are prepared anew meanwhile. It is mapped anew for each batch: a map that lives long
-    grows the resident memory, and one in an attribute would be pickled, whole, into every worker.
-
-    Args:
-        path: The file.
-        dtype: Type of the ids in it.
+    The file is opened once in each process, so that a run keeps its data if they are prepared again
+    meanwhile. It is mapped for each batch: a long-lived map grows the resident memory, and one in
+    an attribute would be pickled, whole, into every worker.
     """
 
     def __init__(self, path: Path, dtype: np.dtype[Any]) -> None:
@@ -72,13 +66,7 @@ class TokenFile:
 
 
 def gather_windows(tokens: TokenFile, starts: npt.NDArray[np.int64], block_size: int) -> Batch:
-    """The windows that begin at given tokens, and their targets.
-
-    Args:
-        tokens: The token file.
-        starts: First token of each window, (B,).
-        block_size: T, tokens per window.
-    """
+    """The windows that begin at the tokens `starts`, (B,), and their targets."""
     window = np.arange(block_size + 1)
     ids = torch.from_numpy(tokens.map()[starts[:, None] + window].astype(np.int64))
     return ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
@@ -87,16 +75,16 @@ def gather_windows(tokens: TokenFile, starts: npt.NDArray[np.int64], block_size:
 class TrainingWindows(Dataset[Batch], ABC):
     """Endless training batches, each a pure function of its index.
 
-    Batch k consists of samples `first_sample` + k B to `first_sample` + k B + B - 1. Which window
-    a sample is follows from its number and the seed alone, so the samples do not depend on the
-    batch size, on accumulation, or on the number of processes, and nothing has to be saved.
+    Batch k consists of samples `first_sample` + k B to `first_sample` + k B + B - 1. A sample's
+    number and the seed determine its window, so samples do not depend on the batch size, on
+    accumulation or on the number of processes.
 
     Args:
         tokens: The token file.
         block_size: T, tokens per window.
         batch_size: B, windows per batch.
         seed: Key of the random order.
-        first_sample: Index of the first sample; the number already trained on, in a resumed run.
+        first_sample: Number of samples that a resumed run has trained on.
 
     Raises:
         ValueError: The file is shorter than one window and its targets.
@@ -137,11 +125,11 @@ class RandomWindows(TrainingWindows):
 
 
 class EpochWindows(TrainingWindows):
-    """Every window once before any comes again.
+    """Every window once before any is repeated.
 
-    Each epoch cuts the token file into windows, one behind the other from a random first token on,
-    and shuffles them. Sample i is window i mod n of epoch i // n, where n is the number of windows
-    in an epoch; an epoch's order follows from the seed and its number.
+    Each epoch cuts the token file into consecutive windows from a random first token on, and
+    shuffles them. Sample i is window i mod n of epoch i // n, where n is the number of windows in
+    an epoch; the seed and its number determine an epoch's order.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -183,8 +171,8 @@ class EveryNth(Sampler[int]):
 class ConsecutiveWindows(Dataset[Batch]):
     """Evaluation batches: the whole file once, every token but the first predicted once.
 
-    Window k holds inputs k T to k T + T - 1. All batches have the same shape; what the file
-    cannot fill at the end has targets `IGNORED`.
+    Window k contains inputs k T to k T + T - 1. All batches have the same shape; the part of the
+    last one that the file cannot fill has targets `IGNORED`.
 
     Args:
         tokens: The token file.
@@ -194,7 +182,7 @@ class ConsecutiveWindows(Dataset[Batch]):
         world_size: Number of processes. Each gets the same number of batches.
 
     Raises:
-        ValueError: The file holds fewer than two tokens.
+        ValueError: The file contains fewer than two tokens.
     """
 
     def __init__(

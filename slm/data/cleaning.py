@@ -1,4 +1,4 @@
-"""What can be done to stories before they are encoded. Nothing is, unless asked for."""
+"""Optional cleaning of stories before they are encoded."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,13 +13,13 @@ class Cleaning:
     drop_empty: bool = False
     """Leave out stories of nothing but white space."""
     drop_duplicates: bool = False
-    """Leave out repetitions of a story to the letter, and training stories that are in the
-    validation split too."""
+    """Leave out exact repetitions of a story, and training stories that are also in the validation
+    split."""
     repair_mojibake: bool = False
-    """Repair text that was decoded wrongly, "donâ€™t" for "don’t"; needs the extra `clean`."""
+    """Repair wrongly decoded text, "donâ€™t" for "don’t"; needs the extra `clean`."""
 
     def suffix(self) -> str:
-        """What is added to the name of a folder of such data."""
+        """The suffix of the name of a folder of such data."""
         words = {
             "-repaired": self.repair_mojibake,
             "-nonempty": self.drop_empty,
@@ -28,7 +28,7 @@ class Cleaning:
         return "".join(word for word, chosen in words.items() if chosen)
 
     def make_repair(self) -> Callable[[str], str]:
-        """The function that repairs a story, or leaves it as it is if that is not asked for.
+        """A function that repairs a story, or returns it unchanged if repairing is off.
 
         Raises:
             UserError: The package ftfy is missing.

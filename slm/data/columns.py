@@ -1,4 +1,4 @@
-"""Which part of a row is the story: one column, or a template over several."""
+"""The story in a row: one column, or a template over several."""
 
 import difflib
 import re
@@ -13,12 +13,12 @@ from slm.errors import UserError
 
 @dataclass(frozen=True)
 class StoryText:
-    r"""Takes the story out of a row.
+    r"""Extracts the story from a row.
 
     Args:
-        spec: A column's name, or a template in which `{Name}` stands for the column Name, such
-            as `{Context}\n{Response}`. A backslash and an `n`, as a shell passes them on, are a
-            line break; `{{` and `}}` are braces.
+        spec: A column's name, or a template in which `{Name}` stands for the column Name, such as
+            `{Context}\n{Response}`. A backslash and an `n`, as a shell passes them, are a line
+            break; `{{` and `}}` are braces.
 
     Raises:
         UserError: The template has an unclosed brace, a field without a name, or no field.
@@ -45,7 +45,7 @@ class StoryText:
 
     @property
     def meant(self) -> str:
-        """The column or template, with the line breaks and tabs that were spelt out."""
+        """The column or template, with real line breaks and tabs."""
         if not self.is_template:
             return self.spec
         return self.spec.replace("\\n", "\n").replace("\\t", "\t")
@@ -63,11 +63,7 @@ class StoryText:
         return tuple(dict.fromkeys(column for _, column in self._parts if column is not None))
 
     def check(self, present: list[str], place: object) -> None:
-        """Checks that a table has the columns.
-
-        Args:
-            present: The columns that it has.
-            place: Its name, for the message.
+        """Checks that a table, named `place` in the message, has the columns.
 
         Raises:
             UserError: One is missing.
@@ -91,14 +87,14 @@ class StoryText:
     def of(self, row: Mapping[str, Any], place: object) -> str:
         """The story of a row; an absent value (null) is an empty text.
 
-        In a template, a column that this row lacks is empty too, if it has another one.
+        In a template, a column that this row lacks is empty too, if the row has another one.
 
         Args:
             row: Values by column.
-            place: Where the row stands, for the message.
+            place: The row's file and line, for the message.
 
         Raises:
-            UserError: A column is missing or holds something else than text.
+            UserError: A column is missing or contains something other than text.
         """
         if not any(column in row for column in self.columns):
             self.check(list(row), place)

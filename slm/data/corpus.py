@@ -1,4 +1,4 @@
-"""Which stories, how they are read, and how they are turned into tokens."""
+"""Which stories are prepared, how they are read, and how they are tokenised."""
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -17,7 +17,7 @@ from slm.errors import UserError
 
 @dataclass(frozen=True)
 class Corpus:
-    """The options that decide what prepared data hold, and where they lie.
+    """The options that determine what prepared data contain, and where they are stored.
 
     Raises:
         UserError: An option is out of range.
@@ -25,20 +25,20 @@ class Corpus:
 
     source: str | list[str] = "hub:roneneldan/TinyStories"
     """Where the stories come from: `hub:OWNER/NAME`, a file, a folder, a pattern such as
-    "books/*.jsonl" (in quotes), `builtin`, or a list of these. Files are .txt (with <|endoftext|>
-    between stories), .jsonl, .csv, .parquet, or one of these as .gz."""
+    "books/*.jsonl" (in quotes), `builtin`, or a list of these. Files are .txt (with
+    <|endoftext|> between stories), .jsonl, .csv, .parquet, or one of these as .gz."""
     root: str = "data"
     """Folder for prepared data; each source and tokenizer gets a folder in it."""
     tokenizer: str = "gpt2"
-    """`gpt2`, `bpe` (a vocabulary of these stories' own, learnt from them), or the path of a
-    checkpoint or tokenizer.json whose vocabulary to use."""
+    """`gpt2`, `bpe` (a vocabulary learnt from these stories), or the path of a checkpoint or
+    tokenizer.json whose vocabulary to use."""
     vocab_size: int = 50257
     """Size of a `bpe` vocabulary to learn; `gpt2` has 50257."""
     text_column: str = "text"
-    """Column of the stories where there are columns, or a template over several:
+    """Column of the stories if there are columns, or a template over several:
     `{Context}\\n{Response}`."""
     validation_share: float = 0.02
-    """Part of the stories held out where a source has no validation split."""
+    """Part of the stories held out if a source has no validation split."""
     clean: Cleaning = Cleaning()
     """What to leave out or repair."""
     prepare_workers: int | None = None
@@ -77,7 +77,7 @@ class Corpus:
 
     @cached_property
     def given_tokenizer(self) -> Tokenizer | None:
-        """The tokenizer, where it does not have to be learnt.
+        """The tokenizer; None if it must be learnt.
 
         Raises:
             UserError: It cannot be read.
@@ -90,7 +90,7 @@ class Corpus:
 
     @property
     def reading(self) -> dict[str, Any]:
-        """The options that decide which text is taken, in plain types."""
+        """The options that determine which text is taken, in plain types."""
         return {
             "text_column": StoryText(self.text_column).meant,
             "validation_share": self.validation_share,
@@ -119,7 +119,7 @@ class Corpus:
         }
 
     def folder_name(self) -> str:
-        """Where data of these options are prepared: `TinyStories-gpt2`, `builtin-bpe2048`."""
+        """The name of the folder of such data: `TinyStories-gpt2`, `builtin-bpe2048`."""
         tokenizer = self.given_tokenizer if self.tokenizer != "gpt2" else None
         if tokenizer is not None and tokenizer.name != "gpt2":
             end = f"bpe{tokenizer.n_vocab}-{tokenizer.sha256[:8]}"
@@ -128,9 +128,9 @@ class Corpus:
         return f"{self.opened.name}-{end}{self.clean.suffix()}"
 
     def stories(self, piece: Piece) -> Iterator[tuple[str, str, bool]]:
-        """The stories of a piece, each with its split and whether it has been repaired.
+        """The stories of a piece, each with its split and whether it was repaired.
 
-        A lone surrogate, as JSON can spell one, becomes "?".
+        A lone surrogate, as JSON can contain one, becomes "?".
         """
         repair = self.clean.make_repair()
         for raw in piece.stories():

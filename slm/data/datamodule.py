@@ -1,4 +1,4 @@
-"""The LightningDataModule: prepares the stories and feeds batches of them."""
+"""The LightningDataModule: prepares the stories and serves batches of them."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -33,29 +33,29 @@ class StoryData(LightningDataModule):
     r"""Stories as batches of token windows.
 
     Training batches are windows at random offsets, a pure function of the seed and of how many
-    windows came before; they never end. Validation, and `test`, walk the validation split once.
+    windows came before; they never end. Validation, and `test`, read the validation split once.
 
     Args:
-        source: Where the stories come from: `hub:OWNER/NAME`, a file, a folder, a pattern such
-            as `books/*.jsonl`, `builtin` (this project's own stories), or a list of these.
-            Files are .txt (with <|endoftext|> between stories), .jsonl, .csv, .parquet, or one
-            of these as .gz.
+        source: Where the stories come from: `hub:OWNER/NAME`, a file, a folder, a pattern such as
+            `books/*.jsonl`, `builtin` (this project's own stories), or a list of these. Files are
+            .txt (with <|endoftext|> between stories), .jsonl, .csv, .parquet, or one of these as
+            .gz.
         root: Folder for prepared data; each source and tokenizer gets a folder in it.
-        tokenizer: `gpt2`, `bpe` (a vocabulary of these stories' own, learnt from them), or the
-            path of a checkpoint or tokenizer.json whose vocabulary to use.
+        tokenizer: `gpt2`, `bpe` (a vocabulary learnt from these stories), or the path of a
+            checkpoint or tokenizer.json whose vocabulary to use.
         vocab_size: Size of a `bpe` vocabulary to learn; `gpt2` has 50257.
         batch_size: Windows per batch and device.
         eval_batch_size: Windows per batch in validation; null means batch_size.
-        num_workers: Processes that load batches; 0 is enough, loading costs microseconds.
-        text_column: Column of the stories where there are columns, or a template over several:
+        num_workers: Processes that load batches; 0 is enough, loading takes microseconds.
+        text_column: Column of the stories if there are columns, or a template over several:
             `{Context}\n{Response}`.
-        validation_share: Part of the stories held out where a source has no validation split.
+        validation_share: Part of the stories held out if a source has no validation split.
         clean: What to leave out or repair before stories are encoded.
         prepare_workers: Processes that prepare data; null takes one for each core.
         block_size: Tokens per window; follows the model's.
         seed: Key of the random order; follows seed_everything.
-        order: `random` takes windows at random offsets; `epochs` cuts all there is into windows and
-            takes each once, in random order, before any comes again.
+        order: `random` takes windows at random offsets; `epochs` cuts the data into windows and
+            takes each once, in random order, before any is repeated.
 
     Raises:
         UserError: An option is out of range.
@@ -120,23 +120,23 @@ class StoryData(LightningDataModule):
 
     @property
     def source(self) -> str:
-        """The source, in words."""
+        """The source, as one line."""
         return describe_source(self.corpus.opened.spec)
 
     @cached_property
     def folder(self) -> Path:
-        """Where the prepared data lie, or will lie. Not asked for where none are needed."""
+        """The folder of the prepared data, which need not exist yet."""
         return find_folder(self.corpus)
 
     def find_moved(self, expected: dict[str, Any], roots: Sequence[Path]) -> Path | None:
-        """Takes the data that a checkpoint was trained on, if its source has been moved away.
+        """Uses a checkpoint's data, found elsewhere, if their source is gone.
 
         Args:
             expected: The data's manifest in plain types.
-            roots: Where else than under `root` to look.
+            roots: Where to look, besides under `root`.
 
         Returns:
-            Their folder, if they were found; None if nothing was missing, or nothing found.
+            Their folder; None if nothing was missing, or nothing was found.
         """
         if self.corpus.opened.exists():
             return None
@@ -149,7 +149,7 @@ class StoryData(LightningDataModule):
         return self.moved_to
 
     def known_tokenizer(self) -> dict[str, Any] | None:
-        """Identity of the data's tokenizer; None if it has yet to be learnt."""
+        """Identity of the data's tokenizer; None if it is not learnt yet."""
         if given := self.corpus.given_tokenizer:
             return given.identity()
         if (self.folder / "manifest.json").exists():
@@ -157,7 +157,7 @@ class StoryData(LightningDataModule):
         return None
 
     def prepare_data(self) -> None:
-        """Prepares the data if they are not, in one process per machine."""
+        """Prepares the data if necessary, in one process per machine."""
         if self.moved_to is None:  # else there is no source to prepare them from
             ensure_prepared(self.corpus, self.folder)
 
@@ -181,7 +181,7 @@ class StoryData(LightningDataModule):
                 )
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """Endless shuffled windows; each process takes every world_size-th batch."""
+        """Endless windows; each process takes every world_size-th batch."""
         tokens = TokenFile(Manifest.path(self.folder, "train"), self.manifest.dtype)
         kind = EpochWindows if self.order == "epochs" else RandomWindows
         windows = kind(tokens, self.block_size, self.batch_size, self.seed, self.first_sample)
@@ -203,9 +203,9 @@ class StoryData(LightningDataModule):
         return self.val_dataloader()
 
     def samples_trained(self) -> int:
-        """How many training windows the weights have seen by now, in all processes and runs.
+        """The number of windows trained on so far, in all processes and earlier runs.
 
-        Counted from optimizer steps, not from batches drawn: loaders may have drawn ahead.
+        Counted from optimizer steps, not from batches drawn: loaders may have drawn more.
         """
         trainer = self.trainer
         assert trainer is not None
@@ -213,20 +213,20 @@ class StoryData(LightningDataModule):
         return self.first_sample + (trainer.global_step - self.first_step) * samples_per_step
 
     def dropout_seed(self, micro_batch: int) -> int:
-        """Seed of dropout's masks in a micro-batch: a function of the seed and its first sample.
+        """The seed of dropout's masks in a micro-batch, a function of its first sample.
 
-        A resumed run draws the masks that an uninterrupted one would have drawn. So do two
-        processes and one that accumulates twice as often; no two micro-batches share theirs.
+        A resumed run draws the masks of an uninterrupted one. So do two processes and one that
+        accumulates twice as often; no two micro-batches share theirs.
 
         Args:
-            micro_batch: Which micro-batch of this optimizer step it is, in this process.
+            micro_batch: Index of the micro-batch in this optimizer step and process.
         """
         rank, world_size = self._place()
         sample = self.samples_trained() + (micro_batch * world_size + rank) * self.batch_size
         return int(random_words(self.seed, sample, 1, stream=_DROPOUT)[0])
 
     def state_dict(self) -> dict[str, Any]:
-        """Where in the endless sequence of samples training stands."""
+        """The position in the endless sequence of samples."""
         assert self.trainer is not None
         return {
             "samples_trained": self.samples_trained(),
@@ -234,7 +234,7 @@ class StoryData(LightningDataModule):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on behind the last window trained on, whatever the batch size is now."""
+        """Continues after the last window trained on, whatever the batch size is now."""
         self.first_sample = state_dict["samples_trained"]
         self.first_step = state_dict["optimizer_steps"]
 

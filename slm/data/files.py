@@ -1,4 +1,4 @@
-"""Stories out of files: one, a folder of them, or those that match a pattern."""
+"""Stories from files: one, a folder of them, or those that match a pattern."""
 
 import glob
 import hashlib
@@ -17,9 +17,9 @@ from slm.errors import UserError
 class FileSource:
     """A file, a folder of files, or a pattern that files match.
 
-    Among several files, those with the word `validation`, `valid`, `val` or `dev` in their name,
-    or in that of a folder between, are the validation split; those with `test`, `readme` or
-    `license` are left alone; all others are training data.
+    Of several files, those with `validation`, `valid`, `val` or `dev` in their name, or in that of
+    a folder between, are the validation split; those with `test`, `readme` or `license` are
+    ignored; all others are training data.
     """
 
     def __init__(self, path: Path, text: StoryText) -> None:
@@ -83,7 +83,6 @@ class FileSource:
         return files
 
     def describe(self) -> str:
-        """How many files go into which split, and what is left out."""
         train, validation = (len(self._files[split]) for split in ("train", "validation"))
         if self.path.is_file():
             return ""
@@ -110,17 +109,15 @@ class FileSource:
         return digest.hexdigest()[:16]
 
     def exists(self) -> bool:
-        """Whether there are files."""
         if self.is_pattern:
             return bool(glob.glob(str(self.path), recursive=True))
         return self.path.exists()
 
     def unchanged_since(self, revision: str) -> bool:
-        """Whether the files are as they were; true as well where they have been moved away."""
+        """Whether the files are unchanged; true also if they have been moved away."""
         return not self.exists() or self.revision() == revision
 
     def pieces(self, piece_bytes: int) -> list[Piece]:
-        """Each file's pieces: training files, then validation files."""
         pieces: list[Piece] = []
         for split, paths in self._files.items():
             for path in paths:
@@ -143,32 +140,27 @@ class Group:
 
     @property
     def split(self) -> str | None:
-        """Theirs."""
         return self.pieces[0].split
 
     @property
     def label(self) -> str:
-        """All of theirs."""
         return "\n".join(piece.label for piece in self.pieces)
 
     @property
     def weight(self) -> int:
-        """Their sum."""
         return sum(piece.weight for piece in self.pieces)
 
     @property
     def has_columns(self) -> bool:
-        """Whether any of them has."""
         return any(piece.has_columns for piece in self.pieces)
 
     def stories(self) -> Iterator[str]:
-        """See `Piece`."""
         for piece in self.pieces:
             yield from piece.stories()
 
 
 def _grouped(pieces: list[Piece], piece_bytes: int) -> list[Piece]:
-    """Puts neighbours of one split together while they make no more than `piece_bytes`."""
+    """Joins neighbours of one split while they are no larger than `piece_bytes` together."""
     groups: list[Piece] = []
     members: list[Piece] = []
     weight = 0

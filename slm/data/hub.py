@@ -1,4 +1,4 @@
-"""Stories of the Hugging Face hub, through the library `datasets`, with a bounded wait."""
+"""Stories from the Hugging Face hub, through the library `datasets`, with a bounded wait."""
 
 import contextlib
 import os
@@ -23,7 +23,7 @@ class HubPiece:
     """Some rows of a split of a hub data set."""
 
     rows: Any
-    """A memory-mapped `datasets.Dataset`, which is sent to other processes as its file names."""
+    """A memory-mapped `datasets.Dataset`, which is pickled as its file names."""
     start: int
     stop: int
     text: StoryText
@@ -33,7 +33,6 @@ class HubPiece:
     has_columns: bool = True
 
     def stories(self) -> Iterator[str]:
-        """See `Piece`."""
         columns = list(self.text.columns)
         rows = self.rows.select_columns(columns).select(range(self.start, self.stop))
         for block in rows.iter(batch_size=128):
@@ -63,19 +62,17 @@ class HubSource:
         return revision(next(iter(self._splits.values())))
 
     def exists(self) -> bool:
-        """True, as far as is known."""
         return True
 
     def unchanged_since(self, revision: str) -> bool:
-        """True: the hub is not asked. Prepared data must do without a network."""
+        """True without asking the hub: prepared data must work without a network."""
         return True
 
     def describe(self) -> str:
-        """The sizes of its splits."""
         return ", ".join(f"{name}: {len(rows):,} rows" for name, rows in self._splits.items())
 
     def pieces(self, piece_bytes: int) -> list[Piece]:
-        """Ranges of rows: of the training split, then of the validation split if there is one."""
+        """Ranges of rows of the training split, then of the validation split if there is one."""
         if "train" not in self._splits:
             raise UserError(
                 f"{self.spec} has the splits {', '.join(self._splits)}",
@@ -99,17 +96,17 @@ class HubSource:
 
 
 def load(repository: str) -> dict[str, Any]:
-    """Downloads a data set, or takes it from the local cache, and returns its splits.
+    """Downloads a data set, or takes it from the local cache.
 
     Args:
-        repository: `OWNER/NAME` on the hub, or a local folder laid out as such a repository.
+        repository: `OWNER/NAME` on the hub, or a local folder in the layout of such a repository.
 
     Returns:
         Split names and memory-mapped `datasets.Dataset`s.
 
     Raises:
-        UserError: The hub cannot be reached and the cache does not hold the data set, or the
-            repository does not exist or cannot be read.
+        UserError: The hub cannot be reached and the data set is not cached, or the repository does
+            not exist or cannot be read.
     """
     endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
     told_offline = os.environ.get("HF_HUB_OFFLINE", "0").lower() in ("1", "true", "yes", "on")
@@ -155,7 +152,7 @@ def revision(dataset: Any) -> str:
 def _reachable(url: str) -> bool:
     """Whether anything answers at `url` in time.
 
-    The attempt runs in a thread of its own because resolving a name knows no time limit.
+    In a thread, because name resolution has no timeout.
     """
     answered = threading.Event()
 

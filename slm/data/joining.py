@@ -1,4 +1,4 @@
-"""From shards to the token file of a split: in order, without repetitions, counted and hashed."""
+"""Joins shards into token files: in order, without repetitions, counted and hashed."""
 
 import hashlib
 import os
@@ -24,12 +24,12 @@ def join_shards(
 
     Args:
         shards: All of them, in order.
-        unfinished: The folder where they lie, and where `train.bin` and `validation.bin` go.
+        unfinished: Their folder, also that of `train.bin` and `validation.bin`.
         itemsize: Bytes per id.
         drop_duplicates: Whether to leave out repetitions of a story.
 
     Raises:
-        OSError: The disk refuses the files.
+        OSError: The files cannot be written.
     """
     kept = _first_tellings(shards, unfinished) if drop_duplicates else {}
     splits = {}
@@ -73,7 +73,7 @@ def _first_tellings(
 ) -> dict[str, list[tuple[Prints, npt.NDArray[np.bool_]]]]:
     """For each split and shard the stories' fingerprints, and which stories to keep.
 
-    The validation split comes first, so that nothing of it remains in the training split.
+    The validation split comes first, so that none of it remains in the training split.
     """
     order = [(split, shard.index) for split in reversed(SPLITS) for shard in shards]
     prints = [
@@ -93,7 +93,7 @@ def _first_tellings(
 def _ranges(
     tokens: npt.NDArray[np.uint32], keep: npt.NDArray[np.bool_], itemsize: int
 ) -> list[tuple[int, int]]:
-    """The byte ranges of a shard in which the stories to keep lie, neighbours joined."""
+    """The byte ranges of the stories to keep in a shard, neighbours joined."""
     ends = np.concatenate([[0], np.cumsum(tokens, dtype=np.int64)]) * itemsize
     edges = np.flatnonzero(np.diff(np.concatenate([[False], keep, [False]]).astype(np.int8)))
     return [(int(ends[first]), int(ends[last])) for first, last in edges.reshape(-1, 2)]

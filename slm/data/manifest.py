@@ -1,4 +1,4 @@
-"""What a prepared data folder says of itself."""
+"""The manifest of a folder of prepared data."""
 
 import hashlib
 import json
@@ -17,17 +17,17 @@ SPLITS = ("train", "validation")
 
 
 def id_dtype(n_vocab: int) -> np.dtype[Any]:
-    """Type of the ids in token files: little-endian, 16 bits while they suffice."""
+    """The type of ids in token files: little-endian, 16 bits if they suffice."""
     return np.dtype("<u2" if n_vocab <= 65536 else "<u4")
 
 
 def remedy(folder: Path) -> str:
-    """What to do about a folder that is not as it should be."""
+    """The remedy for a damaged folder."""
     return f"remove the folder {folder} and run the command again; it prepares the data anew"
 
 
 def checksum(plain: dict[str, Any]) -> str:
-    """SHA-256 of a manifest in plain types, whatever the order of its entries."""
+    """SHA-256 of a manifest in plain types, independent of the order of its entries."""
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
@@ -37,9 +37,9 @@ class SplitFacts:
 
     stories: int
     tokens: int
-    """Token ids in the file, one end-of-text per story included."""
+    """Token ids in the file, including one end-of-text per story."""
     bytes: int
-    """UTF-8 bytes of the stories' text; end-of-text counts nothing."""
+    """UTF-8 bytes of the stories' text, without end-of-text."""
     sha256: str
     """SHA-256 of the `.bin` file."""
     empty_dropped: int = 0
@@ -52,16 +52,16 @@ class SplitFacts:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The contents of `manifest.json`. Its presence says that the folder is complete."""
+    """The contents of `manifest.json`. A folder with a manifest is complete."""
 
     source: str | list[str]
-    """Where the stories came from, as given to `--data.source`, paths made absolute."""
+    """Where the stories came from, as given to `--data.source`, with absolute paths."""
     revision: str
-    """Fingerprint of the source: changes when the source does."""
+    """Fingerprint of the source."""
     reading: dict[str, Any]
-    """The options that decided which text was taken; None where one did not matter."""
+    """The options that determined which text was taken; None if one did not matter."""
     tokenizer: dict[str, Any]
-    """Name, n_vocab and SHA-256 of the tokenizer, which lies beside it as `tokenizer.json`."""
+    """Name, n_vocab and SHA-256 of the tokenizer, which is stored in `tokenizer.json`."""
     splits: dict[str, SplitFacts]
     """Facts of `train` and `validation`."""
     format_version: int = FORMAT_VERSION
@@ -76,7 +76,7 @@ class Manifest:
         return asdict(self)
 
     def save(self, folder: Path) -> None:
-        """Writes `manifest.json`, the last act of a preparation: all of it or nothing."""
+        """Writes `manifest.json`, the last file of a preparation."""
         plain = self.to_plain()
         plain["checksum"] = checksum(plain)
         with replacing(folder / "manifest.json") as temporary:
@@ -84,11 +84,10 @@ class Manifest:
 
     @classmethod
     def read(cls, folder: Path) -> "Manifest":
-        """Reads `manifest.json`, and looks at nothing else.
+        """Reads `manifest.json` and nothing else.
 
         Raises:
-            UserError: There is no manifest, it cannot be understood, or it is of another format
-                version.
+            UserError: It does not exist, cannot be understood, or is of another format version.
         """
         path = folder / "manifest.json"
         try:
@@ -126,9 +125,9 @@ class Manifest:
 
     @classmethod
     def load(cls, folder: Path) -> "Manifest":
-        """Reads `manifest.json` and checks what can be checked in no time.
+        """Reads `manifest.json` and checks what takes no time.
 
-        That is: the tokenizer's hash, and of each token file the size, and that it ends in
+        That is the tokenizer's hash, and of each token file the size and that it ends in
         end-of-text.
 
         Raises:

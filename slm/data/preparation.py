@@ -1,9 +1,9 @@
 """From stories to `train.bin`, `validation.bin`, `tokenizer.json` and `manifest.json`.
 
-The source is cut into pieces, and each piece is encoded into a shard of its own, by several
-processes at once. When all shards are finished they are joined in order. What is unfinished lies
-in a folder `unfinished`; whatever ends a preparation, the same command goes on with the shards
-that are not finished yet. The outcome depends on the source and the options alone.
+The source is cut into pieces, and each piece is encoded into a shard, by several processes at once.
+When all shards are finished they are joined in order. Unfinished data are in a folder `unfinished`;
+an interrupted command that is repeated continues with the missing shards. The result depends on the
+source and the options alone.
 """
 
 import json
@@ -34,9 +34,9 @@ _VOCABULARY_CHARACTERS = 100_000_000
 
 
 def find_folder(corpus: Corpus) -> Path:
-    """Where the prepared data of a corpus lie, or will lie.
+    """The folder of the prepared data of a corpus, which need not exist yet.
 
-    Data whose tokenizer is given are also found where that same tokenizer was learnt.
+    If the tokenizer is given, data for which that same tokenizer was learnt are found, too.
     """
     root = Path(corpus.root).expanduser()
     if corpus.tokenizer not in ("gpt2", "bpe") and (given := corpus.given_tokenizer):
@@ -50,18 +50,18 @@ def find_folder(corpus: Corpus) -> Path:
 
 
 def ensure_prepared(corpus: Corpus, folder: Path | None = None) -> Path:
-    """Returns the folder of prepared data, preparing them first where that is needed.
+    """Returns the folder of prepared data, preparing them first if necessary.
 
-    Data that were prepared from another source, or read in another way, are never overwritten.
-    Data whose source has changed since are prepared anew, in the same vocabulary, so that models
-    that speak it can go on.
+    Data that were prepared from another source, or read in another way, are never overwritten. Data
+    whose source has changed are prepared again, in the same vocabulary, so that models that use it
+    can continue.
 
     Args:
         corpus: What to prepare, and how.
         folder: Where; None takes `find_folder`.
 
     Raises:
-        UserError: The folder holds other or damaged data, or preparation fails.
+        UserError: The folder contains other or damaged data, or preparation fails.
     """
     folder = folder or find_folder(corpus)
     unfinished = folder / "unfinished"
@@ -92,11 +92,7 @@ def ensure_prepared(corpus: Corpus, folder: Path | None = None) -> Path:
 
 
 def _is_prepared(corpus: Corpus, folder: Path) -> bool:
-    """Whether the folder holds this corpus as it is now.
-
-    Raises:
-        UserError: It holds something else, or something damaged.
-    """
+    """Whether the folder contains this corpus in its present state."""
     if not (folder / "manifest.json").exists():
         return False
     manifest = Manifest.load(folder)
@@ -128,11 +124,11 @@ def _same_files(corpus: Corpus, manifest: Manifest) -> bool:
 
 
 def find_same_data(expected: dict[str, Any], roots: Sequence[Path]) -> Path | None:
-    """Finds prepared data by what they hold, wherever they were prepared or moved to.
+    """Finds prepared data by their contents, wherever they were prepared or moved to.
 
     Args:
-        expected: A manifest in plain types, as a checkpoint keeps it.
-        roots: Folders that may hold folders of prepared data.
+        expected: A manifest in plain types, as a checkpoint contains it.
+        roots: Folders that may contain folders of prepared data.
 
     Returns:
         The folder whose token files and vocabulary have the same SHA-256; None if there is none.
@@ -155,12 +151,11 @@ def prepare(
     tokenizer: Tokenizer | None = None,
     piece_bytes: int | None = None,
 ) -> Manifest:
-    """Tokenises both splits of a corpus into a folder, or goes on with doing so.
+    """Tokenises both splits of a corpus into a folder, or continues to.
 
-    The manifest comes last, so a folder that has one is complete. Data that were there before
-    stay until then. The same source and options give the same bytes every time, whatever the
-    number of processes and however often it was interrupted. Each process holds a few megabytes
-    of text at a time, or the longest story.
+    The manifest is written last, so a folder that has one is complete; earlier data stay until
+    then. The same source and options give the same bytes, whatever the number of processes and
+    interruptions. Each process holds a few megabytes of text at a time, or the longest story.
 
     Args:
         corpus: What to prepare, and how.
@@ -169,7 +164,7 @@ def prepare(
         piece_bytes: Size of a piece; None takes `PIECE_BYTES`.
 
     Raises:
-        UserError: The source cannot be read or has no stories, or the disk refuses the files.
+        UserError: The source cannot be read or has no stories, or the files cannot be written.
     """
     unfinished = folder / "unfinished"
     piece_bytes = piece_bytes or PIECE_BYTES
@@ -250,7 +245,7 @@ def _check_splits(manifest: Manifest, unfinished: Path) -> None:
 
 
 def _plan(corpus: Corpus, pieces: list[Piece], revision: str, piece_bytes: int) -> dict[str, Any]:
-    """What shards depend on, but for a vocabulary that has been kept."""
+    """What shards depend on, apart from a vocabulary that is kept."""
     given = corpus.given_tokenizer
     return {
         "format_version": FORMAT_VERSION,
@@ -263,7 +258,7 @@ def _plan(corpus: Corpus, pieces: list[Piece], revision: str, piece_bytes: int) 
 
 
 def _keep_or_clear(unfinished: Path, plan: dict[str, Any], tokenizer: Tokenizer | None) -> None:
-    """Leaves an unfinished preparation of the same plan as it is, and removes any other."""
+    """Keeps an unfinished preparation of the same plan, and removes any other."""
     path, vocabulary = unfinished / "plan.json", Manifest.tokenizer_path(unfinished)
     for folder in (unfinished, unfinished.parent):
         remove_leftovers(folder)
@@ -285,7 +280,7 @@ def _keep_or_clear(unfinished: Path, plan: dict[str, Any], tokenizer: Tokenizer 
 
 @contextmanager
 def _lock(folder: Path) -> Iterator[None]:
-    """Lets one process prepare a folder at a time; the lock of one that was killed is free."""
+    """Lets one process prepare a folder at a time; the lock of a killed process is free."""
     path = folder / "unfinished" / "lock"
     lock, said = FileLock(path), False
     try:
@@ -313,7 +308,7 @@ def _lock(folder: Path) -> Iterator[None]:
 
 
 def _vocabulary(corpus: Corpus, pieces: list[Piece], unfinished: Path) -> Tokenizer:
-    """Learns a vocabulary from the beginnings of all pieces, or takes up the one learnt before."""
+    """Learns a vocabulary from the beginnings of all pieces, or reuses the one learnt before."""
     path = Manifest.tokenizer_path(unfinished)
     if path.exists():
         return Tokenizer.load(path)

@@ -1,4 +1,4 @@
-"""How far a preparation has come: a bar on a terminal, else a line now and then."""
+"""Progress of a preparation: a bar on a terminal, else a line every few seconds."""
 
 import sys
 import time
@@ -10,11 +10,11 @@ _PATIENCE = 10.0
 
 
 class Progress:
-    """Counts shards, and says what they amount to.
+    """Counts shards, and prints the progress.
 
     Args:
-        total: Weight of all that is to be done, in bytes.
-        shards: Number of shards to be done.
+        total: Weight of all pieces, in bytes.
+        shards: Number of shards.
     """
 
     def __init__(self, total: int, shards: int) -> None:
@@ -33,7 +33,7 @@ class Progress:
         )
 
     def count(self, stories: int, text_bytes: int) -> None:
-        """Some stories are encoded."""
+        """Counts encoded stories."""
         self._stories += stories
         self._bytes += text_bytes
         self._bar.set_description_str(f"Preparing  {self.rates()}", refresh=False)
@@ -41,7 +41,7 @@ class Progress:
         self._say()
 
     def finish(self, weight: int) -> None:
-        """A shard is done, its stories having been counted."""
+        """Counts a finished shard; its stories have been counted."""
         self._done += 1
         self._weight += weight
         self._bar.update(weight)
@@ -64,7 +64,7 @@ class Progress:
         return f"{self._stories / seconds:,.0f} stories/s, {self._bytes / seconds / 1e6:.1f} MB/s"
 
     def close(self) -> str:
-        """Takes the bar away and says what was done in how long."""
+        """Removes the bar; returns what was done in which time."""
         self._bar.close()
         return (
             f"{self._stories:,} stories, {self._bytes / 1e6:,.1f} MB of text in "

@@ -1,4 +1,4 @@
-"""Stories out of files: .txt, .jsonl, .csv and .parquet, each also as .gz, in pieces."""
+"""Stories from files: .txt, .jsonl, .csv and .parquet, each also as .gz, in pieces."""
 
 import contextlib
 import csv
@@ -20,16 +20,16 @@ from slm.errors import UserError
 KINDS = (".txt", ".jsonl", ".csv", ".parquet")
 SUFFIXES = (*KINDS, *(f"{kind}.gz" for kind in KINDS))
 LONGEST_STORY = 64 << 20
-"""Bytes. Above it a separator is missing rather than a story that long."""
+"""Bytes. A longer one means that a separator is missing."""
 
 _SEPARATOR = END_OF_TEXT.encode()
 _BLOCK = 1 << 20
 
 
 def kind_of(path: Path) -> str | None:
-    """`.txt`, `.jsonl`, `.csv` or `.parquet`, whether compressed or not; None for other files.
+    """`.txt`, `.jsonl`, `.csv` or `.parquet`, compressed or not; None for other files.
 
-    What ends in `.json` is tried as JSON lines.
+    `.json` is read as JSON lines.
     """
     name = path.name.lower().removesuffix(".gz")
     if name.endswith(".json"):
@@ -41,13 +41,13 @@ def kind_of(path: Path) -> str | None:
 class FilePiece:
     """The stories that begin in a part of a file.
 
-    Pieces of a file, one after the other, give each of its stories once, in order.
+    Consecutive pieces of a file give each of its stories once, in order.
     """
 
     path: Path
     text: StoryText
     split: str | None
-    """`train` or `validation`; None where each story's own text decides."""
+    """`train` or `validation`; None if each story's own text decides."""
     start: int
     stop: int
     """Bytes of the uncompressed file; row groups of a parquet file."""
@@ -56,26 +56,24 @@ class FilePiece:
 
     @property
     def label(self) -> str:
-        """Identity of the piece, while the file stays as it is."""
         now = self.path.stat()
         place = f"{self.path} {self.split} {self.start}-{self.stop}"
         return f"{place} {now.st_size} {now.st_mtime_ns}"
 
     @property
     def has_columns(self) -> bool:
-        """Whether the stories are taken out of rows."""
         return kind_of(self.path) != ".txt"
 
     def stories(self) -> Iterator[str]:
-        """The texts, as they stand in the file; memory is bounded by the longest.
+        """The texts; memory is bounded by the longest.
 
-        In `.txt` files `<|endoftext|>` stands between two stories, white space around a story
-        does not belong to it, and CR LF is a line break. In the other formats each row is a
-        story, left as it is. A byte-order mark at the beginning is dropped.
+        In `.txt` files `<|endoftext|>` separates stories, white space around a story does not
+        belong to it, and CR LF is a line break. In the other formats each row is a story, left
+        unchanged. A byte-order mark at the beginning is dropped.
 
         Raises:
-            UserError: The file is missing, not UTF-8, malformed, or has no such column; the
-                message names the place.
+            UserError: The file is missing, not UTF-8, malformed, or has no such column; the message
+                names the position.
         """
         readers = {".txt": _read_txt, ".jsonl": _read_jsonl, ".csv": _read_csv}
         try:
@@ -142,10 +140,10 @@ def _check_length(length: int, path: Path, separator: str) -> None:
 
 
 def _segments(file: IO[bytes], start: int, stop: int, path: Path) -> Iterator[tuple[int, bytes]]:
-    """What stands between separators, with its offset, where that lies in [start, stop).
+    """The segments between separators that begin in [start, stop), with their offsets.
 
-    What stands before the first and behind the last separator of the file is given if it is more
-    than white space; nothing but white space between two of them is an empty story.
+    Those before the first and after the last separator of the file count if they are more than
+    white space; nothing but white space between two separators is an empty story.
     """
     # A separator that ends at `start` opens a segment that is ours.
     begin = max(0, start - len(_SEPARATOR))
@@ -259,7 +257,7 @@ def _read_parquet(piece: FilePiece) -> Iterator[str]:
 def _cut_parquet(
     path: Path, text: StoryText, split: str | None, piece_bytes: int
 ) -> list[FilePiece]:
-    """Runs of row groups that hold about `piece_bytes` before compression."""
+    """Runs of row groups of about `piece_bytes` before compression."""
     with _parquet(path) as table:
         sizes = [
             table.metadata.row_group(group).total_byte_size for group in range(table.num_row_groups)
@@ -278,7 +276,7 @@ def _cut_parquet(
 
 @contextlib.contextmanager
 def _parquet(path: Path) -> Iterator[Any]:
-    """Opens a parquet file; a compressed one is unpacked into a nameless file first."""
+    """Opens a parquet file; a compressed one is unpacked into a temporary file first."""
     import pyarrow
     import pyarrow.parquet
 
@@ -298,11 +296,7 @@ def _parquet(path: Path) -> Iterator[Any]:
 
 
 def _decode(data: bytes, begin: int, path: Path) -> str:
-    """UTF-8 bytes as text.
-
-    Raises:
-        UserError: They are not UTF-8; the message says which byte of which line.
-    """
+    """UTF-8 bytes as text."""
     try:
         return data.decode()
     except UnicodeDecodeError as error:
@@ -317,7 +311,7 @@ def _decode(data: bytes, begin: int, path: Path) -> str:
 
 @dataclass(frozen=True)
 class _Line:
-    """The line in which a byte of a file stands; counted when a message needs it."""
+    """The line of a byte in a file; counted when a message needs it."""
 
     path: Path
     offset: int

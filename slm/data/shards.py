@@ -1,8 +1,7 @@
-"""Shards: pieces of a source that have been encoded, each by itself, into files of their own.
+"""Shards: pieces of a source that have been encoded, each into files of its own.
 
-A shard is finished when its `.json` is there; it is written last, in one movement. Everything in
-a shard follows from its piece, the tokenizer and the options, so it does not matter which process
-writes it, or how often.
+A shard is finished when its `.json` exists, which is written last, atomically. Piece, tokenizer and
+options determine everything in a shard, whichever process writes it, and however often.
 """
 
 import json
@@ -28,12 +27,12 @@ from slm.data.tokenizer import Tokenizer
 # Stories are encoded in batches of about this many characters, which bounds memory.
 _BATCH_CHARACTERS = 1 << 20
 FINGERPRINT = np.dtype([("hash", "S16"), ("tokens", "<u4"), ("bytes", "<u4")])
-"""What repetitions are found by: 128 bits of BLAKE2b, and the size of the story."""
+"""Identifies repetitions: 128 bits of BLAKE2b, and the size of the story."""
 
 
 @dataclass
 class SplitTally:
-    """What one shard holds of one split."""
+    """The counts of one split in one shard."""
 
     stories: int = 0
     tokens: int = 0
@@ -45,7 +44,7 @@ class SplitTally:
 
 @dataclass
 class Shard:
-    """A finished shard's facts, the contents of its `.json`."""
+    """A finished shard: the contents of its `.json`."""
 
     index: int
     splits: dict[str, SplitTally] = field(
@@ -69,7 +68,7 @@ def shard_path(folder: Path, index: int, ending: str) -> Path:
 
 
 def read_shard(folder: Path, index: int, itemsize: int) -> Shard | None:
-    """The facts of a shard, if it is finished and its files have the size they should have."""
+    """The facts of a shard, if it is finished and its files have the right sizes."""
     try:
         plain = json.loads(shard_path(folder, index, "json").read_text(encoding="utf-8"))
         shard = Shard(index, {split: SplitTally(**plain[split]) for split in SPLITS})
@@ -98,9 +97,9 @@ def write_shard(
         piece: What to encode.
         corpus: How.
         tokenizer: Encodes it.
-        folder: Where the shards lie.
-        threads: How many of them encode.
-        report: GeneratedStory of every batch, how many stories and bytes of text it had.
+        folder: The folder of the shards.
+        threads: Threads that encode.
+        report: Called after every batch with its numbers of stories and bytes of text.
 
     Raises:
         UserError: The piece cannot be read.
@@ -192,10 +191,10 @@ _work: tuple[Corpus, Tokenizer, Path, int] | None = None
 
 
 def start_worker(corpus: Corpus, tokenizer: dict[str, object], folder: Path, threads: int) -> None:
-    """Makes a process ready for `work`."""
+    """Prepares a process for `work`."""
 
     def follow() -> None:
-        """Ends with the parent, however that ended: nobody would wait for the work."""
+        """Ends with the parent, however that ended."""
         parent = multiprocessing.parent_process()
         assert parent is not None
         parent.join()
@@ -207,6 +206,6 @@ def start_worker(corpus: Corpus, tokenizer: dict[str, object], folder: Path, thr
 
 
 def work(index: int, piece: Piece) -> Shard:
-    """`write_shard`, in a process that `start_worker` has made ready."""
+    """`write_shard`, in a process that `start_worker` has prepared."""
     assert _work is not None
     return write_shard(index, piece, *_work)

@@ -7,23 +7,23 @@ from typing import Protocol
 
 
 class Piece(Protocol):
-    """A part of a source that is read on its own, perhaps by another process."""
+    """A part of a source that can be read on its own, also by another process."""
 
     @property
     def split(self) -> str | None:
-        """`train` or `validation`; None where each story's own text decides."""
+        """`train` or `validation`; None if each story's own text decides."""
 
     @property
     def label(self) -> str:
-        """Identity of the piece: another one when its contents may have changed."""
+        """Identity of the piece; changes when its contents may have changed."""
 
     @property
     def weight(self) -> int:
-        """Roughly how many bytes it holds."""
+        """Its approximate size in bytes."""
 
     @property
     def has_columns(self) -> bool:
-        """Whether the stories are taken out of rows."""
+        """Whether the stories are taken from rows."""
 
     def stories(self) -> Iterator[str]:
         """The texts; some may be empty.
@@ -38,11 +38,11 @@ class Source(Protocol):
 
     @property
     def spec(self) -> str | list[str]:
-        """What names the source unmistakably, stored in manifests."""
+        """The source's name, stored in manifests."""
 
     @property
     def name(self) -> str:
-        """A short name, used for the folder of the prepared data."""
+        """A short name, for the folder of the prepared data."""
 
     def revision(self) -> str:
         """Fingerprint of the present contents, without spaces.
@@ -52,13 +52,13 @@ class Source(Protocol):
         """
 
     def exists(self) -> bool:
-        """Whether there is something to read, as far as that is known without a network."""
+        """Whether there is something to read, as far as is known without a network."""
 
     def unchanged_since(self, revision: str) -> bool:
-        """Whether data prepared from `revision` still stand for this source, as far as known."""
+        """Whether data prepared from `revision` are still valid, as far as known."""
 
     def describe(self) -> str:
-        """What is read, where that is not plain from the spec; else "".
+        """What is read, if that is not plain from the spec; else "".
 
         Raises:
             UserError: The source cannot be read.
@@ -73,14 +73,14 @@ class Source(Protocol):
 
 
 def describe_source(spec: str | list[str]) -> str:
-    """A source's spec in a line."""
+    """A source's spec as one line."""
     return spec if isinstance(spec, str) else " + ".join(spec)
 
 
 def held_out(story: str, share: float) -> bool:
-    """Whether a story belongs to the validation split: decided by its stripped text alone.
+    """Whether a story belongs to the validation split, by 64 bits of the BLAKE2b hash of its text.
 
-    That is, by 64 bits of its BLAKE2b hash. A story without text is for training.
+    White space around it does not matter. A story without text is for training.
     """
     text = story.strip().encode("utf-8", "surrogatepass")
     drawn = int.from_bytes(blake2b(text, digest_size=8).digest(), "little")

@@ -1,4 +1,4 @@
-"""Where stories come from: a value of `--data.source`, understood."""
+"""From a value of `--data.source` to a source."""
 
 import hashlib
 from collections.abc import Iterator
@@ -16,12 +16,12 @@ BUILTIN_STORIES = 40_000
 
 
 def open_source(spec: str | list[str], text_column: str = "text") -> Source:
-    """Understands a value of `--data.source`; opens nothing yet.
+    """The source of a value of `--data.source`; nothing is opened yet.
 
     Args:
-        spec: `hub:OWNER/NAME`, `builtin`, the path of a file or folder, a pattern with `*`, or
-            a list of these.
-        text_column: The stories' column, or a template, where there are columns.
+        spec: `hub:OWNER/NAME`, `builtin`, the path of a file or folder, a pattern with `*`, or a
+            list of these.
+        text_column: The stories' column, or a template, if there are columns.
 
     Raises:
         UserError: The list is empty, or the template malformed.
@@ -47,7 +47,7 @@ def open_source(spec: str | list[str], text_column: str = "text") -> Source:
 
 @dataclass(frozen=True)
 class BuiltinPiece:
-    """All built-in stories: the generator cannot begin in the middle."""
+    """All built-in stories: the generator cannot start in the middle."""
 
     count: int
     label: str
@@ -56,11 +56,9 @@ class BuiltinPiece:
 
     @property
     def weight(self) -> int:
-        """About 800 bytes a story."""
         return 800 * self.count
 
     def stories(self) -> Iterator[str]:
-        """See `Piece`."""
         return builtin_stories(self.count)
 
 
@@ -79,24 +77,21 @@ class BuiltinSource:
         return f"{self.count}-stories-{digest.hexdigest()[:16]}"
 
     def exists(self) -> bool:
-        """Always."""
         return True
 
     def unchanged_since(self, revision: str) -> bool:
-        """Whether the generator still tells the same stories."""
+        """Whether the generator still writes the same stories."""
         return self.revision() == revision
 
     def describe(self) -> str:
-        """Nothing more."""
         return ""
 
     def pieces(self, piece_bytes: int) -> list[Piece]:
-        """One, whatever the size."""
         return [BuiltinPiece(self.count, self.revision())]
 
 
 class JoinedSource:
-    """Several sources, one after the other; each is split in its own way."""
+    """Several sources, one after the other; each has its own splits."""
 
     def __init__(self, sources: list[Source]) -> None:
         self.sources = sources
@@ -105,24 +100,19 @@ class JoinedSource:
         self.name = "+".join(names if len(names) <= 3 else [*names[:2], f"{len(names) - 2}-more"])
 
     def revision(self) -> str:
-        """All of theirs, none of which holds a space."""
         return " ".join(source.revision() or "-" for source in self.sources)
 
     def exists(self) -> bool:
-        """Whether all of them do."""
         return all(source.exists() for source in self.sources)
 
     def unchanged_since(self, revision: str) -> bool:
-        """Whether none of them has changed."""
         parts = revision.split(" ")
         return len(parts) == len(self.sources) and all(
             source.unchanged_since(part) for source, part in zip(self.sources, parts, strict=True)
         )
 
     def describe(self) -> str:
-        """What they say."""
         return "; ".join(filter(None, (source.describe() for source in self.sources)))
 
     def pieces(self, piece_bytes: int) -> list[Piece]:
-        """Theirs."""
         return [piece for source in self.sources for piece in source.pieces(piece_bytes)]

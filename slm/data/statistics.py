@@ -1,4 +1,4 @@
-"""What prepared data are like: lengths of stories, use of the vocabulary, some examples."""
+"""Statistics of prepared data: lengths of stories, use of the vocabulary, some examples."""
 
 import random
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from slm.data.verification import blocks_of_ids, check_ids
 
 @dataclass(frozen=True)
 class SplitStatistics:
-    """What one pass over a token file tells."""
+    """The result of one pass over a token file."""
 
     counts: npt.NDArray[np.int64]
     """How often each id occurs, (n_vocab,)."""
@@ -27,7 +27,7 @@ class SplitStatistics:
 
     @property
     def ids_used(self) -> int:
-        """How many ids of the vocabulary occur at all."""
+        """How many ids of the vocabulary occur."""
         return int(np.count_nonzero(self.counts))
 
     def most_frequent_for(self, share: float) -> int:
@@ -36,7 +36,7 @@ class SplitStatistics:
         return int(np.searchsorted(cumulated, share * cumulated[-1])) + 1
 
     def fitting(self, block_size: int) -> float:
-        """The share of stories that a context of `block_size` tokens holds whole."""
+        """The share of stories that fit into a context of `block_size` tokens."""
         return float(np.mean(self.lengths <= block_size))
 
 
@@ -44,7 +44,7 @@ def count_split(folder: Path, manifest: Manifest, split: str) -> SplitStatistics
     """Reads a token file once.
 
     Raises:
-        UserError: It holds an id that is not in the vocabulary.
+        UserError: It contains an id outside the vocabulary.
     """
     n_vocab = manifest.tokenizer["n_vocab"]
     counts = np.zeros(n_vocab, dtype=np.int64)
@@ -59,7 +59,7 @@ def count_split(folder: Path, manifest: Manifest, split: str) -> SplitStatistics
 
 
 def histogram(lengths: npt.NDArray[np.int64], bars: int = 12) -> list[tuple[int, int, int]]:
-    """Story lengths in bars of a round width; the last one holds all that is longer.
+    """Story lengths in bars of a round width; the last one contains all longer stories.
 
     Returns:
         For each bar its first and last length, and the number of stories.

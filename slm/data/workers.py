@@ -1,4 +1,4 @@
-"""Writing many shards: in this process, or in several at once."""
+"""Writes many shards: in this process, or in several at once."""
 
 import multiprocessing
 import os
@@ -29,7 +29,7 @@ _MOST = 32
 def write_shards(
     corpus: Corpus, pieces: list[Piece], tokenizer: Tokenizer, unfinished: Path
 ) -> list[Shard]:
-    """Writes all shards that are not finished yet, and returns the facts of all."""
+    """Writes all unfinished shards, and returns the facts of all."""
     itemsize = id_dtype(tokenizer.n_vocab).itemsize
     found = (read_shard(unfinished, index, itemsize) for index in range(len(pieces)))
     finished = {shard.index: shard for shard in found if shard}
@@ -57,7 +57,7 @@ def _encode(
     unfinished: Path,
     progress: Progress,
 ) -> Iterator[Shard]:
-    """Writes shards, in this process or several; gives each when it is finished."""
+    """Writes shards, in this process or several; yields each when it is finished."""
     weight = sum(piece.weight for piece in todo.values())
     cores = corpus.prepare_workers or min(_cores(), _MOST)
     useful = cores if corpus.prepare_workers else min(cores, weight // _WORTH_A_PROCESS)
@@ -103,7 +103,7 @@ def _cores() -> int:
 
 @contextmanager
 def _without_interrupts() -> Iterator[None]:
-    """Leaves Ctrl-C out for a moment; processes started in it never hear of it."""
+    """Ignores Ctrl-C for a moment; processes started in it always do."""
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may say what a signal does, and only it is interrupted
         return

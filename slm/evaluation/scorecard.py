@@ -6,9 +6,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from slm.data.tokenizer import Tokenizer
 from slm.evaluation.generated import (
     GeneratedStory,
     Manner,
@@ -18,6 +15,7 @@ from slm.evaluation.generated import (
     is_copy,
 )
 from slm.evaluation.likelihood import Accuracy, score_pairs
+from slm.evaluation.loss import measure_loss
 from slm.evaluation.overlap import Overlap, overlaps
 from slm.evaluation.pairs import FAMILIES, make_pairs, sentences
 from slm.evaluation.peers import PEERS
@@ -25,7 +23,7 @@ from slm.evaluation.texts import Texts
 from slm.files import replacing
 from slm.generation import SamplingOptions
 from slm.model import GPT
-from slm.training.metrics import LanguageModelMetrics
+from slm.model.config import check
 
 FORMAT_VERSION = 2
 _STORIES_A_PAIR = 20
@@ -44,12 +42,10 @@ class Options:
     """Of the pairs and of the generated stories."""
 
     def __post_init__(self) -> None:
-        if self.pairs < 10:
-            raise ValueError(f"pairs is {self.pairs}; 10 or more")
-        if self.loss_tokens is not None and self.loss_tokens < 1:
-            raise ValueError(f"loss_tokens is {self.loss_tokens}; 1 or more, or null for all")
-        if not 0 <= self.seed < 2**62:
-            raise ValueError(f"seed is {self.seed}; it has to be from 0 to 2^62 - 1")
+        tokens = self.loss_tokens
+        check(self, "pairs", self.pairs >= 10, "10 or more")
+        check(self, "loss_tokens", tokens is None or tokens >= 1, "1 or more, or null for all")
+        check(self, "seed", 0 <= self.seed < 2**62, "from 0 to 2^62 - 1")
 
 
 @dataclass
@@ -157,7 +153,8 @@ def measure(
         say(f"{family}: {len(pairs)} pairs")
         card.families[family] = score_pairs(model, tokenizer, pairs)
     say("loss")
-    card.loss = _loss(model, tokenizer, held_out, options.loss_tokens)
+    windows = held_out.windows(model.config.block_size)
+    card.loss = measure_loss({"": model}, windows, tokenizer, options.loss_tokens)[""]
     if stories is None:
         say("telling stories")
         stories = generate_stories(model, tokenizer, SamplingOptions(seed=options.seed))
@@ -183,21 +180,6 @@ def _as_generated(story: str) -> GeneratedStory:
     parts = sentences(story)
     begin = 2 if len(parts) > 2 else 0
     return GeneratedStory("".join(parts[:begin]), "".join(parts[begin:]), None)
-
-
-@torch.inference_mode()
-def _loss(model: GPT, tokenizer: Tokenizer, texts: Texts, tokens: int | None) -> dict[str, float]:
-    """Loss, perplexity and bits per byte of the validation split's beginning."""
-    metrics = LanguageModelMetrics(tokenizer.byte_lengths())
-    device = model.token_embedding.weight.device
-    windows = texts.windows(model.config.block_size)
-    for index in range(len(windows)):
-        inputs_BT, targets_BT = windows[index]
-        metrics.update(model(inputs_BT.to(device)).cpu(), targets_BT)
-        if tokens is not None and int(metrics.tokens) >= tokens:
-            break
-    figures = {name: float(value) for name, value in metrics.compute().items()}
-    return figures | {"tokens": int(metrics.tokens)}
 
 
 # ---- as text --------------------------------------------------------------------------------

@@ -1,17 +1,15 @@
-"""The texts that a scorecard needs: stories kept apart, and what the model was trained on."""
+"""Held-out stories and training text, in a model's vocabulary."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from slm.data.batches import ConsecutiveWindows, TokenFile
-from slm.data.cleaning import Cleaning
-from slm.data.corpus import Corpus
 from slm.data.manifest import Manifest
-from slm.data.preparation import ensure_prepared
+from slm.data.preparation import ensure_prepared, find_folder
 from slm.data.tokenizer import Tokenizer
 from slm.evaluation.generated import frequent_words
 from slm.evaluation.overlap import Ids
@@ -58,29 +56,29 @@ class Texts:
         return frequent_words([self.tokenizer.decode(ids)])
 
     def _ids(self, split: str) -> Any:
-        # Opened anew each time: a mapping that lives long grows in memory.
+        # Mapped each time: a long-lived mapping grows in memory.
         return np.memmap(Manifest.path(self.folder, split), self.manifest.dtype, mode="r")
 
 
-def texts_of(checkpoint: Checkpoint, source: str | None, root: str | None) -> Texts:
-    """Prepared data in a checkpoint's vocabulary; prepares them if they are not.
+def texts_of(
+    checkpoint: Checkpoint,
+    source: str | None = None,
+    root: str | None = None,
+    prepare: bool = True,
+) -> Texts:
+    """Data in a checkpoint's vocabulary.
 
     Args:
-        checkpoint: Says the vocabulary, and which data it was trained on.
-        source: Other data, as for `--data.source`; None takes those.
-        root: Where prepared data lie; None takes the checkpoint's.
+        checkpoint: Determines the vocabulary, and the data if no source is given.
+        source: Other data, as for `--data.source`.
+        root: The folder of prepared data; None takes the checkpoint's.
+        prepare: Whether to prepare them if necessary.
 
     Raises:
         UserError: There are no such data, or they are in another vocabulary.
     """
-    known = {field.name for field in fields(Corpus)}
-    given = {name: value for name, value in checkpoint.data_options.items() if name in known}
-    given["clean"] = Cleaning(**given.get("clean", {}))
-    if source is not None:
-        given |= {"source": source} | checkpoint.tokenizer_options
-    if root is not None:
-        given["root"] = root
-    folder = ensure_prepared(Corpus(**given))
+    corpus = checkpoint.corpus(source, root)
+    folder = ensure_prepared(corpus) if prepare else find_folder(corpus)
     manifest = Manifest.load(folder)
     checkpoint.check_tokenizer(manifest.tokenizer)
     return Texts(folder, manifest, checkpoint.make_tokenizer())

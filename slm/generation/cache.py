@@ -1,7 +1,7 @@
-"""Keys and values of the positions already read, so that a new token costs one position's work.
+"""KV cache: keys and values of the tokens already read, so that a new token costs one position.
 
-Shape suffixes: B rows (stories), H heads, S slots, D head size, T positions of this pass,
-G rows times heads (B H).
+Shape suffixes: B batch (sequences), H heads, S slots, D head size, T positions of this pass, G
+sequences times heads (B H).
 """
 
 import math
@@ -14,8 +14,9 @@ from torch import Tensor
 from slm.model.config import GPTConfig
 
 _SLOTS = 64
-"""Slots are looked at in multiples of this: a row's sums then run in the same order however long
-its neighbours are, so that a story does not depend, not even by rounding, on its batch."""
+"""The number of slots that are read is a multiple of this: a row's sums then run in the same order
+however long the other sequences are, so that a story does not depend, not even by rounding, on
+its batch."""
 
 
 def round_up(number: int, multiple: int) -> int:
@@ -25,36 +26,26 @@ def round_up(number: int, multiple: int) -> int:
 
 @dataclass(frozen=True)
 class CacheView:
-    """A cache's part in one pass of the network.
+    """The part of a cache that one pass of the network reads and writes.
 
-    Slot s of a row holds the sequence's position s. Slots behind a row's end hold what an
-    earlier pass has left there; the mask hides them, and the row's next tokens overwrite them.
+    Slot s of a row contains position s of its sequence. Slots after a row's end contain leftovers
+    of earlier passes; the mask hides them, and the row's next tokens overwrite them.
     """
 
     positions: Tensor
-    """Where the tokens of this pass stand in their sequences, int64: (T,) if that is the same in
-    every row, else (B, T)."""
+    """Positions of the tokens of this pass, int64: (T,) if equal in all rows, else (B, T)."""
     mask: Tensor
-    """0 where a query may look and -inf elsewhere, (G or 1, T, S)."""
+    """0 where a query may attend and -inf elsewhere, (G or 1, T, S)."""
     layers: list[tuple[Tensor, Tensor]]
     """Keys and values of each layer, for the rows of this pass: (B, H, slots, D)."""
     slot: int | None
-    """Where the first token of the pass goes, if it is the same slot in every row."""
+    """The slot of the first token of the pass, if it is the same in every row."""
 
     def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """Stores the keys and values of a pass, and lets its queries look at all up to their own.
+        """Stores keys and values, and attends to all positions up to each query's own.
 
-        By matrix products, written out: the result for a row depends on nothing but this row,
-        which torch's attention kernels do not promise.
-
-        Args:
-            layer: Index of the transformer block.
-            queries: (B, H, T, D).
-            keys: (B, H, T, D).
-            values: (B, H, T, D).
-
-        Returns:
-            (B, H, T, D).
+        By explicit matrix products: the result for a row depends on this row only, which torch's
+        attention kernels do not guarantee. `layer` is the block's index; all else is (B, H, T, D).
         """
         B, H, T, D = queries.shape
         stored = self.layers[layer]
@@ -79,33 +70,33 @@ class StaticCache:
     """The whole memory of a cache."""
 
     mask: Tensor
-    """For a query at each position 0 at the slots up to its own, -inf behind: (slots, slots)."""
+    """For a query at each position 0 at the slots up to its own, -inf after it: (slots, slots)."""
     layers: list[tuple[Tensor, Tensor]]
-    """Keys and values of each layer: (rows, H, slots, D)."""
+    """Keys and values of each layer: (batch size, H, slots, D)."""
 
 
 class KVCache:
-    """Memory for the keys and values of up to `rows` sequences of up to `block_size` tokens.
+    """Memory for the keys and values of up to `batch_size` sequences of up to `block_size` tokens.
 
     Args:
         config: The model's shape.
-        rows: How many sequences at once.
+        batch_size: Number of sequences.
         dtype: Number format of keys, values and attention.
-        device: Where they lie.
+        device: Where they are stored.
 
     Attributes:
-        lengths: How many positions each row holds.
+        lengths: How many positions each row contains.
     """
 
     def __init__(
         self,
         config: GPTConfig,
-        rows: int,
+        batch_size: int,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> None:
         slots = round_up(config.block_size, _SLOTS)
-        shape = (rows, config.n_head, slots, config.n_embd // config.n_head)
+        shape = (batch_size, config.n_head, slots, config.n_embd // config.n_head)
         # Zeros, because a weight of 0 times a leftover NaN would be NaN.
         self._layers = [
             (
@@ -120,13 +111,13 @@ class KVCache:
         future_SS = torch.ones(slots, slots, dtype=torch.bool, device=device).triu(1)
         self._mask_SS = torch.zeros(slots, slots, dtype=dtype, device=device)
         self._mask_SS.masked_fill_(future_SS, float("-inf"))
-        self.lengths = [0] * rows
+        self.lengths = [0] * batch_size
 
     def grow(self, first: int, count: int, T: int) -> CacheView:
         """Makes room for T more tokens in each of the rows `first` … `first + count - 1`.
 
         Raises:
-            ValueError: A row would hold more than `block_size` tokens.
+            ValueError: A row would contain more than `block_size` tokens.
         """
         before = self.lengths[first : first + count]
         longest = max(before)
@@ -147,21 +138,17 @@ class KVCache:
         return CacheView(positions_BT, mask_BTS.repeat_interleave(self._n_head, 0), layers, None)
 
     def static_view(self) -> StaticCache:
-        """Every row and slot: the same memory at every call, for graphs of fixed shapes."""
+        """All rows and slots: the same memory at every call, for graphs of fixed shapes."""
         for tensor in (self._mask_SS, *(part for layer in self._layers for part in layer)):
             torch._dynamo.mark_static_address(tensor)  # CUDA graphs write into them
         return StaticCache(self._mask_SS, self._layers)
 
     def shorten(self, first: int, lengths: Sequence[int]) -> None:
-        """Forgets the ends of rows from `first` on, such as the padding of shorter prompts."""
+        """Discards the ends of rows from `first` on, such as the padding of shorter prompts."""
         self.lengths[first : first + len(lengths)] = lengths
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Moves these rows, in this order, to the front; forgets the others.
-
-        Args:
-            rows: Row numbers, ascending.
-        """
+        """Moves these rows, in ascending order, to the front; discards the others."""
         for row, old in enumerate(rows):
             if row != old:
                 length = self.lengths[row] = self.lengths[old]

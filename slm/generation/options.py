@@ -1,13 +1,15 @@
-"""How a story goes on: the options of sampling."""
+"""The options of sampling."""
 
 import math
 from dataclasses import dataclass
 from typing import Literal
 
+from slm.model.config import check
+
 
 @dataclass(frozen=True)
 class SamplingOptions:
-    """How a story goes on from its prompt. Options of a story, never of a model.
+    """How a story continues after its prompt. Options of a story, never of a model.
 
     Raises:
         ValueError: A field is out of range, or two contradict each other.
@@ -30,66 +32,42 @@ class SamplingOptions:
     max_new_tokens: int = 300
     """The story is cut here if the model has not ended it before."""
     stop: tuple[str, ...] = ()
-    """Texts in front of which the story ends; end-of-text always ends it."""
+    """Texts that end the story, before they appear in it; end-of-text always ends it."""
     seed: int = 1337
-    """Same seed, same checkpoint, same prompt: same story. On a CPU, with the weights that
-    `predict` makes, also whatever is told beside it."""
+    """Same seed, same checkpoint, same prompt: same story. On a CPU, with the number formats of
+    `predict`, it does not depend on stories generated together with it either."""
     num_samples: int = 1
     """Stories per prompt, with seeds seed, seed + 1, …"""
     past_context: Literal["rebuild", "stop"] = "rebuild"
-    """What happens when a story outgrows the model's context: it goes on from the last half of
-    what can be seen (`rebuild`), or ends there (`stop`)."""
+    """What happens when a story outgrows the model's context: it continues from the last half of
+    the context (`rebuild`), or ends there (`stop`)."""
     log_probs: bool = False
-    """Whether to add up the log-probability of each token: what the model says, before
-    temperature and filters."""
+    """Whether to add up the log-probability of each token, before temperature and filters."""
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.temperature) and self.temperature >= 0):
-            raise ValueError(f"temperature is {self.temperature}; it has to be 0 or more")
-        if self.top_k is not None and self.top_k < 1:
-            raise ValueError(f"top_k is {self.top_k}; it has to be 1 or more, or null for all")
-        if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p is {self.top_p}; it has to be above 0 and at most 1")
-        if self.min_p is not None and not 0 <= self.min_p <= 1:
-            raise ValueError(f"min_p is {self.min_p}; it has to be from 0 to 1")
-        if not (math.isfinite(self.repetition_penalty) and self.repetition_penalty > 0):
-            raise ValueError(
-                f"repetition_penalty is {self.repetition_penalty}; it has to be above 0, such as "
-                "1.1, or 1 for none"
-            )
-        if self.no_repeat_ngram is not None and self.no_repeat_ngram < 2:
-            raise ValueError(
-                f"no_repeat_ngram is {self.no_repeat_ngram}; it has to be 2 or more, such as 4, "
-                "or null"
-            )
-        if self.max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens is {self.max_new_tokens}; it has to be 1 or more")
-        if not 0 <= self.min_new_tokens <= self.max_new_tokens:
-            raise ValueError(
-                f"min_new_tokens is {self.min_new_tokens} with max_new_tokens "
-                f"{self.max_new_tokens}; from 0 to max_new_tokens"
-            )
-        if isinstance(self.stop, str):
-            raise ValueError(f"stop is the text {self.stop!r}; a tuple of texts")
-        if not all(self.stop):
-            raise ValueError("stop is an empty text; a text that a story may hold")
-        if not 0 <= self.seed < 2**63:
-            raise ValueError(f"seed is {self.seed}; it has to be from 0 to 2^63 - 1")
-        if self.num_samples < 1:
-            raise ValueError(f"num_samples is {self.num_samples}; it has to be 1 or more")
-        if self.seed + self.num_samples > 2**63:
-            raise ValueError(f"seed is {self.seed}; with {self.num_samples} samples, a lower one")
-        if self.past_context not in ("rebuild", "stop"):
-            raise ValueError(f"past_context is {self.past_context}; it has to be rebuild or stop")
+        none_or = " or null"
+        valid = math.isfinite(self.temperature) and self.temperature >= 0
+        check(self, "temperature", valid, "0 or more")
+        check(self, "top_k", self.top_k is None or self.top_k >= 1, "1 or more," + none_or)
+        check(self, "top_p", self.top_p is None or 0 < self.top_p <= 1, "above 0 and at most 1")
+        check(self, "min_p", self.min_p is None or 0 <= self.min_p <= 1, "from 0 to 1")
+        valid = math.isfinite(self.repetition_penalty) and self.repetition_penalty > 0
+        check(self, "repetition_penalty", valid, "above 0, such as 1.1, or 1 for none")
+        n = self.no_repeat_ngram
+        check(self, "no_repeat_ngram", n is None or n >= 2, "2 or more, such as 4," + none_or)
+        check(self, "max_new_tokens", self.max_new_tokens >= 1, "1 or more")
+        valid = 0 <= self.min_new_tokens <= self.max_new_tokens
+        check(self, "min_new_tokens", valid, f"from 0 to max_new_tokens, {self.max_new_tokens}")
+        check(self, "stop", not isinstance(self.stop, str), "a tuple of texts")
+        check(self, "stop", all(self.stop), "texts that a story may contain")
+        check(self, "seed", 0 <= self.seed < 2**63, "from 0 to 2^63 - 1")
+        check(self, "num_samples", self.num_samples >= 1, "1 or more")
+        valid = self.seed + self.num_samples <= 2**63
+        check(self, "seed", valid, f"lower, with {self.num_samples} samples")
+        choices = ("rebuild", "stop")
+        check(self, "past_context", self.past_context in choices, "rebuild or stop")
         if self.temperature == 0:
+            why = "with temperature 0, which always takes the likeliest token"
             for name in ("top_p", "min_p"):
-                if getattr(self, name) is not None:
-                    raise ValueError(
-                        f"{name} is {getattr(self, name)} with temperature 0, which takes the "
-                        f"likeliest token; a temperature above 0, or no {name}"
-                    )
-            if self.num_samples > 1:
-                raise ValueError(
-                    f"num_samples is {self.num_samples} with temperature 0, which tells the same "
-                    "story each time; a temperature above 0, or one sample"
-                )
+                check(self, name, getattr(self, name) is None, f"null {why}")
+            check(self, "num_samples", self.num_samples == 1, f"1 {why}")

@@ -1,7 +1,7 @@
-"""Quantization in the format that a device reads fastest, for telling stories.
+"""Weights in the format that a device reads fastest, for inference.
 
-One story reads every weight once per token, so its speed is the speed of memory: half the bytes
-are up to twice the tokens.
+Decoding one sequence reads every weight once per token, so its speed is that of the memory: half
+the bytes are up to twice the tokens.
 
 Shape suffixes: N output channels, K input channels, M rows of input.
 """
@@ -20,10 +20,10 @@ Quantization = Literal["auto", "fp32", "bf16", "int8"]
 
 
 def resolve_quantization(weights: Quantization, device: str) -> Literal["fp32", "bf16", "int8"]:
-    """What `auto` means: bf16 where the device multiplies it natively, else fp32.
+    """Replaces `auto`: bf16 if the device multiplies it natively, else fp32.
 
     Raises:
-        ValueError: int8 was asked for elsewhere than on a CPU, or bf16 on one without it.
+        ValueError: int8 elsewhere than on a CPU, or bf16 on one without oneDNN's layers for it.
     """
     if weights == "int8" and device != "cpu":
         raise ValueError(f"weights is int8 on {device}; int8 on a CPU, here bf16 or fp32")
@@ -35,28 +35,25 @@ def resolve_quantization(weights: Quantization, device: str) -> Literal["fp32", 
 
 
 def native_formats(device: str) -> list[Quantization]:
-    """The formats that pay on a device: fp32, bf16 where it is native, int8 on a CPU."""
+    """The formats that a device computes efficiently: fp32, bf16 if it is native, int8 on a CPU."""
     bf16: list[Quantization] = ["bf16"] if resolve_quantization("auto", device) == "bf16" else []
     int8: list[Quantization] = ["int8"] if device == "cpu" else []
     return ["fp32", *bf16, *int8]
 
 
 def can_compile(weights: str, device: str) -> bool:
-    """Whether torch.compile takes a network of `for_inference`: oneDNN's layout it does not."""
+    """Whether torch.compile accepts a network of `for_inference`; it rejects oneDNN's layout."""
     return device == "cuda" or (device, weights) == ("cpu", "int8")
 
 
 def quantize(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """A matrix as 8-bit integers, by one scale for each output channel.
+    """Quantizes a matrix (N, K) to 8-bit integers, with one scale for each output channel.
 
     The scale is the largest magnitude in the channel over 127, in bfloat16; the integers are
     rounded with that scale, so that an error of a weight is at most about half of it.
 
-    Args:
-        weight: (N, K).
-
     Returns:
-        Integers (N, K), int8, and scales (N,), bfloat16: weight is about integers * scales.
+        Integers (N, K), int8, and scales (N,), bfloat16: the weight is about integers * scales.
     """
     weight_NK = weight.float()
     scales_N = (weight_NK.abs().amax(dim=1) / 127).clamp(min=1e-30).bfloat16()
@@ -67,10 +64,9 @@ def quantize(weight: Tensor) -> tuple[Tensor, Tensor]:
 class InferenceLinear(nn.Module):
     """A linear layer whose weights are laid out for reading.
 
-    Inputs are converted to the format of the multiplication, which is also that of the output.
-
-    The sums run in the same order however many rows are computed together, so that a story does
-    not depend on what is told beside it.
+    Inputs are converted to the format of the multiplication, which is also that of the output. The
+    sums run in the same order however many rows are computed together, so that a story does not
+    depend on its batch.
 
     Args:
         weight: The matrix, (N, K).
@@ -89,11 +85,11 @@ class InferenceLinear(nn.Module):
 
 
 _INT8_CHANNELS = 32
-"""torch's kernel reads its input in blocks of so many channels, and does not look for the end."""
+"""torch's kernel reads its input in blocks of this many channels, without checking for the end."""
 
 
 class Int8Linear(InferenceLinear):
-    """Quantization as 8-bit integers, multiplied with inputs in bfloat16, added up in float32.
+    """Weights as 8-bit integers, multiplied with inputs in bfloat16, added up in float32.
 
     The kernel converts its operands, so it runs on every CPU. The layers after it do not, so the
     output is float32 on a CPU without native bfloat16.
@@ -119,9 +115,9 @@ class Int8Linear(InferenceLinear):
 
 
 class PackedLinear(InferenceLinear):
-    """Quantization in oneDNN's own layout, found once instead of at every multiplication.
+    """Weights in oneDNN's layout, computed once instead of at every multiplication.
 
-    These are the operators by which torch's compiler freezes a network's weights.
+    With the operators that torch's compiler uses for frozen weights.
     """
 
     dtype = torch.float32
@@ -152,11 +148,11 @@ class PackedBf16Linear(PackedLinear):
 
 
 def for_inference(model: GPT, weights: Literal["fp32", "bf16", "int8"], device: str) -> GPT:
-    """A copy of a network that is made for telling, in evaluation mode, on a device.
+    """A copy of a network for inference, in evaluation mode, on a device.
 
-    It cannot be trained, and its state fits no checkpoint. On a CPU only the matrices change
-    their format; embeddings, of which a token reads a row, norms, attention and what flows
-    between the layers stay in float32. On other devices `bf16` means all of it.
+    It cannot be trained, and its state fits no checkpoint. On a CPU only the matrices change their
+    format; embeddings, norms, attention and activations stay in float32. On other devices `bf16`
+    means all of it.
     """
     fast = copy.deepcopy(model).eval().requires_grad_(False).to(device)
     if device == "cpu":
@@ -171,7 +167,7 @@ def for_inference(model: GPT, weights: Literal["fp32", "bf16", "int8"], device: 
 
 
 def _replace(model: GPT, kind: type[InferenceLinear]) -> GPT:
-    """Puts another kind of layer in the place of each linear one, the head's included."""
+    """Replaces each linear layer, the head's included."""
     head = model.token_embedding.weight if model.head is None else model.head.weight
     for module in list(model.modules()):
         for name, child in list(module.named_children()):

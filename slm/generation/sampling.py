@@ -1,6 +1,7 @@
-"""From the network's logits to the next token: filters, and the draw.
+"""From logits to the next token: filters, and the draw of `slm.model.reference.generate`.
 
-Shape suffixes: B rows (stories), V vocabulary, K candidates, the likeliest first, S tokens so far.
+Shape suffixes: B batch (sequences), V vocabulary, K candidates, the likeliest first, S tokens so
+far.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,11 +21,8 @@ HistoryFilter = Callable[[Tensor, Sequence[Sequence[int]]], Tensor]
 def repetition_penalty(penalty: float, exempt: int | None = None) -> HistoryFilter:
     """Divides positive logits of tokens that have occurred by a penalty, multiplies negative ones.
 
-    Keskar et al. 2019, "CTRL" (arXiv 1909.05858), section 4.1.
-
-    Args:
-        penalty: Above 0; 1 changes nothing.
-        exempt: A token that is left alone: end-of-text, behind which every story begins.
+    Keskar et al. 2019, "CTRL" (arXiv 1909.05858), section 4.1. A token `exempt` is left alone:
+    end-of-text, after which every story begins.
     """
 
     def apply(logits_BV: Tensor, tokens: Sequence[Sequence[int]]) -> Tensor:
@@ -44,7 +42,7 @@ def repetition_penalty(penalty: float, exempt: int | None = None) -> HistoryFilt
 
 
 def no_repeat_ngram(n: int) -> HistoryFilter:
-    """Forbids each token that would complete a sequence of n tokens for the second time.
+    """Forbids each token that would repeat a sequence of n tokens.
 
     Paulus et al. 2017 (arXiv 1705.04304), section 2.5, with trigrams.
     """
@@ -66,11 +64,11 @@ def no_repeat_ngram(n: int) -> HistoryFilter:
 # ---- filters over candidates, the likeliest first -----------------------------------------
 
 CandidateFilter = Callable[[Tensor], Tensor]
-"""From probabilities (B, K), falling along K, to the same with 0 for what is left out."""
+"""From probabilities (B, K), falling along K, to the same with 0 for those removed."""
 
 
 def top_p(p: float) -> CandidateFilter:
-    """Keeps the fewest of the likeliest candidates whose probabilities reach p together.
+    """Keeps the fewest of the likeliest candidates whose probabilities together reach p.
 
     Holtzman et al. 2019 (arXiv 1904.09751), nucleus sampling.
     """
@@ -97,7 +95,7 @@ def min_p(p: float) -> CandidateFilter:
 
 
 class Sampler:
-    """From logits to the next token of each row.
+    """Draws the next token of each sequence.
 
     Args:
         options: What to apply; of the rest only `min_new_tokens` is read.
@@ -130,8 +128,8 @@ class Sampler:
     ) -> Tensor:
         """Draws one token per row.
 
-        Each row's draw depends on its own arguments alone: the probabilities are added up from
-        the likeliest token on until they exceed the row's uniform number.
+        Each row's draw depends on its own arguments alone: the probabilities are added up from the
+        likeliest token on until they exceed the row's uniform number.
 
         Args:
             logits: (B, V). End-of-text's may be changed in place.
@@ -165,7 +163,7 @@ class Sampler:
         return (index_B1 if ids_BK is None else ids_BK.gather(1, index_B1))[:, 0]
 
     def _candidates(self, logits_BV: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Logits to choose among, (B, K), and their ids; None if they are the vocabulary."""
+        """Logits to choose from, (B, K), and their ids; None if they are the whole vocabulary."""
         V = logits_BV.size(-1)
         if self._top_k is not None and self._top_k < V:
             return top_k(logits_BV, self._top_k)
@@ -180,8 +178,8 @@ _CHUNK = 64
 def top_k(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k largest logits of each row and their ids, the largest first: (B, V) to (B, k) twice.
 
-    In two steps, which is several times faster than one on a CPU: the k largest lie in the k
-    chunks of the vocabulary with the largest maxima.
+    In two steps, which is several times faster than one on a CPU: the k largest are in the k chunks
+    of the vocabulary with the largest maxima.
     """
     B, V = logits.shape
     whole = V - V % _CHUNK

@@ -1,4 +1,4 @@
-"""Stories as text: a network and its tokenizer, from prompts to pieces of text as they come."""
+"""Stories as text: from prompts to pieces of text, as they are generated."""
 
 import time
 from collections.abc import Iterable, Iterator
@@ -11,17 +11,17 @@ from slm.generation.engine import Ending, Engine, TokenSequence
 from slm.model import GPT
 
 PROMPT = "Once upon a time"
-"""How a story begins where nobody says otherwise."""
+"""The default beginning of a story."""
 
 
 class StoryRequest:
-    """One story to tell.
+    """One story to generate.
 
     A plain class: Lightning takes tuples and dataclasses apart to look for tensors in them.
 
     Args:
         prompt: How the story begins.
-        options: How it goes on.
+        options: How it continues.
     """
 
     def __init__(self, prompt: str, options: SamplingOptions) -> None:
@@ -30,12 +30,12 @@ class StoryRequest:
 
 
 class Story:
-    """A story under way, or told.
+    """A story, being generated or complete.
 
     Attributes:
         request: What was asked for.
-        text: What has been told so far, behind the prompt.
-        seconds: From the reading of its prompt to its end, with all that was told beside it.
+        text: The text so far, after the prompt.
+        seconds: From its prompt to its end, in company with the stories generated together with it.
     """
 
     def __init__(self, request: StoryRequest, tokenizer: Tokenizer) -> None:
@@ -46,18 +46,18 @@ class Story:
         self.seconds = 0.0
         self.continuation = TokenSequence(prompt, request.options.seed)
         self._decoder = StreamDecoder(tokenizer)
-        self._held = ""  # might be the beginning of a stop text
+        self._withheld = ""  # might be the beginning of a stop text
         self._read = 0
         self._started = time.perf_counter()
 
     @property
     def ended(self) -> Ending | None:
-        """Why it ended; None while it is under way."""
+        """Why it ended; None if it has not."""
         return self.continuation.ended
 
     @property
     def n_tokens(self) -> int:
-        """New tokens, those of a stop text included."""
+        """New tokens, including those of a stop text."""
         return self.continuation.n_new
 
     @property
@@ -66,10 +66,10 @@ class Story:
         return self.continuation.log_prob
 
     def advance(self) -> str:
-        """Reads the tokens that have come: the text that is certain with them."""
+        """Reads the new tokens; returns the text that they complete."""
         tokens = self.continuation.new_since(self._read)
         self._read += len(tokens)
-        coming = self._held + "".join(self._decoder.push(token) for token in tokens)
+        coming = self._withheld + "".join(self._decoder.push(token) for token in tokens)
         if self.ended is not None:
             coming += self._decoder.flush()
         stops = self.request.options.stop
@@ -80,7 +80,7 @@ class Story:
             coming = coming[: min(found)]
         held = 0 if self.ended else max((_overlap(coming, stop) for stop in stops), default=0)
         piece = coming[: len(coming) - held]
-        self._held = coming[len(piece) :]
+        self._withheld = coming[len(piece) :]
         self.text += piece
         if self.ended is not None:
             self.seconds = time.perf_counter() - self._started
@@ -88,15 +88,15 @@ class Story:
 
 
 def _overlap(text: str, stop: str) -> int:
-    """Length of the longest ending of a text that is a beginning of a stop text, not all of it."""
+    """Length of the longest ending of a text that begins a stop text, without being all of it."""
     return next(n for n in range(min(len(stop) - 1, len(text)), -1, -1) if text.endswith(stop[:n]))
 
 
 class Storyteller:
-    """Tells stories.
+    """Generates stories.
 
     Args:
-        model: The network, as it was trained or as `for_inference` made it.
+        model: The network, as it was trained or from `for_inference`.
         tokenizer: The one it was trained with.
     """
 
@@ -105,12 +105,12 @@ class Storyteller:
         self.tokenizer = tokenizer
 
     def generate(self, request: StoryRequest) -> Iterator[str]:
-        """Tells one story, piece by piece, in whole characters; the prompt is not repeated.
+        """Generates one story, in pieces of whole characters, without its prompt.
 
         Raises:
             ValueError: The prompt does not fit into a context that is not to be rebuilt.
         """
-        for _, piece in self.generate_all([request], request.options, rows=1):
+        for _, piece in self.generate_all([request], request.options, batch_size=1):
             if piece:
                 yield piece
 
@@ -118,48 +118,51 @@ class Storyteller:
         self,
         requests: Iterable[StoryRequest],
         options: SamplingOptions,
-        rows: int,
+        batch_size: int,
         compile: bool = False,
     ) -> Iterator[tuple[Story, str]]:
-        """Tells many stories side by side.
+        """Generates many stories together.
 
         Args:
-            requests: What to tell. Their options may differ in the seed and nothing else.
-            options: Theirs.
-            rows: How many at once.
+            requests: The stories. Their options may differ in the seed and nothing else.
+            options: These options.
+            batch_size: Stories at once.
             compile: As in `Engine`.
 
         Yields:
-            A story and the piece by which it has grown, which may be empty, at every token; a
-            story that has ended comes no more. Stories begin in the order of the requests.
+            A story and the piece by which it has grown, which may be empty, at every token until it
+            ends.
+            Stories begin in the order of the requests.
 
         Raises:
             ValueError: The options of a request differ, or a prompt does not fit.
         """
-        batch = Engine(self.model, options, self.tokenizer.end_of_text, rows, compile)
+        batch = Engine(self.model, options, self.tokenizer.end_of_text, batch_size, compile)
         waiting = iter(requests)
-        under_way: dict[Story, None] = {}  # in the order of the requests
+        running: dict[Story, None] = {}  # in the order of the requests
         while True:
             # A few at a time: to read one prompt costs as much as to read several.
-            if not len(batch) or batch.free >= max(1, rows // 8):
+            if not len(batch) or batch.free >= max(1, batch_size // 8):
                 new = [Story(request, self.tokenizer) for request in islice(waiting, batch.free)]
                 for story in new:
                     if replace(story.request.options, seed=options.seed) != options:
-                        raise ValueError("stories that are told together need the same options")
-                    under_way[story] = None
+                        raise ValueError(
+                            "stories that are generated together need the same options"
+                        )
+                    running[story] = None
                 batch.admit([story.continuation for story in new])
             if not len(batch):
                 return
             batch.step()
-            for story in list(under_way):
+            for story in list(running):
                 piece = story.advance()
                 if story.ended is not None:
-                    del under_way[story]
+                    del running[story]
                 yield story, piece
 
 
 def example_story(model: GPT, tokenizer: Tokenizer) -> str:
-    """A story as a model tells it unasked, its beginning included."""
+    """A story with the default prompt and options, its prompt included."""
     return PROMPT + "".join(
         Storyteller(model, tokenizer).generate(StoryRequest(PROMPT, SamplingOptions()))
     )

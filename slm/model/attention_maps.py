@@ -1,4 +1,4 @@
-"""What each head looks at: attention weights of a text, read while the network runs."""
+"""Attention weights of a text, read while the network runs."""
 
 from typing import Any
 
@@ -13,17 +13,16 @@ from slm.model.reference import attention_weights
 def attention_maps(model: GPT, tokens: Tensor) -> Tensor:
     """The attention weights of all layers and heads.
 
-    The network runs as it always does; what goes into each attention layer is noted, and queries
-    and keys are computed from it once more. Dropout, if the model is in training mode, shows in
-    what a layer is given, never in the weights.
+    The input of each attention layer is recorded, and its queries and keys are computed again.
 
     Args:
         model: The network.
         tokens: Token ids, (T,), int64, on the model's device, with T at most `block_size`.
 
     Returns:
-        Quantization (layers, heads, T, T): row t says how much position t takes from each position.
-        Rows sum to one, and are zero right of the diagonal.
+        Weights (layers, heads, T, T): row t holds the weight of each position for the output at t.
+        Rows
+        sum to one, and are zero right of the diagonal.
     """
     maps: list[Tensor] = []
 

@@ -27,8 +27,8 @@ class GPTConfig:
     bias: bool = False
     """Whether linear layers and layer norms have a bias, as GPT-2's do."""
     position: Literal["learned", "rotary"] = "learned"
-    """How a token knows its place: an embedding of each position is added (`learned`), or queries
-    and keys are turned by an angle that grows with the position (`rotary`)."""
+    """How positions enter: an embedding of each position is added (`learned`), or queries and keys
+    are rotated by an angle that grows with the position (`rotary`)."""
     norm: Literal["layer", "rms"] = "layer"
     """LayerNorm, or RMSNorm: the same without subtracting the mean."""
     qk_norm: bool = False
@@ -41,8 +41,10 @@ class GPTConfig:
 
     def __post_init__(self) -> None:
         for name in ("block_size", "vocab_size", "n_layer", "n_head", "n_embd"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it has to be 1 or more")
+            check(self, name, getattr(self, name) >= 1, "1 or more")
+        for name, choices in _CHOICES.items():
+            check(self, name, getattr(self, name) in choices, " or ".join(choices))
+        check(self, "dropout", 0.0 <= self.dropout < 1.0, "at least 0 and below 1")
         if self.n_embd % self.n_head:
             raise ValueError(
                 f"n_embd {self.n_embd} is not divisible by n_head {self.n_head}; every head needs "
@@ -52,19 +54,14 @@ class GPTConfig:
         if self.position == "rotary" and self.n_embd // self.n_head % 2:
             raise ValueError(
                 f"a head has {self.n_embd // self.n_head} channels, with position rotary; an even "
-                f"number, which can be turned in pairs, such as n_embd {2 * self.n_embd}"
+                f"number, which can be rotated in pairs, such as n_embd {2 * self.n_embd}"
             )
-        if not 0.0 <= self.dropout < 1.0:
-            raise ValueError(f"dropout is {self.dropout}; it has to be at least 0 and below 1")
-        for name, choices in _CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise ValueError(
-                    f"{name} is {getattr(self, name)}; it has to be {' or '.join(choices)}"
-                )
 
 
-_CHOICES = {
-    "position": ("learned", "rotary"),
-    "norm": ("layer", "rms"),
-    "mlp": ("gelu", "swiglu"),
-}
+_CHOICES = {"position": ("learned", "rotary"), "norm": ("layer", "rms"), "mlp": ("gelu", "swiglu")}
+
+
+def check(options: object, field: str, valid: bool, expected: str) -> None:
+    """Raises ValueError, "FIELD is VALUE; it must be EXPECTED", unless a field is valid."""
+    if not valid:
+        raise ValueError(f"{field} is {getattr(options, field)}; it must be {expected}")

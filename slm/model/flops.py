@@ -1,4 +1,4 @@
-"""How much arithmetic training takes."""
+"""The arithmetic of training."""
 
 from slm.model.config import GPTConfig
 
@@ -6,9 +6,9 @@ from slm.model.config import GPTConfig
 def training_flops_per_token(config: GPTConfig) -> int:
     """Floating-point operations of forward and backward for one token of a full window.
 
-    6 for each weight that multiplies (two forward, four backward), the head's included and lookups
-    in embeddings not, and 12 L T C for attention, as if it looked at all T positions (Chowdhery et
-    al. 2022, PaLM, arXiv 2204.02311, appendix B). Recomputed blocks do not count.
+    6 for each weight that multiplies (two forward, four backward), including the head and not the
+    lookups in embeddings, and 12 L T C for attention, as if it covered all T positions (Chowdhery
+    et al. 2022, PaLM, arXiv 2204.02311, appendix B). Recomputed blocks do not count.
     """
     C = config.n_embd
     hidden = 8 * round(C / 3) if config.mlp == "swiglu" else 4 * C

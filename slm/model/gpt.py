@@ -1,7 +1,7 @@
-"""GPT: a decoder-only transformer in the manner of GPT-2, from leaf to root.
+"""GPT: a decoder-only transformer like GPT-2, from leaf to root.
 
-Radford et al. 2019, "Language Models are Unsupervised Multitask Learners"; the blocks are
-those of Vaswani et al. 2017 (arXiv 1706.03762) with the norm moved in front of each sublayer.
+Radford et al. 2019, "Language Models are Unsupervised Multitask Learners"; the blocks are those of
+Vaswani et al. 2017 (arXiv 1706.03762) with the norm in front of each sublayer.
 
 Shape suffixes of local tensors:
     B batch    T query positions    S key positions    V vocabulary (vocab_size)
@@ -57,13 +57,13 @@ def rotary_angles(positions: int, head_size: int) -> Tensor:
 def rotate(x: Tensor, angles: Tensor) -> Tensor:
     """Rotary position embedding (Su et al. 2021, arXiv 2104.09864).
 
-    Channels r and r + D / 2 are a point in a plane that is turned by the angle of its position,
-    so that the product of a query and a key depends on how far apart they are, not on where.
+    Channels r and r + D / 2 are a point in a plane that is rotated by the angle of its position, so
+    that the product of a query and a key depends on their distance, not on their positions.
 
     Args:
         x: Queries or keys, (B, H, T, D).
-        angles: Cosine and sine for each position, (2, T, D / 2), or for each row and position,
-            (2, B, 1, T, D / 2).
+        angles: Cosine and sine for each position, (2, T, D / 2), or for each row and position, (2,
+            B, 1, T, D / 2).
     """
     cosine_TR, sine_TR = angles
     a_BHTR, b_BHTR = x.chunk(2, dim=-1)

@@ -78,11 +78,7 @@ class Checkpoint:
         return f"{self.run.folder.name}, {self.path.stem}, step {self.step:,}"
 
     def corpus(self, source: str | None = None, root: str | None = None) -> Corpus:
-        """The stories it was trained on.
-
-        Args:
-            source: Other stories instead, in its vocabulary.
-            root: The folder of prepared data; None means the folder used in training.
+        """The stories it was trained on, or others from `source`, prepared in `root` if given.
 
         Raises:
             UserError: An option is out of range: a file has been moved.
@@ -127,10 +123,7 @@ class Checkpoint:
     def tokenizer_replacement(self, tokenizer: str) -> dict[str, Any]:
         """The data options to change so that data are encoded in this checkpoint's vocabulary.
 
-        That replaces a vocabulary that would be learnt, or one whose file has been moved.
-
-        Args:
-            tokenizer: `--data.tokenizer`.
+        It replaces a vocabulary that would be learnt, or one whose file has been moved.
 
         Raises:
             UserError: GPT-2's vocabulary is asked for, and the checkpoint has another.
@@ -144,11 +137,7 @@ class Checkpoint:
         return {}
 
     def find_moved_data(self, data: "StoryData") -> None:
-        """Lets a data module use this checkpoint's data where the project may have been moved to.
-
-        Args:
-            data: Changed, if its source is gone and the same data are found elsewhere.
-        """
+        """Lets a data module whose source is gone use the same data, if the project was moved."""
         expected = self.entry["data"]
         project = self.run.folder.parent.parent
         roots = [Path("data"), project / "data"]
@@ -160,10 +149,7 @@ class Checkpoint:
             )
 
     def check_tokenizer(self, found: dict[str, Any]) -> None:
-        """Compares the data's tokenizer with the checkpoint's.
-
-        Args:
-            found: `Tokenizer.identity()` of the data's.
+        """Compares `Tokenizer.identity()` of the data with the checkpoint's.
 
         Raises:
             UserError: They differ.
@@ -182,10 +168,7 @@ class Checkpoint:
             )
 
     def check_shape(self, gpt: dict[str, Any]) -> None:
-        """Compares the options of a model with the checkpoint's, dropout aside.
-
-        Args:
-            gpt: `GPTConfig` in plain types.
+        """Compares a `GPTConfig` in plain types with the checkpoint's, dropout aside.
 
         Raises:
             UserError: They differ.
@@ -264,11 +247,11 @@ def open_checkpoint(path: Path) -> Checkpoint:
 
 
 def drop_retired(gpt: dict[str, Any], path: Path) -> None:
-    """Removes switches that models no longer have from the options of a model.
+    """Removes switches that models no longer have from a `GPTConfig` in plain types.
 
     Args:
-        gpt: `GPTConfig` in plain types, possibly of an older version; changed in place.
-        path: The checkpoint or config they come from.
+        gpt: Possibly of an older version; changed in place.
+        path: The checkpoint or config it comes from.
 
     Raises:
         UserError: The model uses one of them.

@@ -18,11 +18,11 @@ OnFailure = Literal["stop", "continue"]
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes beside the target and moves the file into place when it is complete.
 
-    Lightning's own way goes through the folder for temporary files: if that is another file
-    system, the last step is a copy, and a run killed in the middle of it has no checkpoint.
+    Lightning writes into the folder for temporary files: if that is another file system, the last
+    step is a copy, and a run killed during it has no checkpoint.
 
     Args:
-        on_failure: Whether training stops when the disk refuses a checkpoint.
+        on_failure: Whether training stops when a checkpoint cannot be written.
 
     Attributes:
         failed: Whether the last checkpoint could not be written.
@@ -35,10 +35,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
     ) -> None:
-        """Writes a checkpoint to `path`: all of it or nothing.
+        """Writes a checkpoint to `path`, atomically.
 
         Raises:
-            CheckpointError: The disk refuses it, and training has to stop then.
+            CheckpointError: It cannot be written, and training must stop then.
         """
         target = Path(path)
         try:

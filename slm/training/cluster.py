@@ -15,16 +15,16 @@ from slm.model import GPT
 from slm.processes import in_slurm_job, started_by_srun, started_by_torchrun
 
 PATIENCE = timedelta(minutes=10)
-"""How long a process waits for another one before it gives up; torch's default for GPUs is 30
-minutes. A validation with its story and figures, for which the others wait, has to fit in."""
+"""How long a process waits for another one; torch's default for GPUs is 30 minutes. It must exceed
+a validation with its story and figures, for which the others wait."""
 
 
 def cluster_environments() -> list[ClusterEnvironment]:
-    """The plugin for Lightning, where its own detection would be wrong; at most one.
+    """The plugin for Lightning if its own detection would be wrong; at most one.
 
-    Within a SLURM job Lightning believes to be one of several tasks even where `srun` has not
-    started it, as in an interactive shell; and where it has, Lightning would resume from a
-    checkpoint of its own that nobody named.
+    Within a SLURM job Lightning assumes to be one of several tasks even if `srun` has not started
+    it, as in an interactive shell; and if it has, Lightning would resume from a checkpoint of its
+    own.
     """
     if started_by_torchrun() or not in_slurm_job():
         return []
@@ -32,11 +32,11 @@ def cluster_environments() -> list[ClusterEnvironment]:
 
 
 def fsdp2(devices: Any, nodes: int) -> ModelParallelStrategy:
-    """The strategy that cuts weights and optimizer state into pieces, one for each process.
+    """The strategy that shards weights and optimizer state over the processes.
 
     Args:
-        devices: `--trainer.devices`: how many on each machine.
-        nodes: How many machines.
+        devices: `--trainer.devices`, the number on each machine.
+        nodes: The number of machines.
 
     Raises:
         UserError: The number of devices is not given.
@@ -59,12 +59,6 @@ def shard(model: GPT, mesh: DeviceMesh, optimizer: str, compile: bool) -> None:
     """Shards a network for FSDP2 (Zhao et al. 2023, arXiv 2304.11277), block by block.
 
     Embedding and head, which are one matrix if tied, belong to the outermost unit.
-
-    Args:
-        model: The network, changed in place.
-        mesh: The strategy's device mesh.
-        optimizer: Its name.
-        compile: Whether training is compiled.
 
     Raises:
         UserError: Optimizer or compilation need whole weights.

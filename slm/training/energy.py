@@ -1,4 +1,4 @@
-"""What a machine has drawn from the socket, as far as it says."""
+"""The energy that a machine uses, as far as it can be read."""
 
 import time
 from pathlib import Path
@@ -11,14 +11,10 @@ POWERCAP = Path("/sys/class/powercap")
 class EnergyMeter:
     """Adds up the energy of processors and of a GPU.
 
-    Processors count microjoules (RAPL: `energy_uj` of each package, on Linux, where it may be
-    read); counters begin again at `max_energy_range_uj`, after half an hour or more under load, so
-    `read` has to be called more often than that. A CUDA GPU says its power (through NVML, if
-    `nvidia-ml-py` is installed), which is taken to last until the next reading.
-
-    Args:
-        device: Where training runs.
-        powercap: The folder of the counters.
+    Processors count microjoules (RAPL: `energy_uj` of each package, on Linux, if it is readable);
+    the counters wrap around at `max_energy_range_uj`, after half an hour or more under load, so
+    `read` must be called more often. A CUDA GPU reports its power (through NVML, if `nvidia-ml-py`
+    is installed), which is assumed to last until the next reading.
     """
 
     def __init__(self, device: torch.device, powercap: Path = POWERCAP) -> None:
@@ -35,7 +31,7 @@ class EnergyMeter:
             self.joules["GPU"] = 0.0
 
     def read(self) -> None:
-        """Adds what has been drawn since the last call."""
+        """Adds the energy since the last call."""
         for folder, before in self._counters.items():
             now = _count(folder)
             if now is None:
@@ -65,7 +61,7 @@ def _is_package(folder: Path) -> bool:
 
 
 def _count(folder: Path, name: str = "energy_uj") -> float | None:
-    """Joules of a counter; None where it may not be read."""
+    """Joules of a counter; None if it is not readable."""
     try:
         return int((folder / name).read_text()) / 1e6
     except (OSError, ValueError):

@@ -1,7 +1,7 @@
-"""The loss that training minimises, without ever holding the logits of a whole batch.
+"""The training loss: `slm.model.reference.next_token_loss` without all logits at once.
 
-Shape suffixes: B batch, T positions, N positions of all windows (B T), n positions of a chunk,
-C width, V vocabulary, P vocabulary padded to a multiple of 64.
+Shape suffixes: B batch, T positions, N positions of all windows (B T), n positions of a chunk, C
+width, V vocabulary, P vocabulary padded to a multiple of 64.
 """
 
 from collections.abc import Callable
@@ -31,8 +31,8 @@ class NextTokenLoss:
 
     Args:
         compile: Whether to compile the network and the softmax, each for fixed shapes. Functions
-            are compiled, not modules: weights keep their names in checkpoints, and whatever else
-            calls the model, as measuring and telling do, needs no compiling.
+            are compiled, not modules: weights keep their names in checkpoints, and evaluation and
+            generation call the same model uncompiled.
     """
 
     def __init__(self, compile: bool = False) -> None:
@@ -45,13 +45,15 @@ class NextTokenLoss:
             self._kernel = torch.compile(softmax_gradient_, dynamic=False)
 
     def __call__(self, model: GPT, inputs: Tensor, targets: Tensor) -> Tensor:
-        """The loss of a batch, with the gradients on their way."""
+        """The loss of a batch; gradients are computed on the way."""
         # Read when compiling only.
         budget = _ACTIVATION_BUDGET if inputs.device.type == "cpu" else 1.0
-        meeting: list[Tensor] | None = None
+        tied_gradient: list[Tensor] | None = None
         if model.config.tied and torch.is_grad_enabled():
-            meeting = []
-            embeddings_BTC = TiedEmbedding.apply(model.token_embedding.weight, inputs, meeting)  # type: ignore[no-untyped-call]
+            tied_gradient = []
+            embeddings_BTC = TiedEmbedding.apply(
+                model.token_embedding.weight, inputs, tied_gradient
+            )  # type: ignore[no-untyped-call]
         else:
             embeddings_BTC = model.token_embedding(inputs)
         with functorch_config.patch(activation_memory_budget=budget):
@@ -64,26 +66,26 @@ class NextTokenLoss:
             rows,
             self._kernel,
             self._workspace,
-            meeting,
+            tied_gradient,
         )
         return loss
 
     def release(self) -> None:
-        """Lets go of the memory that is kept from call to call."""
+        """Frees the buffers that are kept between calls."""
         self._workspace.clear()
 
     def recycle(self, model: GPT) -> None:
-        """Takes the head's gradient away, when the optimizer has used it: room for the next one."""
+        """Takes the head's gradient, which has been used, as the buffer of the next one."""
         weight = model.head_weight
         if weight.grad is not None:
             self._workspace["gradient"], weight.grad = weight.grad, None
 
 
 def rows_at_once(vocab_size: int, device: str, compiled: bool) -> int:
-    """How many positions' logits to hold at once.
+    """How many positions' logits to compute at once.
 
-    A power of two, enough for matrix products to be efficient; on a CPU little enough to stay near
-    the cache, at most 64 MiB of bfloat16, on a GPU 512. Without a compiler, softmax makes copies in
+    A power of two, enough for efficient matrix products; on a CPU few enough to stay near the
+    cache, at most 64 MiB of bfloat16, on a GPU 512. Without a compiler, softmax makes copies in
     float32: a quarter of that.
     """
     elements = 1 << (25 if device == "cpu" else 28)
@@ -92,11 +94,11 @@ def rows_at_once(vocab_size: int, device: str, compiled: bool) -> int:
 
 
 class LinearCrossEntropy(torch.autograd.Function):
-    """Mean cross-entropy of softmax(hidden @ weight.T), chunk of positions by chunk.
+    """Mean cross-entropy of softmax(hidden @ weight.T), one chunk of positions at a time.
 
     The logits' gradient, softmax - one-hot, is known as soon as the logits are. So each chunk goes
-    forward and backward at once and is forgotten: what a large vocabulary needs in memory no longer
-    grows with the batch. The products are computed in autocast's format where it is on.
+    forward and backward at once and is discarded: memory no longer grows with batch times
+    vocabulary. The products are computed in autocast's format.
     """
 
     @staticmethod
@@ -108,9 +110,9 @@ class LinearCrossEntropy(torch.autograd.Function):
         rows: int,
         kernel: Kernel,
         workspace: dict[str, Tensor],
-        meeting: list[Tensor] | None = None,
+        tied_gradient: list[Tensor] | None = None,
     ) -> Tensor:
-        """Computes the loss, and both gradients but for a factor.
+        """Computes the loss, and both gradients up to a factor.
 
         Args:
             ctx: Keeps them.
@@ -119,8 +121,8 @@ class LinearCrossEntropy(torch.autograd.Function):
             targets_N: int64.
             rows: Positions per chunk.
             kernel: `softmax_gradient_`, or the same compiled.
-            workspace: Keeps what the next call needs again.
-            meeting: Where to leave the weight's gradient for `TiedEmbedding`; None returns it.
+            workspace: Buffers for the next call.
+            tied_gradient: Receives the weight's gradient for `TiedEmbedding`; None returns it.
         """
         device = hidden_NC.device.type
         dtype = weight_VC.dtype
@@ -156,7 +158,7 @@ class LinearCrossEntropy(torch.autograd.Function):
                         d_weight_VC[first : first + step] += part.to(weight_VC.dtype)
             loss = torch.cat(losses).mean()
         ctx.save_for_backward(d_inputs_NC, d_weight_VC)
-        ctx.hidden_dtype, ctx.meeting = hidden_NC.dtype, meeting
+        ctx.hidden_dtype, ctx.tied_gradient = hidden_NC.dtype, tied_gradient
         return loss
 
     @staticmethod
@@ -167,32 +169,30 @@ class LinearCrossEntropy(torch.autograd.Function):
         factor = d_loss / len(d_inputs_NC)
         d_hidden_NC = d_inputs_NC.to(ctx.hidden_dtype).mul_(factor)
         d_weight: Tensor | None = d_weight_VC.mul_(factor)
-        if ctx.meeting is not None:
-            ctx.meeting.append(d_weight)
+        if ctx.tied_gradient is not None:
+            ctx.tied_gradient.append(d_weight)
             d_weight = None
         return d_hidden_NC, d_weight, None, None, None, None, None
 
 
 class TiedEmbedding(torch.autograd.Function):
-    """Token embeddings from a matrix that is the output head, too.
+    """Token embeddings from the output head's matrix.
 
-    Its gradient is added to the head's, row by row, where autograd would make a second matrix of
-    the vocabulary's size, mostly zeros, and add the two.
+    Their gradient is added to the head's, row by row, where autograd would allocate a second matrix
+    of the vocabulary's size, mostly zeros, and add the two.
     """
 
     @staticmethod
-    def forward(ctx: Any, weight_VC: Tensor, tokens_BT: Tensor, meeting: list[Tensor]) -> Tensor:
-        """Looks up: (B, T) to (B, T, C).
+    def forward(
+        ctx: Any, weight_VC: Tensor, tokens_BT: Tensor, tied_gradient: list[Tensor]
+    ) -> Tensor:
+        """Looks up the rows of tokens (B, T): (B, T, C).
 
-        Args:
-            ctx: Keeps the rest.
-            weight_VC: The matrix.
-            tokens_BT: int64.
-            meeting: Where `LinearCrossEntropy` leaves the head's gradient: always before this
-                one's turn, for the loss depends on these embeddings.
+        `LinearCrossEntropy` has put the head's gradient into `tied_gradient` before the backward
+        pass gets here, because the loss depends on these embeddings.
         """
         ctx.save_for_backward(tokens_BT)
-        ctx.meeting = meeting
+        ctx.tied_gradient = tied_gradient
         return F.embedding(tokens_BT, weight_VC)
 
     @staticmethod
@@ -200,7 +200,7 @@ class TiedEmbedding(torch.autograd.Function):
     def backward(ctx: Any, d_embeddings_BTC: Tensor) -> tuple[Tensor, None, None]:
         """The gradient of both uses."""
         (tokens_BT,) = ctx.saved_tensors
-        d_weight_VC = ctx.meeting.pop()
+        d_weight_VC = ctx.tied_gradient.pop()
         rows_NC = d_embeddings_BTC.flatten(0, 1).to(d_weight_VC.dtype)
         if d_weight_VC.device.type == "cpu":
             index_NC = tokens_BT.flatten().unsqueeze(1).expand_as(rows_NC)
@@ -218,7 +218,7 @@ def _reuse(
     columns: int,
     dtype: torch.dtype,
 ) -> Tensor:
-    """An uninitialised matrix, the same as last time where that fits: (rows, columns)."""
+    """An uninitialised matrix (rows, columns), the previous one if it fits."""
     found = workspace.get(name)
     if found is None or (found.shape, found.dtype, found.device) != (
         (rows, columns), dtype, like.device,
@@ -228,11 +228,7 @@ def _reuse(
 
 
 def softmax_gradient_(logits_nV: Tensor, targets_n: Tensor) -> tuple[Tensor, Tensor]:
-    """Overwrites logits by the gradient of log(sum of exp(logits)): their softmax.
-
-    Args:
-        logits_nV: Changed in place.
-        targets_n: Their targets, int64.
+    """Overwrites logits with the gradient of log(sum of exp(logits)): their softmax.
 
     Returns:
         log(sum of exp(logits)) and the target's logit for each position, in float32 or better.
@@ -245,9 +241,9 @@ def softmax_gradient_(logits_nV: Tensor, targets_n: Tensor) -> tuple[Tensor, Ten
 
 
 def _at_targets(gradient_nP: Tensor, targets_n: Tensor, losses_n: Tensor) -> Tensor:
-    """Puts in p - 1 for the targets: from the loss, as bfloat16's p - 1 would be mostly rounding.
+    """Sets p - 1 for the targets: from the loss, because bfloat16's p - 1 would be mostly rounding.
 
-    Outside of what is compiled: there it would cost a copy of all logits.
+    Not compiled: there it would cost a copy of all logits.
     """
     # Not scatter_, which copies a CPU's whole bfloat16 matrix into float32 and back.
     rows_n = torch.arange(len(targets_n), device=targets_n.device)

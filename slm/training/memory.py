@@ -1,4 +1,4 @@
-"""The memory of a process: kept between steps, given back in between, and measured."""
+"""The memory of a process: reused between steps, returned to the system, measured."""
 
 import ctypes
 import gc
@@ -11,11 +11,11 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
 def keep_freed_memory() -> bool:
-    """Lets the C library hand freed memory out again instead of returning it to the system.
+    """Makes the C library reuse freed memory instead of returning it to the system.
 
-    Each training step on a CPU allocates the same large blocks. By default glibc maps blocks from
-    some size on anew each time, and the system has to fill all their pages with zeros before they
-    are used: a fifth of a step of the 30 M model. See mallopt(3).
+    Each training step on a CPU allocates the same large blocks. By default glibc maps large blocks
+    each time, and the system fills their pages with zeros: a fifth of a step of the 30 M model. See
+    mallopt(3).
 
     Returns:
         Whether there was such a setting.
@@ -31,9 +31,9 @@ def keep_freed_memory() -> bool:
 
 
 def return_freed_memory() -> None:
-    """Collects garbage and gives what is free back: to the system, and to other users of the GPU.
+    """Collects garbage and returns free memory to the system, and to other users of the GPU.
 
-    What compiling leaves behind would stay for the whole run otherwise.
+    Without this, what compiling leaves would stay allocated for the whole run.
     """
     gc.collect()
     torch.cuda.empty_cache()  # nothing where CUDA is not in use
@@ -44,10 +44,7 @@ def return_freed_memory() -> None:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes at their highest: of the device on CUDA, elsewhere of this process so far.
-
-    0 where the system does not tell.
-    """
+    """Peak memory in bytes: of the device on CUDA, elsewhere of this process; 0 if unknown."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     try:

@@ -1,6 +1,6 @@
-"""How well a model predicts a text, exactly: sums and counts, divided once at the end.
+"""Exact loss, perplexity and bits per byte of a text: sums and counts, divided once at the end.
 
-Shape suffixes: B batch, T positions, V vocabulary, and BT where both are flattened into one.
+Shape suffixes: B batch, T positions, V vocabulary, and BT if both are flattened into one.
 """
 
 import math
@@ -47,12 +47,7 @@ class LanguageModelMetrics(Metric):
         self.register_buffer("byte_lengths", torch.from_numpy(byte_lengths), persistent=False)
 
     def update(self, logits: Tensor, targets: Tensor) -> None:
-        """Adds a batch; targets that are `IGNORED` do not count.
-
-        Args:
-            logits: (B, T, V).
-            targets: (B, T), int64.
-        """
+        """Adds logits (B, T, V) and targets (B, T); targets that are `IGNORED` do not count."""
         losses_BT = F.cross_entropy(
             logits.flatten(0, 1).float(),
             targets.flatten(),

@@ -1,4 +1,4 @@
-"""Optimizers with decay groups, and the learning rate's course: warm-up, then down."""
+"""Optimizers with weight-decay groups, and the learning-rate schedule."""
 
 import math
 from collections.abc import Callable
@@ -8,6 +8,7 @@ from typing import Any, Literal
 from torch.optim import AdamW, Optimizer
 
 from slm.model import GPT
+from slm.model.config import check
 from slm.training.muon import MuonAdamW, hidden_matrices
 
 
@@ -41,52 +42,32 @@ class OptimizerOptions:
     muon_momentum: float = 0.95
     """Muon's decay rate of the gradient's running mean."""
     schedule: Literal["cosine", "trapezoid"] = "cosine"
-    """How the learning rate falls behind the warm-up: along a half cosine, or not at all until it
-    falls in a straight line over the last part, `cooldown_share`."""
+    """How the learning rate falls after the warm-up: along a half cosine, or constant and then in a
+    straight line over the last part, `cooldown_share`."""
     cooldown_share: float = 0.5
     """Part of the steps over which a trapezoid falls; 1 makes it a straight line."""
 
     def __post_init__(self) -> None:
-        checks = {
-            f"lr is {self.lr}; it has to be above 0": self.lr > 0,
-            f"min_lr_ratio is {self.min_lr_ratio}; it has to be from 0 to 1": (
-                0 <= self.min_lr_ratio <= 1
-            ),
-            f"warmup_steps is {self.warmup_steps}; it has to be 0 or more": self.warmup_steps >= 0,
-            f"decay_steps is {self.decay_steps}; it has to be 1 or more, or null": (
-                self.decay_steps is None or self.decay_steps >= 1
-            ),
-            f"weight_decay is {self.weight_decay}; it has to be 0 or more": self.weight_decay >= 0,
-            f"name is {self.name}; it has to be adamw or muon": self.name in ("adamw", "muon"),
-            f"muon_lr is {self.muon_lr}; it has to be above 0": self.muon_lr > 0,
-            f"muon_momentum is {self.muon_momentum}; it has to be at least 0, below 1": (
-                0 <= self.muon_momentum < 1
-            ),
-            f"schedule is {self.schedule}; it has to be cosine or trapezoid": (
-                self.schedule in ("cosine", "trapezoid")
-            ),
-            f"cooldown_share is {self.cooldown_share}; it has to be above 0, at most 1": (
-                0 < self.cooldown_share <= 1
-            ),
-            f"betas are {self.beta1} and {self.beta2}; they have to be at least 0, below 1": (
-                0 <= self.beta1 < 1 and 0 <= self.beta2 < 1
-            ),
-        }
-        for message, holds in checks.items():
-            if not holds:
-                raise ValueError(message)
+        check(self, "lr", self.lr > 0, "above 0")
+        check(self, "min_lr_ratio", 0 <= self.min_lr_ratio <= 1, "from 0 to 1")
+        check(self, "warmup_steps", self.warmup_steps >= 0, "0 or more")
+        steps = self.decay_steps
+        check(self, "decay_steps", steps is None or steps >= 1, "1 or more, or null")
+        check(self, "weight_decay", self.weight_decay >= 0, "0 or more")
+        check(self, "name", self.name in ("adamw", "muon"), "adamw or muon")
+        check(self, "muon_lr", self.muon_lr > 0, "above 0")
+        for name in ("beta1", "beta2", "muon_momentum"):
+            check(self, name, 0 <= getattr(self, name) < 1, "at least 0, below 1")
+        schedules = ("cosine", "trapezoid")
+        check(self, "schedule", self.schedule in schedules, "cosine or trapezoid")
+        check(self, "cooldown_share", 0 < self.cooldown_share <= 1, "above 0, at most 1")
 
 
 def make_optimizer(model: GPT, options: OptimizerOptions, *, fused: bool) -> Optimizer:
-    """AdamW (Loshchilov & Hutter 2019, arXiv 1711.05101), or Muon beside it, over a model.
+    """AdamW (Loshchilov & Hutter 2019, arXiv 1711.05101), or Muon with it, for a model.
 
     Parameters of two and more dimensions (matrices, embeddings) decay; vectors (biases, norm
-    weights) do not.
-
-    Args:
-        model: Whose parameters to train.
-        options: Which optimizer, learning rates and weight decay.
-        fused: Whether AdamW uses torch's fused kernel.
+    weights) do not. `fused` selects torch's fused kernel of AdamW.
     """
     pieces = hidden_matrices(model.blocks) if options.name == "muon" else {}
     rest = [p for p in model.parameters() if p.requires_grad and p not in pieces]
@@ -111,10 +92,6 @@ def learning_rate_curve(options: OptimizerOptions, total: int) -> Callable[[floa
         cosine:      m + (1 - m) (1 + cos(pi p)) / 2     (Loshchilov & Hutter 2017, 1608.03983)
         trapezoid:   m + (1 - m) min(1, (1 - s / total) / c), with cooldown_share c
         s >= total:  m
-
-    Args:
-        options: Kind of curve, `warmup_steps`, `min_lr_ratio`, `cooldown_share`.
-        total: Step at which the curve reaches its floor.
     """
     warmup, floor = min(options.warmup_steps, total), options.min_lr_ratio
 

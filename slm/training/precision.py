@@ -1,4 +1,4 @@
-"""Which number format to compute in."""
+"""Number formats for training."""
 
 import contextlib
 from typing import Literal
@@ -11,20 +11,16 @@ Precision = Literal["auto", "32-true", "16-mixed", "bf16-mixed", "64-true"]
 # No bf16-true: weights kept in bfloat16 lose the small updates of AdamW.
 
 MIXED_FORMATS = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
-"""What mixed precision multiplies in; the weights stay float32."""
+"""The formats of matrix products in mixed precision; the weights stay float32."""
 
 
 def resolve_precision(
     precision: Precision, device: str
 ) -> Literal["32-true", "16-mixed", "bf16-mixed", "64-true"]:
-    """Rounds `auto` into what a device is good at.
+    """Replaces `auto` by the fastest precision of a type of device.
 
-    bf16-mixed where the device multiplies bfloat16 natively (CUDA from Ampere on; CPUs with
+    bf16-mixed if the device multiplies bfloat16 natively (CUDA from Ampere on; CPUs with
     AVX512-BF16 or AMX), else 16-mixed on CUDA, else 32-true.
-
-    Args:
-        precision: What was asked for.
-        device: Type of the device.
     """
     if precision != "auto":
         return precision

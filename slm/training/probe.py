@@ -1,4 +1,4 @@
-"""A few training steps on random tokens, to see how long they take and how much memory."""
+"""Measures time and memory of a few training steps on random tokens."""
 
 import statistics
 from dataclasses import dataclass
@@ -16,14 +16,14 @@ from slm.training.precision import autocast, can_fuse
 
 @dataclass(frozen=True)
 class Measurement:
-    """What one configuration costs on this machine."""
+    """The cost of one configuration on this machine."""
 
     micro_batch_seconds: float
     """Forward and backward of one micro-batch, median."""
     update_seconds: float
     """One step of the optimizer, median."""
     peak_bytes: int
-    """Memory at its highest, as `peak_memory` says."""
+    """Peak memory, as `peak_memory` says."""
     first_seconds: float
     """The first forward and backward, compilation included."""
 
@@ -42,22 +42,22 @@ def measure(
     compile: bool = False,
     seconds: float = 1.5,
 ) -> Measurement | None:
-    """Trains a fresh model for some steps and forgets it.
+    """Trains a model with random weights for some steps.
 
-    The random state outside is left as it was, but on MPS, where it cannot be.
+    The random state is left unchanged, except on MPS, where that is impossible.
 
     Args:
         gpt: Shape of the network.
-        optimizer: Which optimizer.
+        optimizer: Its options.
         device: Where to train.
         batch_size: Windows per micro-batch.
         precision: As the Trainer's.
         compile: Whether to train through torch.compile.
         seconds: How long to measure, at least two steps, after one that does not count. Shorter
-            measurements are at the mercy of whatever else the machine does.
+            measurements depend too much on other processes.
 
     Returns:
-        What was measured, or None if the memory does not suffice.
+        The measurement, or None if the memory does not suffice.
     """
     cuda = device.type == "cuda"
     if device.type == "cpu":

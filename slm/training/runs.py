@@ -145,7 +145,7 @@ class RunClaim:
 
     Attributes:
         folder: The folder, once one has been created or resumed.
-        resumed: Whether it held a run before.
+        resumed: Whether it contained a run before.
     """
 
     def __init__(self) -> None:
@@ -192,7 +192,7 @@ class RunClaim:
         return folder
 
     def resume(self, folder: Path) -> None:
-        """Takes over the folder of an earlier run, and cleans up what its process left unwritten.
+        """Takes over the folder of an earlier run, and removes its temporary files.
 
         Raises:
             UserError: Another process is training in it.

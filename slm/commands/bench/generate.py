@@ -18,9 +18,8 @@ from slm.bench.generation_speed import (
     measure,
     memory_speed,
     slm_generator,
+    transformers_generator,
 )
-from slm.bench.quantization_cost import quantization_cost
-from slm.bench.transformers_baseline import transformers_baselines
 from slm.commands.lookup import open_named
 from slm.commands.parsing.arguments import Arguments
 from slm.commands.parsing.configs import model_of_config
@@ -28,6 +27,8 @@ from slm.commands.parsing.device import DeviceOptions
 from slm.commands.parsing.errors import output_path
 from slm.commands.parsing.options import parse
 from slm.errors import UserError
+from slm.evaluation.loss import measure_loss
+from slm.evaluation.texts import texts_of
 from slm.generation import SamplingOptions
 from slm.generation.quantization import (
     Quantization,
@@ -126,8 +127,11 @@ def bench_generate(
         if options.compile and can_compile(name, device)
     }
     if options.vs:
-        floats = [name for name in formats if name != "int8"]
-        generators |= transformers_baselines(model, floats, device, sampling)
+        generators |= {
+            f"transformers {name}": transformers_generator(model, name, device, sampling)
+            for name in formats
+            if name != "int8"
+        }
     memory = memory_speed(device)
     speeds: list[Speed] = []
     for stories in options.stories:
@@ -156,8 +160,8 @@ def bench_generate(
         flush=True,
     )
     if checkpoint is not None:
-        facts["cost"], cost = quantization_cost(checkpoint, models, options.loss_tokens)
-        print(f"\n{cost}", flush=True)
+        facts["cost"], cost = _quantization_cost(checkpoint, models, options.loss_tokens)
+        print(f"\nLoss       {cost}", flush=True)
         if options.cold:
             facts["cold"], cold = _cold(checkpoint, options)
             print(cold)
@@ -167,11 +171,7 @@ def bench_generate(
 def _plan(
     options: BenchGenerateOptions,
 ) -> tuple[str, list[Literal["fp32", "bf16", "int8"]], SamplingOptions]:
-    """Device, number formats and sampling; prints which formats are left out.
-
-    Raises:
-        UserError: An option is out of range, or there is no such device.
-    """
+    """Device, number formats and sampling; prints which formats are left out."""
     device = options.trainer.device.type
     try:
         named = options.weights or native_formats(device)
@@ -185,11 +185,7 @@ def _plan(
 
 
 def _new_tokens(options: BenchGenerateOptions, shape: GPTConfig) -> int:
-    """New tokens per story.
-
-    Raises:
-        UserError: transformers cannot generate so many.
-    """
+    """New tokens per story."""
     room = shape.block_size - PROMPT_LENGTH
     tokens = options.tokens or min(200, room)
     if options.vs and tokens > room:
@@ -218,6 +214,29 @@ def _table(speeds: Sequence[Speed], memory: float) -> list[str]:
             f"{s.first_token_ms:>8.1f} ms  {s.weights_per_second / memory:>11.0%}"
         )
     return lines
+
+
+def _quantization_cost(
+    checkpoint: Checkpoint, models: dict[str, GPT], tokens: int | None
+) -> tuple[dict[str, float] | None, str]:
+    """Bits per byte of the model's validation split in each number format, and a line about it."""
+    if tokens == 0:
+        return None, "not measured: --loss_tokens 0"
+    try:
+        texts = texts_of(checkpoint, prepare=False)
+        checkpoint.check_data(texts.folder, texts.manifest, "validation")
+    except UserError as error:
+        return None, f"not measured: {error.found}"
+    windows = texts.windows(checkpoint.gpt.block_size)
+    losses = measure_loss(models, windows, texts.tokenizer, tokens)
+    found = {name: loss["bits_per_byte"] for name, loss in losses.items()}
+    base = found.get("fp32")
+    line = ", ".join(
+        f"{name} {bits:.4f}" + (f" ({bits - base:+.5f})" if base and name != "fp32" else "")
+        for name, bits in found.items()
+    )
+    predicted = next(iter(losses.values()))["tokens"]
+    return found, f"{line} bits per byte on {predicted:,} tokens of {texts.folder}"
 
 
 def _cold(checkpoint: Checkpoint, options: BenchGenerateOptions) -> tuple[dict[str, float], str]:

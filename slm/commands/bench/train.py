@@ -142,11 +142,7 @@ def _print(line: str) -> None:
 
 
 def _trainings(options: BenchTrainOptions) -> list[Training]:
-    """What to measure: the config's training with the options' changes, for each batch size.
-
-    Raises:
-        UserError: An option is out of range, or the config or nanoGPT cannot be read.
-    """
+    """What to measure: the config's training with the options' changes, for each batch size."""
     if options.vs and not Path(options.vs).is_file():
         raise UserError(
             f"--vs {options.vs} does not exist",

@@ -9,12 +9,7 @@ from slm.training.checkpoint import Checkpoint, check_vocabulary_size
 
 
 def check_options(options: FitOptions) -> None:
-    """Checks options against each other.
-
-    Raises:
-        UserError: One is out of range, contradicts another, has no effect, or has another meaning
-            than a user would think.
-    """
+    """Checks options against each other."""
     if options.budget is not None:
         _check_budget(options)
     _check_numbers(options)
@@ -89,11 +84,7 @@ def _check_effects(options: FitOptions) -> None:
 
 
 def check_resumed(options: FitOptions, checkpoint: Checkpoint) -> None:
-    """Checks that training can continue from a checkpoint, and has steps left.
-
-    Raises:
-        UserError: The optimizer is another, or the steps have been trained.
-    """
+    """Checks that training can continue from a checkpoint, and has steps left."""
     before = checkpoint.entry["training"].get("name", "adamw")
     if options.optimizer.name != before:
         raise UserError(
@@ -118,9 +109,6 @@ def check_data(options: FitOptions, data: StoryData, initial: Checkpoint | None)
         options: The options of the run.
         data: The data, prepared or not.
         initial: The checkpoint whose weights to start from, if any.
-
-    Raises:
-        UserError: It does not fit the model, or the initial checkpoint does not.
     """
     known = data.known_tokenizer()
     if initial is not None:

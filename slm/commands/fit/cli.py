@@ -136,11 +136,7 @@ class StoryCLI(LightningCLI):
         super()._set_seed()
 
     def before_instantiate_classes(self) -> None:
-        """Checks what can be checked before anything is built, and plans the budget.
-
-        Raises:
-            UserError: Options contradict each other or the checkpoint.
-        """
+        """Checks what can be checked before anything is built, and plans the budget."""
         options = self.config[self.verb]
         if self.checkpoint is not None:
             self._set_options(self.checkpoint.tokenizer_replacement(options.data.tokenizer))
@@ -163,11 +159,7 @@ class StoryCLI(LightningCLI):
     # ---- instances ----------------------------------------------------------------------
 
     def instantiate_classes(self) -> None:
-        """Builds model, data and Trainer.
-
-        Raises:
-            UserError: An option is out of range.
-        """
+        """Builds model, data and Trainer."""
         try:
             super().instantiate_classes()
         except ValueError as error:
@@ -209,11 +201,7 @@ class StoryCLI(LightningCLI):
             self._measure()
 
     def _fit(self) -> None:
-        """Trains, with smaller micro-batches if the memory does not suffice; then summarises.
-
-        Raises:
-            Stopped: A signal has stopped it; `last.ckpt` has been written.
-        """
+        """Trains, with smaller micro-batches if the memory does not suffice; then summarises."""
         options = FitOptions.of(self.config.fit, self.given)
         initial = self.initial
         if self.model.init_from:

@@ -22,9 +22,6 @@ def interruptible(trainer: Trainer, options: Namespace) -> Iterator[None]:
     Args:
         trainer: The Trainer.
         options: Parsed options of the verb.
-
-    Raises:
-        Stopped: A signal has stopped the run.
     """
     try:
         yield

@@ -48,11 +48,7 @@ class FitOptions:
 
     @classmethod
     def of(cls, parsed: Namespace, given: frozenset[str]) -> "FitOptions":
-        """The options that LightningCLI has parsed.
-
-        Raises:
-            UserError: One is out of range.
-        """
+        """The options that LightningCLI has parsed."""
         data = parsed.data.as_dict()
         try:
             return cls(

@@ -137,9 +137,6 @@ def plan_run(
 
     Returns:
         The clock of the budget, if there is one, and the options that the plan changes.
-
-    Raises:
-        UserError: Options contradict each other or the checkpoint.
     """
     if checkpoint is not None:
         check_resumed(options, checkpoint)
@@ -165,9 +162,6 @@ def plan_budget(
         seconds: The time.
         initial: The checkpoint whose weights to start from, if any.
         choose_size: Whether the model's size is chosen, too.
-
-    Raises:
-        UserError: Options, data and machine do not fit each other.
     """
     try:
         find_device(options.trainer.accelerator)
@@ -187,9 +181,6 @@ def resume_budget(checkpoint: Checkpoint | None, seconds: float, budget: str) ->
         checkpoint: The checkpoint to resume, if any.
         seconds: The time of the whole run.
         budget: The same, as it was typed.
-
-    Raises:
-        UserError: The time has been used up.
     """
     states = checkpoint.contents["callbacks"] if checkpoint else {}
     saved = states.get(TimeBudget.__qualname__)
@@ -216,9 +207,6 @@ def make_plan(
         validation_tokens: Tokens of the validation split.
         choose_size: Whether layers and width, and with them the tokens per step, are chosen;
             otherwise the options determine them.
-
-    Raises:
-        UserError: Not even one window fits into the memory, or the device fails its check.
     """
     gpt, trainer = options.gpt, options.trainer
     device = find_device(trainer.accelerator)

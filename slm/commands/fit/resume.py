@@ -28,9 +28,6 @@ def resolve_checkpoint(
 
     Returns:
         The arguments with the file's path, and the opened checkpoint.
-
-    Raises:
-        UserError: There is no such checkpoint, or another process is training the run.
     """
     named = arguments.take("--ckpt_path") if "--ckpt_path" in arguments.given else "null"
     if named is None:
@@ -74,11 +71,7 @@ def _current(config: Path) -> str:
 def initial_checkpoint(
     verb: str, arguments: Arguments, resumed: Checkpoint | None
 ) -> Checkpoint | None:
-    """The checkpoint that `--model.init_from` names on the command line, unless one is resumed.
-
-    Raises:
-        UserError: There is no such checkpoint.
-    """
+    """The checkpoint that `--model.init_from` names on the command line, unless one is resumed."""
     path = arguments.get("--model.init_from")
     if verb != "fit" or resumed or path in NULL:
         return None

@@ -109,9 +109,6 @@ def print_figures(
         data: The data it measured on.
         checkpoint: What was measured.
         options: Parsed options of the verb.
-
-    Raises:
-        UserError: Nothing was measured.
     """
     prefix = "val" if verb == "validate" else "test"
     option = f"limit_{prefix}_batches"

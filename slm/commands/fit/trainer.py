@@ -113,11 +113,7 @@ def measure_arguments(options: Namespace) -> dict[str, Any]:
 
 
 def _common_arguments(options: Namespace) -> dict[str, Any]:
-    """Precision, strategy and plugins.
-
-    Raises:
-        ValueError: There is no such device.
-    """
+    """Precision, strategy and plugins."""
     trainer = options.trainer
     device = find_device(trainer.accelerator).type
     precision = resolve_precision(trainer.precision, device)

@@ -67,9 +67,6 @@ class Arguments:
         """A copy in which each config is replaced by what `expand` makes of its path.
 
         The result is at the front, so that an option overrides a config wherever it is given.
-
-        Raises:
-            UserError: There is no such file and no packaged config of that name.
         """
         expanded = [argument for name in self.configs for argument in expand(find_config(name))]
         rest = Arguments(list(self))

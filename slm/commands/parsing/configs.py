@@ -11,11 +11,7 @@ if TYPE_CHECKING:  # torch takes a second to load
 
 
 def find_config(name: str) -> str:
-    """The path of a config: of that file if it exists, else of the packaged config of that name.
-
-    Raises:
-        UserError: There is neither, or the name is empty.
-    """
+    """The path of a config: of that file if it exists, else of the packaged config of that name."""
     if not name:
         raise UserError(
             "--config without a file",
@@ -39,11 +35,7 @@ def find_config(name: str) -> str:
 
 
 def read_config(path: str | Path) -> dict[str, Any]:
-    """A config file as nested dictionaries.
-
-    Raises:
-        UserError: It cannot be read.
-    """
+    """A config file as nested dictionaries."""
     import yaml  # not needed for `slm --help`
 
     try:
@@ -61,11 +53,7 @@ def read_config(path: str | Path) -> dict[str, Any]:
 
 
 def model_of_config(path: str | Path) -> "GPTConfig":
-    """The model of a config.
-
-    Raises:
-        UserError: It cannot be read, or has none.
-    """
+    """The model of a config."""
     from slm.model import GPTConfig
 
     try:

@@ -18,11 +18,7 @@ class DeviceOptions(RootOptions):
 
     @property
     def device(self) -> torch.device:
-        """The device.
-
-        Raises:
-            UserError: It does not exist.
-        """
+        """The device."""
         try:
             return find_device(self.accelerator)
         except ValueError as error:

@@ -57,11 +57,7 @@ class ParsingErrors:
     _actions: list[Any]
 
     def error(self, message: str, ex: Exception | None = None) -> Any:
-        """Called by jsonargparse for every error on the command line or in a file.
-
-        Raises:
-            UserError: Always.
-        """
+        """Called by jsonargparse for every error on the command line or in a file."""
         subcommand = re.search(r"[Ss]ubcommand '(\w+)'", message)
         verb = self.usage.split()[1] if self.usage else (subcommand[1] if subcommand else "fit")
         text = " ".join(message.split())
@@ -133,9 +129,6 @@ def output_path(option: str, file: str | Path | None) -> Path | None:
     Args:
         option: Which option names it, with its dashes.
         file: The name.
-
-    Raises:
-        UserError: Its folder does not exist, or it is a folder itself.
     """
     if file is None:
         return None

@@ -73,9 +73,6 @@ def parse(
         usage: The line after "usage:".
         ignored: Sections and options of config files that decide nothing here; None if `--config`
             is an option like any other.
-
-    Raises:
-        UserError: An option is unknown, of the wrong type or out of range.
     """
     parser = Parser(
         prog="slm", usage=usage, description=VERBS[verb].description, allow_abbrev=False
@@ -155,11 +152,7 @@ def _options_of_config(
     ignored: frozenset[str],
     repeated: set[str],
 ) -> list[str]:
-    """The options of a config file as arguments of a verb.
-
-    Raises:
-        UserError: The file cannot be read, or contains an option that no verb knows.
-    """
+    """The options of a config file as arguments of a verb."""
     arguments: list[str] = []
     for name, value in flatten(read_config(path)).items():
         if name not in known:

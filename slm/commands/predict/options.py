@@ -58,21 +58,13 @@ class PredictOptions:
         return replace(self.sampling, stop=stop, log_probs=self.out is not None)
 
     def prompts(self) -> list[str]:
-        """The prompts of the command line and of the file, or the classic one.
-
-        Raises:
-            UserError: The file cannot be read.
-        """
+        """The prompts of the command line and of the file, or the classic one."""
         from_file = read_prompts(Path(self.prompt_file)) if self.prompt_file else []
         return [*self.prompt, *from_file] or [PROMPT]
 
 
 def read_prompts(path: Path) -> list[str]:
-    """The lines of a file, without empty ones.
-
-    Raises:
-        UserError: The file cannot be read or contains no prompt.
-    """
+    """The lines of a file, without empty ones."""
     try:
         # Not splitlines(), which also splits at Unicode's line separators within a text.
         lines = path.read_text(encoding="utf-8-sig").split("\n")

@@ -109,10 +109,6 @@ class JsonLines:
 
     Attributes:
         done: How many stories are complete.
-
-    Raises:
-        UserError: The file exists, its folder does not, an unfinished one contains the stories of
-            another command, or another process is writing it.
     """
 
     def __init__(self, path: str, requests: Sequence[StoryRequest], facts: dict[str, Any]) -> None:

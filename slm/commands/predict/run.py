@@ -55,11 +55,7 @@ def predict(arguments: Arguments) -> int:
 
 
 def _arithmetic(options: PredictOptions) -> tuple[str, Literal["fp32", "bf16", "int8"]]:
-    """Device and number format.
-
-    Raises:
-        UserError: There is no such device, or they do not fit each other.
-    """
+    """Device and number format."""
     device = options.trainer.device.type
     try:
         quantization = resolve_quantization(options.weights, device)
@@ -75,11 +71,7 @@ def _arithmetic(options: PredictOptions) -> tuple[str, Literal["fp32", "bf16", "
 
 
 def _check_lengths(prompts: list[str], storyteller: Storyteller, past_context: str) -> None:
-    """Checks that prompts fit the context, if it is not to be rebuilt.
-
-    Raises:
-        UserError: One does not.
-    """
+    """Checks that prompts fit the context, if it is not to be rebuilt."""
     context = storyteller.model.config.block_size
     for prompt in prompts if past_context == "stop" else []:
         if (length := 1 + len(storyteller.tokenizer.encode(prompt))) > context:

@@ -16,8 +16,8 @@ from slm.training.checkpoint import open_checkpoint
 class BestCheckpoint(ModelCheckpoint):
     """Keeps `best.ckpt`: the weights with the lowest `val_loss` so far.
 
-    The loss to beat is read from `best.ckpt` itself. Lightning keeps it with the path of the run's
-    folder, and forgets it once that has been moved, copied or linked.
+    The loss to beat is read from `best.ckpt` itself. Lightning stores it with the path of the run's
+    folder, and ignores it once that has been moved, copied or linked.
     """
 
     def __init__(self) -> None:
@@ -28,7 +28,6 @@ class BestCheckpoint(ModelCheckpoint):
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Takes up the best so far, if the run is resumed in its own folder."""
         if trainer.state.fn == "fit" and self.dirpath and trainer.ckpt_path:
             folder = Path(self.dirpath)
             if Path(trainer.ckpt_path).resolve().parent == folder.resolve():
@@ -42,18 +41,17 @@ class BestCheckpoint(ModelCheckpoint):
         self.best_model_path = self.kth_best_model_path = "" if score is None else str(path)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Writes the best, and looks what is there if that failed."""
         super().on_validation_end(trainer, pl_module)
         failed = getattr(trainer.strategy.checkpoint_io, "failed", False)
         if self.dirpath and trainer.strategy.broadcast(failed):
             self._take_up(trainer, Path(self.dirpath) / "best.ckpt")
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Nothing: what counts is the file."""
+        """Does nothing: the file counts."""
 
 
 def _best_score(path: Path) -> float | None:
-    """The validation loss of a `best.ckpt`; None if there is none that can be read."""
+    """The validation loss of a `best.ckpt`; None if it cannot be read."""
     try:
         states = open_checkpoint(path).contents["callbacks"].values()
     except UserError:
@@ -63,13 +61,10 @@ def _best_score(path: Path) -> float | None:
 
 
 class LastCheckpoint(ModelCheckpoint):
-    """Keeps `last.ckpt`: every so many steps, at the end, and when the run is stopped.
+    """Keeps `last.ckpt`: every `interval` optimizer steps, at the end, and when the run is stopped.
 
-    At a step that is followed by a validation it is written after that, so that it knows the best
+    If a step is followed by a validation, it is written after that, so that it contains the best
     loss and no validation is lost.
-
-    Args:
-        interval: Optimizer steps between two writings.
     """
 
     def __init__(self, interval: int) -> None:
@@ -83,14 +78,12 @@ class LastCheckpoint(ModelCheckpoint):
         self._begun_at: int | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Notes the step at which this process begins."""
         super().on_train_start(trainer, pl_module)
         self._begun_at = trainer.global_step
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Writes at the interval, and at the step after which training stops."""
         due = trainer.should_stop or (batch_idx + 1) % (trainer.val_check_batch or 1) == 0
         if due and trainer.enable_validation:
             return  # it will be written after the validation
@@ -99,7 +92,6 @@ class LastCheckpoint(ModelCheckpoint):
             self._save_checkpoint(trainer, self.format_checkpoint_name({}))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Writes what is due at this step."""
         due = trainer.should_stop or trainer.global_step % self.interval == 0
         if due and trainer.state.fn == "fit":
             self._save_checkpoint(trainer, self.format_checkpoint_name({}))
@@ -107,7 +99,7 @@ class LastCheckpoint(ModelCheckpoint):
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Writes the last whole step, unless writing is what failed, or a process is missing."""
+        """Writes the last complete step, unless writing has failed, or a process is missing."""
         if self._begun_at is None or trainer.global_step == self._begun_at:
             return  # no step since the checkpoint that was loaded, if any
         together = trainer.world_size == 1 or isinstance(exception, KeyboardInterrupt)
@@ -120,11 +112,11 @@ class LastCheckpoint(ModelCheckpoint):
                 raise
 
     def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
-        """Writes the curves first: a resumed run has to find all points before its checkpoint."""
+        """Flushes the curves first: a resumed run must find all points before its checkpoint."""
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
                 logger.experiment.flush()
         super()._save_checkpoint(trainer, filepath)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Nothing: paths of the process that wrote it."""
+        """Does nothing: the state contains paths of the process that wrote it."""

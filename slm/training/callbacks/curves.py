@@ -35,21 +35,24 @@ TENSORBOARD_LAYOUT = {
         "tokens per second": ["Multiline", ["^tokens_per_second$"]],
     }
 }
-"""Charts side by side under "Custom Scalars"; the other tabs fold most curves away."""
+"""Charts side by side under "Custom Scalars"; the other tabs fold most curves."""
 
 
 class TrainingCurves(Callback):
     """Logs scalars over optimizer steps.
 
-    At every `log_every_n_steps`-th step: `train_loss` (mean since the last point), `lr`,
-    `grad_norm` (before clipping), `tokens_per_second` (without validations) and
-    `tokens_seen`.
-    At each validation: `val_loss`, `val_perplexity`, `val_bits_per_byte`. Between two points
-    nothing is read back from the device.
+    At every `log_every_n_steps`-th step and the last: `train_loss` (mean since the last point),
+    `lr`, `grad_norm` (before clipping), `tokens_per_second` (without validations) and
+    `tokens_seen`. At each validation: `val_loss`, `val_perplexity`, `val_bits_per_byte`. Between
+    two points nothing is read from the device. A loss that is not finite ends training with a
+    `UserError`.
+
+    Its state is each process's sum of the losses since the last log point, up to the last complete
+    step: a resumed run completes the interval that it was stopped in.
 
     Attributes:
         latest: The values logged last.
-        seconds: From the first step's begin to the last one's end, validations between included.
+        seconds: From the start of the first step to the end of the last one, with validations.
     """
 
     def __init__(self) -> None:
@@ -60,7 +63,6 @@ class TrainingCurves(Callback):
         self._saved: dict[str, Any] | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Starts the clock, and lays out TensorBoard's tab of custom scalars."""
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
                 logger.experiment.add_custom_scalars(TENSORBOARD_LAYOUT)
@@ -83,7 +85,6 @@ class TrainingCurves(Callback):
         self._since = time.perf_counter()
 
     def state_dict(self) -> dict[str, Any]:
-        """Each process's sum of the losses since the last log point, up to the last whole step."""
         if self._trainer is None:
             return {}
         loss, batches = self._whole_steps
@@ -95,11 +96,9 @@ class TrainingCurves(Callback):
         return {"losses": torch.stack(losses).cpu(), "batches": batches}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keeps them for when training starts."""
         self._saved = state_dict or None
 
     def on_train_batch_start(self, *_: Any) -> None:
-        """Lets the clock go on after a validation and all that came with it."""
         if self._first_batch is None:
             self._first_batch = self._since = time.perf_counter()
         if self._paused is not None:
@@ -109,17 +108,11 @@ class TrainingCurves(Callback):
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
     ) -> None:
-        """Notes the rate of this step: afterwards the schedule has moved on."""
         self._lr = optimizer.param_groups[-1]["lr"]  # AdamW's; Muon's keeps its ratio to it
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Sums the loss; at a log point and at the last step, writes the curves.
-
-        Raises:
-            UserError: The loss is not finite.
-        """
         # Lightning has divided each micro-batch's loss by the number of micro-batches.
         self._loss = self._loss + outputs["loss"].detach() * trainer.accumulate_grad_batches
         self._batches += 1
@@ -150,11 +143,9 @@ class TrainingCurves(Callback):
         self._begin_interval(step, pl_module.device)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stops the clock."""
         self._paused = time.perf_counter()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Writes what was measured."""
         if trainer.state.fn != "fit":
             return
         measured = {

@@ -24,19 +24,14 @@ _LOSS_SCALE = 1024.0  # small gradients would vanish in float16
 
 
 class DeviceCheck(Callback):
-    """Stops a run whose device computes a different loss or different gradients from the CPU.
+    """Stops a run whose device computes another loss or other gradients than the CPU.
 
-    Some versions of some devices' kernels are wrong, and training silently produces nonsense.
-    The comparison runs eagerly on random tokens, without dropout; it changes neither weights nor
-    random state.
+    Kernels of some versions of some devices are wrong, and training silently produces nonsense. The
+    comparison runs eagerly on random tokens, without dropout; it changes neither weights nor random
+    state.
     """
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Runs the check, unless the device is a CPU.
-
-        Raises:
-            UserError: The device differs by more than rounding, or fails.
-        """
         device = trainer.strategy.root_device
         assert isinstance(pl_module, StoryModel)
         if device.type == _TRUSTED or pl_module.sharded:

@@ -16,13 +16,13 @@ from slm.signals import STOPPING, handled_by, raise_stopped
 
 
 class Interruption(Callback):
-    """While entered, lets a signal to stop take effect before the next micro-batch.
+    """While entered, delays a signal to stop until the next micro-batch.
 
-    Python would raise wherever it happens to be: between the halves of an optimizer step, whose
-    weights would then be saved, or in a destructor, where it is lost. Here the first signal is
-    noted, and raised at the next micro-batch of training or validation; with several processes,
-    when all of them have heard of it. A second signal ends the process at once, and so does one
-    while no batches are running, after cleaning up.
+    Python would raise at any point: between the halves of an optimizer step, whose weights would
+    then be saved, or in a destructor, where it is lost. Here the first signal is noted and raised
+    at the next micro-batch of training or validation; with several processes, when all of them
+    know of it. A second signal ends the process at once, and so does one while no batches are
+    running, after cleaning up.
 
     Attributes:
         number: The signal that was received; 0 if there was none.
@@ -49,50 +49,45 @@ class Interruption(Callback):
             if signal.getsignal(each) == self._note:
                 signal.signal(each, signal.SIG_DFL)
         self.number = number
-        if process_rank():
-            return  # the first process says it, if it was asked, too
-        print(
-            f"\n{signal.Signals(number).name} received: stopping before the next micro-batch; "
-            "once more stops at once.",
-            file=sys.stderr,
-        )
+        if process_rank() == 0:
+            print(
+                f"\n{signal.Signals(number).name} received: stopping before the next micro-batch; "
+                "once more stops at once.",
+                file=sys.stderr,
+            )
 
     def _check(self, trainer: Trainer) -> None:
         self._running = True
+        number = self.number
         if trainer.world_size > 1:
             agreed = torch.tensor(self.number)
             distributed.all_reduce(agreed, distributed.ReduceOp.MAX, group=self._group)
-            # A signal may have been noted meanwhile, too late for this round: it is not forgotten.
+            # A signal that was noted meanwhile, too late for this round, is not forgotten.
             number = int(agreed)
-        else:
-            number = self.number
         if number:
             self.number = number
             run_is_over()
             raise Stopped(number)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Takes SIGTERM back from Lightning, whose handler talks to the other processes itself."""
+        # Lightning's handler of SIGTERM talks to the other processes itself.
         ours = threading.current_thread() is threading.main_thread()
         if ours and signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN:
             signal.signal(signal.SIGTERM, self._note)
         if trainer.world_size > 1 and distributed.get_backend() != "gloo":
-            # On the CPU: a GPU would have to finish what it is at before it could answer.
+            # On the CPU: a GPU would have to finish its queued work before it could answer.
             self._group = distributed.new_group(backend="gloo")
 
     def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
-        """The moment to stop at in training."""
         self._check(trainer)
 
     def on_validation_batch_start(self, trainer: Trainer, *_: Any) -> None:
-        """The moment to stop at in a validation."""
         self._check(trainer)
 
     def on_train_end(self, *_: Any) -> None:
-        """No more micro-batches: from here on a signal takes effect at once."""
-        self._running = False
+        self._running = False  # from here on a signal takes effect at once
 
     def on_exception(self, *_: Any) -> None:
-        """While the last checkpoint is written, a second signal still ends the process."""
+        # While the last checkpoint is written, a second signal must still end the process.
         if self.number == signal.SIGINT:  # Lightning has just had it ignored
             signal.signal(signal.SIGINT, signal.SIG_DFL)

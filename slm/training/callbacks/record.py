@@ -20,7 +20,10 @@ _READ_EVERY = 10.0  # seconds
 
 
 class RunRecord(Callback):
-    """Writes `record.json` into a run's folder: one entry for each time it trained."""
+    """Writes `record.json` into a run's folder: one entry for each time it trained.
+
+    The entry is written with each checkpoint, from which an interrupted run is resumed.
+    """
 
     def __init__(self) -> None:
         self._entry: dict[str, Any] = {}
@@ -28,7 +31,6 @@ class RunRecord(Callback):
 
     @rank_zero_only
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Notes machine and time."""
         device = trainer.strategy.root_device
         self._meter = EnergyMeter(device)
         self._begun = self._read_at = time.perf_counter()
@@ -47,7 +49,6 @@ class RunRecord(Callback):
 
     @rank_zero_only
     def on_train_batch_end(self, *_: Any) -> None:
-        """Reads the meter every ten seconds."""
         now = time.perf_counter()
         if now - self._read_at >= _READ_EVERY:
             self._meter.read()
@@ -57,13 +58,10 @@ class RunRecord(Callback):
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Writes the entry up to this checkpoint, from which an interrupted run is resumed."""
-        if self._entry:
-            self._write(trainer)
+        self._write(trainer)
 
     @rank_zero_only
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Writes the entry."""
         self._write(trainer)
         self._entry = {}
 
@@ -71,14 +69,11 @@ class RunRecord(Callback):
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Writes the entry up to the error."""
-        if self._entry:
-            self._write(trainer)
-            self._entry = {}
+        self.on_train_end(trainer, pl_module)
 
     def _write(self, trainer: Trainer) -> None:
         run = run_of(trainer)
-        if run is None or not run.folder.is_dir():
+        if not self._entry or run is None or not run.folder.is_dir():
             return
         self._meter.read()
         data: StoryData = trainer.datamodule  # type: ignore[attr-defined]

@@ -8,19 +8,17 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from slm.errors import UserError
 
-_UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0}
-
 
 def parse_duration(text: str) -> float:
     """Seconds in a duration such as `90s`, `20m`, `1.5h` or `1h30m`.
 
     Raises:
-        UserError: It is none, or no time at all.
+        UserError: It is no duration, or zero.
     """
     number = r"\d+(?:\.\d+)?"
     match = re.fullmatch(rf"(?:({number})h)?(?:({number})m)?(?:({number})s)?", text.strip())
     parts = match.groups() if match else ()
-    total = sum(float(part or 0) * unit for part, unit in zip(parts, _UNITS.values(), strict=False))
+    total = sum(float(part or 0) * unit for part, unit in zip(parts, (3600, 60, 1), strict=False))
     if not total:
         raise UserError(
             f"--budget {text}", "a time with its units, such as 90s, 20m or 1h30m", "--budget 20m"
@@ -32,15 +30,14 @@ def format_duration(seconds: float) -> str:
     """`1 h 30 min`, `20 min`, `2 min 50 s`, `45 s`."""
     whole = round(seconds)
     parts = ((whole // 3600, "h"), (whole // 60 % 60, "min"), (whole % 60, "s"))
-    said = [f"{count} {unit}" for count, unit in parts if count]
-    return " ".join(said[:2]) or f"{seconds:.1f} s"
+    return " ".join([f"{count} {unit}" for count, unit in parts if count][:2]) or f"{seconds:.1f} s"
 
 
 class TimeBudget(Callback):
-    """Ends training when its time is used up, and tells how much of it is.
+    """Ends training at the step that ends nearest to the end of a time.
 
     The clock runs from the first step to the last, validations between them included; what comes
-    before (preparation, compilation) and after is not counted. A resumed run goes on with the
+    before (preparation, compilation) and after is not counted. A resumed run continues with the
     time that its checkpoint had used.
 
     Args:
@@ -62,54 +59,45 @@ class TimeBudget(Callback):
         return self._before + (time.perf_counter() - self._started if self._started else 0.0)
 
     def position(self) -> float:
-        """Where the run stands, in steps of the expected number, whatever was really done."""
+        """The share of the time that is used, in units of the expected steps."""
         return self.steps * min(1.0, self.spent / self.seconds)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Notes where the run stands, so that the next step is known when it is whole."""
         self._last_step = (trainer.global_step, self.spent)
         if self.spent >= self.seconds:  # stopped in its last validation
             trainer.should_stop = True
 
     def on_train_batch_start(self, *_: Any) -> None:
-        """Starts the clock at the first batch."""
         if self._started is None:
             self._started = time.perf_counter()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Stops at the step that ends nearest to the end of the time."""
         step, ended = self._last_step
         if trainer.global_step == step:
             return  # in the middle of an accumulation
         now = self.spent
         self._last_step, self._step_seconds = (trainer.global_step, now), now - ended
-        if now + 0.5 * self._step_seconds >= self.seconds:
-            self._stop(trainer)
+        self._stop_if_used(trainer, now)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stops if the validation, which counts, has used up the time."""
-        if self._started is None:
-            return
-        self._last_step = (self._last_step[0], self.spent)
-        if self.spent + 0.5 * self._step_seconds >= self.seconds:
-            self._stop(trainer)
+        if self._started is not None:
+            self._last_step = (self._last_step[0], self.spent)
+            self._stop_if_used(trainer, self.spent)
 
-    def _stop(self, trainer: Trainer) -> None:
-        trainer.should_stop = True
-        self._before, self._started = max(self.spent, self.seconds), None
+    def _stop_if_used(self, trainer: Trainer, now: float) -> None:
+        if now + 0.5 * self._step_seconds >= self.seconds:
+            trainer.should_stop = True
+            self._before, self._started = max(self.spent, self.seconds), None
 
     def on_train_end(self, *_: Any) -> None:
-        """Stops the clock."""
         self._before, self._started = self.spent, None
 
     def state_dict(self) -> dict[str, Any]:
-        """The time used so far, of how much, and the expected steps."""
         return {"spent": self.spent, "seconds": self.seconds, "steps": self.steps}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on from there."""
         self._before = state_dict["spent"]
 
 
