@@ -68,10 +68,10 @@ def measure(options: list[str], trials: int, seed: int, folder: Path) -> dict[st
         # The first checkpoint is written at a twentieth of the way.
         delay = moments.uniform(0, 0.7 * seconds)
         step = train_and_kill(plan, root, delay, in_write)
-        left = len(list((run_in(root) / "checkpoints").glob("*.tmp-*")))
+        left = len(list((run_in(root).folder / "checkpoints").glob("*.tmp-*")))
         train(plan, root)
         found = compare_runs(run_in(whole), run_in(root))
-        leftovers = len(list((run_in(root) / "checkpoints").glob("*.tmp-*")))
+        leftovers = len(list((run_in(root).folder / "checkpoints").glob("*.tmp-*")))
         results.append(
             {
                 "delay": round(delay, 3),

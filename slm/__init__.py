@@ -1,3 +1,3 @@
-"""slm: train a small language model from scratch and let it tell stories."""
+"""slm: train a small language model from scratch and generate stories with it."""
 
 __version__ = "0.1.0"

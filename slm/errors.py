@@ -5,14 +5,14 @@ import signal
 
 
 class UserError(Exception):
-    """Something in the user's input or surroundings is not as it has to be.
+    """Something in the user's input or surroundings must change.
 
     The command line prints it without a traceback and exits with status 2.
 
     Args:
         found: What was found, with the offending value.
         expected: What would have been right.
-        remedy: What to type or change to go on.
+        remedy: What to type or change.
     """
 
     def __init__(self, found: str, expected: str, remedy: str) -> None:

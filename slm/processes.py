@@ -8,7 +8,7 @@ import threading
 from collections.abc import Sequence
 
 _POLL = 0.5  # seconds
-_GRACE = 5.0  # seconds in which a process may report by itself what went wrong
+_GRACE = 5.0  # seconds in which a process may report its error
 
 
 def process_rank() -> int:

@@ -650,7 +650,7 @@ MISTAKES = {
     "an interval of batches": (fit("--trainer.val_check_interval", "5"), "--val_interval"),
     "an interval of none": (fit("--val_interval", "0"), "--val_interval 0"),
     "a missing source": (fit("--data.source", "nowhere"), "nowhere does not exist", "builtin"),
-    "a context longer than the data": (fit("--model.gpt.block_size", "99999"), "holds"),
+    "a context longer than the data": (fit("--model.gpt.block_size", "99999"), "contains"),
     "vocabularies that differ": (fit("--model.gpt.vocab_size", "301"), "vocab_size 300"),
     "a checkpoint that is not there": (fit("--ckpt_path", "no.ckpt"), "no.ckpt is not there"),
     "a checkpoint that is none": (fit("--ckpt_path", "stories.txt"), "is not a checkpoint"),
@@ -750,7 +750,7 @@ def test_a_run_without_validation_says_so(slm):
 
 def test_an_empty_corpus_is_explained(slm, workplace):
     (workplace / "stories.txt").write_text("")
-    refuse(slm(*fit()), "holds no story")
+    refuse(slm(*fit()), "contains no story")
 
 
 def test_someone_elses_checkpoint_is_explained(slm, workplace):

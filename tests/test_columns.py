@@ -59,8 +59,8 @@ def test_the_remedy_names_the_column_that_was_meant(spec, present, remedy):
     [
         ("text", "here: there is no column 'text' among Context, Response, n, none, list"),
         ("{story} {text}", "no column 'story'"),
-        ("n", "column 'n' holds int"),
-        ("{list}", "column 'list' holds list"),
+        ("n", "column 'n' contains int"),
+        ("{list}", "column 'list' contains list"),
     ],
 )
 def test_a_missing_or_other_column_is_explained(spec, message):

@@ -12,6 +12,7 @@ from conftest import checkpoint
 from slm.commands.verify_resume import compare_runs, curves, differences
 from slm.data.datamodule import StoryData
 from slm.training.checkpoint import open_checkpoint
+from slm.training.runs import Run
 from slm.training.module import StoryModel, seed_generators
 
 PLAN = (
@@ -59,7 +60,7 @@ def test_stopped_within_an_accumulation(slm, whole, monkeypatch, recipe):
         assert slm("fit", *PLAN, *RECIPES[recipe]).status == 143
     assert open_checkpoint(checkpoint("last")).step == 13
     assert slm("fit", "--ckpt_path", "last").status == 0
-    found = compare_runs(undisturbed, checkpoint("last").parent.parent)
+    found = compare_runs(Run(undisturbed), Run.of(checkpoint("last")))
     assert not any(found.values()), found
 
 
@@ -78,7 +79,7 @@ def test_stopped_in_a_validation(slm, whole, workplace, monkeypatch, validations
     assert (stopped.step, stopped.validated) == (step, False)
     result = slm("fit", "--ckpt_path", "last")
     assert result.status == 0, result.err
-    found = compare_runs(undisturbed, checkpoint("last").parent.parent)
+    found = compare_runs(Run(undisturbed), Run.of(checkpoint("last")))
     assert not any(found.values()), found
     assert "already been trained" in slm("fit", "--ckpt_path", "last").err
 
@@ -99,14 +100,14 @@ def test_stopped_twice_and_moved_between(slm, whole, workplace, monkeypatch):
     (workplace / "lightning_logs").rename(workplace / "elsewhere" / "lightning_logs")
     place = ("--trainer.default_root_dir", "elsewhere")
     assert slm("fit", "--ckpt_path", "last", *place).status == 0
-    found = compare_runs(undisturbed, checkpoint("last", root="elsewhere").parent.parent)
+    found = compare_runs(Run(undisturbed), Run.of(checkpoint("last", root="elsewhere")))
     assert not any(found.values()), found
 
 
 def test_a_comparison_sees_what_differs(slm, whole):
     one = whole()
     assert slm("fit", *PLAN, "--seed_everything", "2").status == 0
-    found = compare_runs(one, checkpoint("last").parent.parent)
+    found = compare_runs(Run(one), Run.of(checkpoint("last")))
     assert found["weights"]
     assert found["optimizer"]
     assert found["curves"]

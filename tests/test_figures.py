@@ -272,7 +272,7 @@ def test_a_checkpoint_brings_its_run(slm, trained, workplace):
     assert short.status == 0, short.err
     assert "(version_0, last, step" in (mine / "figures" / "attention.svg").read_text()
     mixed = slm("plot", newest, "--ckpt_path", mine / "checkpoints" / "last.ckpt")
-    refuse(mixed, "in which it does not lie")
+    refuse(mixed, "is not a checkpoint of")
 
 
 def test_plot_compares_runs(slm, trained, tmp_path):
@@ -303,7 +303,7 @@ def test_the_newest_run_may_have_curves_only(slm, trained, workplace):
     result = slm("plot", "--formats", "[png]")
     assert result.status == 0, result.err
     assert "version_1/figures/loss.png" in result.out
-    assert "holds no checkpoint" in result.err
+    assert "contains no checkpoint" in result.err
     assert slm("report").status == 0
     page = (run / "report.html").read_text()
     assert "this run has none" in page

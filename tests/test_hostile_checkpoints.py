@@ -131,7 +131,7 @@ def test_a_checkpoint_cut_anywhere_is_refused(trained, tmp_path):
     random_places = random.Random(1)
     for length in (0, 1, len(whole) - 1, *random_places.sample(range(len(whole)), 50)):
         path.write_bytes(whole[:length])
-        with pytest.raises(UserError, match=r"cut\.ckpt is not a checkpoint, or not a whole one"):
+        with pytest.raises(UserError, match=r"cut\.ckpt is not a checkpoint, or an incomplete one"):
             open_checkpoint(path)
 
 
@@ -142,7 +142,7 @@ def test_a_cut_checkpoint_is_refused_by_each_verb(slm, trained, workplace, verb)
     for name in ("best", "last"):
         path = checkpoint(name, root=root)
         path.write_bytes(path.read_bytes()[:-1000])
-    refuse(slm(*command(verb, root)), "not a whole one")
+    refuse(slm(*command(verb, root)), "an incomplete one")
 
 
 def test_flipped_bits_are_no_crash(trained, tmp_path):

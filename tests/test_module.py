@@ -537,7 +537,7 @@ def test_resuming_on_data_of_another_vocabulary_is_refused(tmp_path, make_data, 
 def test_a_context_longer_than_the_data_is_refused(tmp_path, make_data):
     data = make_data(block_size=50_000)
     data.prepare_data()
-    with pytest.raises(UserError, match=r"train split .* holds .* tokens") as error:
+    with pytest.raises(UserError, match=r"train split .* contains .* tokens") as error:
         data.setup("fit")
     assert "--model.gpt.block_size" in error.value.remedy
 

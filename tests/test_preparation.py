@@ -238,7 +238,7 @@ def test_another_sources_data_are_not_overwritten(corpus, tmp_path):
     before = contents(folder)
     (tmp_path / "b").mkdir()
     other = write_stories(tmp_path / "b" / "stories.txt", make_stories(100, seed=2))
-    with pytest.raises(UserError, match="holds data prepared from"):
+    with pytest.raises(UserError, match="contains data prepared from"):
         ensure_prepared(corpus_of(other, tmp_path))
     with pytest.raises(UserError, match=r"validation_share 0.2\n  expected: validation_share 0.3"):
         ensure_prepared(corpus_of(tmp_path / "stories.txt", tmp_path, share=0.3))
@@ -319,7 +319,7 @@ def test_data_that_were_there_survive_a_failed_preparation(corpus, stories_txt, 
     folder = ensure_prepared(corpus)
     before = contents(folder)
     stories_txt.write_text("")
-    with pytest.raises(UserError, match="holds no story"):
+    with pytest.raises(UserError, match="contains no story"):
         ensure_prepared(corpus_of(stories_txt, tmp_path))
     assert contents(folder) == before
 
@@ -613,7 +613,7 @@ def test_a_place_that_cannot_be_written_to_is_explained(stories_txt, tmp_path):
 @pytest.mark.parametrize("stories", ["", "\n\n<|endoftext|>\n"])
 def test_an_empty_corpus_is_explained(tmp_path, stories):
     (tmp_path / "empty.txt").write_text(stories)
-    with pytest.raises(UserError, match=r"empty.txt holds no story"):
+    with pytest.raises(UserError, match=r"empty.txt contains no story"):
         ensure_prepared(corpus_of(tmp_path / "empty.txt", tmp_path))
     assert not list((tmp_path / "data").rglob("*.*"))
 
@@ -622,10 +622,10 @@ def test_an_empty_validation_split_is_explained(tmp_path):
     (tmp_path / "s").mkdir()
     write_stories(tmp_path / "s" / "train.txt", make_stories(50))
     (tmp_path / "s" / "validation.txt").write_text("")
-    with pytest.raises(UserError, match=r"validation split of .* holds no story"):
+    with pytest.raises(UserError, match=r"validation split of .* contains no story"):
         ensure_prepared(corpus_of(tmp_path / "s", tmp_path))
     write_stories(tmp_path / "three.txt", make_stories(3))
-    with pytest.raises(UserError, match="holds no story") as error:
+    with pytest.raises(UserError, match="contains no story") as error:
         ensure_prepared(corpus_of(tmp_path / "three.txt", tmp_path, share=1e-6))
     assert "--data.validation_share" in error.value.remedy
 

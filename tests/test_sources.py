@@ -264,7 +264,7 @@ def test_the_hubs_prepared_data_stand_without_a_network(hub_folder):
 
 
 def test_a_column_of_numbers_is_explained(hub_folder):
-    with pytest.raises(UserError, match="column 'id' holds int"):
+    with pytest.raises(UserError, match="column 'id' contains int"):
         list(open_source(f"hub:{hub_folder}", "id").pieces(1 << 20)[0].stories())
 
 

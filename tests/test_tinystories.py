@@ -29,10 +29,10 @@ def test_the_right_counts_are_passed_over_in_silence():
 @pytest.mark.parametrize(
     ("split", "change", "message"),
     [
-        ("train", {"stories": 2_119_718}, "train split holds 2,119,718 stories, not the known"),
-        ("validation", {"stories": 1}, "validation split holds 1 stories"),
+        ("train", {"stories": 2_119_718}, "train split contains 2,119,718 stories, not the known"),
+        ("validation", {"stories": 1}, "validation split contains 1 stories"),
         ("train", {"tokens": 471_872_517}, "471,872,517 tokens, not the known 473,992,236"),
-        ("validation", {"tokens": 1}, "holds 1 tokens, not the known 4,765,918"),
+        ("validation", {"tokens": 1}, "contains 1 tokens, not the known 4,765,918"),
     ],
 )
 def test_other_counts_are_said(split, change, message):

@@ -80,7 +80,7 @@ def test_what_holds_no_tokenizer_is_explained(tmp_path, content):
     path = tmp_path / "some.ckpt"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(UserError, match=r"some\.ckpt (holds no tokenizer|cannot be read)"):
+    with pytest.raises(UserError, match=r"some\.ckpt (contains no tokenizer|cannot be read)"):
         Tokenizer.load(path)
 
 

@@ -92,7 +92,7 @@ DAMAGE = {
         r"validation\.bin does not exist",
     ),
     "a missing tokenizer": (lambda f: (f / "tokenizer.json").unlink(), r"tokenizer\.json does not"),
-    "a foreign tokenizer": (foreign_tokenizer, r"tokenizer\.json holds a bpe vocabulary of 300"),
+    "a foreign tokenizer": (foreign_tokenizer, r"tokenizer\.json contains a bpe vocabulary of 300"),
     "an old format version": (
         lambda f: edit(f, lambda m: m.update(format_version=1)),
         "prepared in format version 1",
@@ -149,8 +149,8 @@ def test_training_refuses_damaged_data(slm, workplace, kind):
 @pytest.mark.parametrize(
     ("what", "message"),
     [
-        ("stories", "holds {:,} stories"),
-        ("bytes", "holds {:,} bytes"),
+        ("stories", "contains {:,} stories"),
+        ("bytes", "contains {:,} bytes"),
     ],
 )
 def test_counts_that_do_not_fit_the_file_are_named(prepared, what, message):
@@ -166,7 +166,7 @@ def test_ids_beyond_the_vocabulary_are_named(prepared):
     ids.tofile(prepared / "train.bin")
     digest = hashlib.sha256((prepared / "train.bin").read_bytes()).hexdigest()
     edit(prepared, lambda m: m["splits"]["train"].update(sha256=digest))
-    with pytest.raises(UserError, match="holds the id 300"):
+    with pytest.raises(UserError, match="contains the id 300"):
         verify(prepared)
 
 

@@ -362,7 +362,7 @@ def work(connection: Connection, variant: str, training: Training, path: Path | 
             parts = VARIANTS[variant](
                 training, Rounds(connection, training.device), path or Path(temporary)
             )
-        except Exception as error:  # whatever it is, the other side has to hear of it
+        except Exception as error:  # whatever it is, the parent process reports it
             connection.send(f"{type(error).__name__}: {error}")
             return
         connection.send({"parts": parts, "peak": peak_memory(torch.device(training.device))})

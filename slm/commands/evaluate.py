@@ -91,7 +91,7 @@ def evaluate(arguments: Arguments) -> int:
         saved = True
         if judge is not None:
             _print("the judge")
-            card.judge = grade_stories(judge, [story for story, _ in card.told])
+            card.judge = grade_stories(judge, [story for story, _ in card.stories])
             _save(card, files)
     finally:  # a judge that does not answer takes nothing else away
         print(scorecard.as_text(card))

@@ -200,7 +200,7 @@ class ConsecutiveWindows(Dataset[Batch]):
         self.world_size = world_size
         self.targets = len(tokens) - 1
         if self.targets < 1:
-            raise ValueError(f"{tokens.path} holds fewer than two tokens")
+            raise ValueError(f"{tokens.path} contains fewer than two tokens")
 
     def __len__(self) -> int:
         return -(-self.targets // (self.block_size * self.batch_size * self.world_size))

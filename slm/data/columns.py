@@ -62,8 +62,8 @@ class StoryText:
             return (self.spec,)
         return tuple(dict.fromkeys(column for _, column in self._parts if column is not None))
 
-    def check(self, present: list[str], place: object) -> None:
-        """Checks that a table, named `place` in the message, has the columns.
+    def check(self, present: list[str], source: object) -> None:
+        """Checks that a table, named `source` in the message, has the columns.
 
         Raises:
             UserError: One is missing.
@@ -71,7 +71,7 @@ class StoryText:
         for column in self.columns:
             if column in present:
                 continue
-            found = f"{place}: there is no column {column!r} among {', '.join(present) or 'none'}"
+            found = f"{source}: there is no column {column!r} among {', '.join(present) or 'none'}"
             if len(present) == 1 and re.search("[;\t|]", present[0]):
                 raise UserError(
                     found, "columns separated by commas", "write the file with commas in between"
@@ -80,39 +80,39 @@ class StoryText:
             spec = self.meant.replace(f"{{{column}}}", f"{{{close[0]}}}").replace("\n", "\\n")
             raise UserError(
                 found,
-                "a column that holds the stories",
+                "a column that contains the stories",
                 f"name it: --data.text_column '{spec if self.is_template else close[0]}'",
             )
 
-    def of(self, row: Mapping[str, Any], place: object) -> str:
+    def of(self, row: Mapping[str, Any], source: object) -> str:
         """The story of a row; an absent value (null) is an empty text.
 
         In a template, a column that this row lacks is empty too, if the row has another one.
 
         Args:
             row: Values by column.
-            place: The row's file and line, for the message.
+            source: The row's file and line, for the message.
 
         Raises:
             UserError: A column is missing or contains something other than text.
         """
         if not any(column in row for column in self.columns):
-            self.check(list(row), place)
+            self.check(list(row), source)
         if not self.is_template:
-            return self._cell(row[self.spec], self.spec, place)
+            return self._cell(row[self.spec], self.spec, source)
         return "".join(
-            literal + ("" if column is None else self._cell(row.get(column), column, place))
+            literal + ("" if column is None else self._cell(row.get(column), column, source))
             for literal, column in self._parts
         )
 
-    def _cell(self, value: Any, column: str, place: object) -> str:
+    def _cell(self, value: Any, column: str, source: object) -> str:
         if value is None:
             return ""
         if self.is_template and isinstance(value, int | float):
             return str(value)
         if not isinstance(value, str):
             raise UserError(
-                f"{place}: column {column!r} holds {type(value).__name__}",
+                f"{source}: column {column!r} contains {type(value).__name__}",
                 "text",
                 "name the column of the stories by --data.text_column",
             )

@@ -174,7 +174,7 @@ class StoryData(LightningDataModule):
             held = self.manifest.splits[split].tokens
             if held < tokens:
                 raise UserError(
-                    f"the {split} split of {self.source} holds {held:,} tokens",
+                    f"the {split} split of {self.source} contains {held:,} tokens",
                     f"at least {tokens:,} for a context of {self.block_size}",
                     "give more stories, or a shorter context: --model.gpt.block_size "
                     f"{max(1, held // 4)}",
@@ -216,7 +216,7 @@ class StoryData(LightningDataModule):
         """The seed of dropout's masks in a micro-batch, a function of its first sample.
 
         A resumed run draws the masks of an uninterrupted one. So do two processes and one that
-        accumulates twice as often; no two micro-batches share theirs.
+        accumulates twice as often; no two micro-batches have the same masks.
 
         Args:
             micro_batch: Index of the micro-batch in this optimizer step and process.

@@ -47,7 +47,7 @@ class FileSource:
             return {"train": [self.path], "validation": []}
         if self.is_pattern:
             matches = (Path(name) for name in glob.glob(str(self.path), recursive=True))
-            # A star does not say what the folders are called; they tell nothing of the split.
+            # Folders that a star matches do not determine the split.
             fixed = self.path.parts.index(next(filter(glob.has_magic, self.path.parts)))
             base = Path(*self.path.parts[:fixed])
         elif self.path.is_dir():
@@ -78,7 +78,7 @@ class FileSource:
                 f"{self.path} gives no training file; {held} for validation, left out: "
                 f"{_some(self.left_out)}",
                 f"files ending in {', '.join(SUFFIXES)}, such as train.txt and validation.txt",
-                "name the folder, the pattern or the file that holds the stories",
+                "name the folder, the pattern or the file that contains the stories",
             )
         return files
 

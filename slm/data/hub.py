@@ -109,10 +109,10 @@ def load(repository: str) -> dict[str, Any]:
             not exist or cannot be read.
     """
     endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
-    told_offline = os.environ.get("HF_HUB_OFFLINE", "0").lower() in ("1", "true", "yes", "on")
-    offline = not Path(repository).is_dir() and (told_offline or not _reachable(endpoint))
+    set_offline = os.environ.get("HF_HUB_OFFLINE", "0").lower() in ("1", "true", "yes", "on")
+    offline = not Path(repository).is_dir() and (set_offline or not _reachable(endpoint))
     if offline:
-        # The client retries for minutes; told that it is offline, it looks into its cache only.
+        # The client retries for minutes; in offline mode it uses its cache only.
         os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
     import datasets
     import huggingface_hub.constants
@@ -126,14 +126,14 @@ def load(repository: str) -> dict[str, Any]:
         if offline:
             tried = (
                 "HF_HUB_OFFLINE is set"
-                if told_offline
+                if set_offline
                 else f"{endpoint} did not answer within {PROBE_SECONDS:.0f} seconds"
             )
             raise UserError(
-                f"{tried}, and the local cache does not hold {repository}",
+                f"{tried}, and the local cache does not contain {repository}",
                 f"a network connection to download {repository} once",
-                "go on without it: --data.source builtin (this project's own stories), or "
-                "--data.source PATH for stories that lie on this machine",
+                "continue without it: --data.source builtin (this project's own stories), or "
+                "--data.source PATH for stories on this machine",
             ) from error
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(

@@ -31,7 +31,7 @@ def join_shards(
     Raises:
         OSError: The files cannot be written.
     """
-    kept = _first_tellings(shards, unfinished) if drop_duplicates else {}
+    kept = _first_occurrences(shards, unfinished) if drop_duplicates else {}
     splits = {}
     for split in SPLITS:
         tallies = [shard.splits[split] for shard in shards]
@@ -68,7 +68,7 @@ def join_shards(
     return splits
 
 
-def _first_tellings(
+def _first_occurrences(
     shards: list[Shard], unfinished: Path
 ) -> dict[str, list[tuple[Prints, npt.NDArray[np.bool_]]]]:
     """For each split and shard the stories' fingerprints, and which stories to keep.

@@ -23,7 +23,7 @@ def id_dtype(n_vocab: int) -> np.dtype[Any]:
 
 def remedy(folder: Path) -> str:
     """The remedy for a damaged folder."""
-    return f"remove the folder {folder} and run the command again; it prepares the data anew"
+    return f"remove the folder {folder} and repeat the command; it prepares the data again"
 
 
 def checksum(plain: dict[str, Any]) -> str:
@@ -189,13 +189,13 @@ class Manifest:
         try:
             tokenizer = Tokenizer.load(path)
         except UserError as error:
-            found = error.found if str(path) in error.found else f"{path} holds {error.found}"
+            found = error.found if str(path) in error.found else f"{path} contains {error.found}"
             refused = isinstance(error.__cause__, OSError)
             advice = error.remedy if refused else remedy(folder)
             raise UserError(found, error.expected, advice) from error
         if tokenizer.identity() != self.tokenizer:
             raise UserError(
-                f"{path} holds a {tokenizer.name} vocabulary of {tokenizer.n_vocab:,} tokens with "
+                f"{path} contains a {tokenizer.name} vocabulary of {tokenizer.n_vocab:,} tokens, "
                 f"SHA-256 {tokenizer.sha256[:12]}…",
                 f"the one that the data were encoded with: {self.tokenizer['name']}, "
                 f"{self.tokenizer['n_vocab']:,} tokens, SHA-256 {self.tokenizer['sha256'][:12]}…",

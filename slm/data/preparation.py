@@ -79,14 +79,14 @@ def ensure_prepared(corpus: Corpus, folder: Path | None = None) -> Path:
             return folder
         tokenizer = None
         if (folder / "manifest.json").exists():
-            said = f"{describe_source(corpus.opened.spec)} has changed since {folder} was prepared."
+            note = f"{describe_source(corpus.opened.spec)} has changed since {folder} was prepared."
             if corpus.tokenizer == "bpe":
                 tokenizer = Manifest.read(folder).make_tokenizer(folder)
-                said += " The vocabulary stays; remove the folder to have another one learnt."
-            print(said, file=sys.stderr)
+                note += " The vocabulary stays; remove the folder to learn another one."
+            print(note, file=sys.stderr)
         print(f"Preparing  {describe_source(corpus.opened.spec)} into {folder}", file=sys.stderr)
-        if said := corpus.opened.describe():
-            print(f"Reading    {said}", file=sys.stderr)
+        if description := corpus.opened.describe():
+            print(f"Reading    {description}", file=sys.stderr)
         prepare(corpus, folder, tokenizer)
     return folder
 
@@ -99,7 +99,7 @@ def _is_prepared(corpus: Corpus, folder: Path) -> bool:
     apart = "keep both apart with another --data.root, or remove that folder"
     if manifest.source != corpus.opened.spec and not _same_files(corpus, manifest):
         raise UserError(
-            f"{folder} holds data prepared from {describe_source(manifest.source)}",
+            f"{folder} contains data prepared from {describe_source(manifest.source)}",
             f"data from {describe_source(corpus.opened.spec)}",
             apart,
         )
@@ -107,7 +107,7 @@ def _is_prepared(corpus: Corpus, folder: Path) -> bool:
         before = manifest.reading.get(option)
         if before not in (value, None):
             raise UserError(
-                f"{folder} holds data prepared with {option} {before}",
+                f"{folder} contains data prepared with {option} {before}",
                 f"{option} {value}",
                 apart,
             )
@@ -200,7 +200,7 @@ def prepare(
         finished = len(list(unfinished.glob("?????.json")))
         print(
             f"\nInterrupted with {finished} of {len(pieces)} shards finished. "
-            "The same command goes on from there.",
+            "The same command continues from there.",
             file=sys.stderr,
         )
         raise
@@ -208,7 +208,7 @@ def prepare(
         raise UserError(
             f"the prepared data cannot be written: {error}",
             f"a writable folder with enough free space at {folder}",
-            f"make room ({free_space(folder)}), or name another place: --data.root FOLDER; "
+            f"make room ({free_space(folder)}), or use another folder: --data.root FOLDER; "
             "what is finished is kept",
         ) from error
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -224,9 +224,9 @@ def _check_splits(manifest: Manifest, unfinished: Path) -> None:
         shutil.rmtree(unfinished, ignore_errors=True)  # another run would end here too
         if not any(other.stories for other in manifest.splits.values()):
             raise UserError(
-                f"{describe_source(manifest.source)} holds no story",
+                f"{describe_source(manifest.source)} contains no story",
                 "at least one for training and one for validation",
-                "give a file with stories in it; in a .txt file, <|endoftext|> stands between two",
+                "give a file with stories in it; in a .txt file, <|endoftext|> separates them",
             )
         part = (
             "smaller part, --data.validation_share 0.02"
@@ -234,10 +234,10 @@ def _check_splits(manifest: Manifest, unfinished: Path) -> None:
             else ("larger part, --data.validation_share 0.2")
         )
         raise UserError(
-            f"the {split} split of {describe_source(manifest.source)} holds no story",
+            f"the {split} split of {describe_source(manifest.source)} contains no story",
             "at least one story",
-            f"hold out a {part}; or give more stories (in a .txt file, <|endoftext|> stands "
-            "between two), or a folder of train.txt and validation.txt",
+            f"hold out a {part}; or give more stories (in a .txt file, <|endoftext|> "
+            "separates them), or a folder of train.txt and validation.txt",
         )
 
 
@@ -282,24 +282,24 @@ def _keep_or_clear(unfinished: Path, plan: dict[str, Any], tokenizer: Tokenizer 
 def _lock(folder: Path) -> Iterator[None]:
     """Lets one process prepare a folder at a time; the lock of a killed process is free."""
     path = folder / "unfinished" / "lock"
-    lock, said = FileLock(path), False
+    lock, announced = FileLock(path), False
     try:
         while not lock.is_locked:
             path.parent.mkdir(parents=True, exist_ok=True)
             # The one that was waited for may have removed the folder, and the lock with it.
             with suppress(FileNotFoundError, Timeout):
-                lock.acquire(timeout=0.5 if said else 0)
+                lock.acquire(timeout=0.5 if announced else 0)
                 if not path.exists():
                     lock.release()
                 continue
-            if not said:
+            if not announced:
                 print(f"Waiting    for another process that prepares {folder}", file=sys.stderr)
-                said = True
+                announced = True
     except OSError as error:
         raise UserError(
             f"{folder} cannot be written to: {error.strerror or error}",
             "a folder that can be written to",
-            "name another place: --data.root FOLDER",
+            "use another folder: --data.root FOLDER",
         ) from error
     try:
         yield

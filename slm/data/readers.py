@@ -57,8 +57,8 @@ class FilePiece:
     @property
     def label(self) -> str:
         now = self.path.stat()
-        place = f"{self.path} {self.split} {self.start}-{self.stop}"
-        return f"{place} {now.st_size} {now.st_mtime_ns}"
+        position = f"{self.path} {self.split} {self.start}-{self.stop}"
+        return f"{position} {now.st_size} {now.st_mtime_ns}"
 
     @property
     def has_columns(self) -> bool:
@@ -133,7 +133,7 @@ def _open(path: Path) -> IO[bytes]:
 def _check_length(length: int, path: Path, separator: str) -> None:
     if length > LONGEST_STORY:
         raise UserError(
-            f"{path} holds a story of more than {LONGEST_STORY >> 20} MB",
+            f"{path} contains a story of more than {LONGEST_STORY >> 20} MB",
             f"stories with {separator} between them",
             "put separators where the stories end",
         )
@@ -204,7 +204,7 @@ def _read_jsonl(file: IO[bytes], piece: FilePiece) -> Iterator[str]:
             ) from error
         if not isinstance(row, dict):
             raise UserError(
-                f"{_Line(piece.path, begin)} holds a JSON {type(row).__name__}",
+                f"{_Line(piece.path, begin)} contains a JSON {type(row).__name__}",
                 'one JSON object per line, such as {"text": "Once upon a time"}',
                 "write each story as such a line",
             )
@@ -227,15 +227,15 @@ def _read_csv(file: IO[bytes], piece: FilePiece) -> Iterator[str]:
         header = next(rows, [])
         piece.text.check(header, str(piece.path))
         for row in rows:
-            place = f"{piece.path}, line {rows.line_num}"
+            position = f"{piece.path}, line {rows.line_num}"
             if row and len(row) != len(header):
                 raise UserError(
-                    f"{place} has {len(row)} cells",
+                    f"{position} has {len(row)} cells",
                     f"{len(header)}, as the first line has: {', '.join(header)}",
-                    "put text that holds commas in quotation marks",
+                    "put text that contains commas in quotation marks",
                 )
             if row:
-                yield piece.text.of(dict(zip(header, row, strict=True)), place)
+                yield piece.text.of(dict(zip(header, row, strict=True)), position)
     except csv.Error as error:
         raise UserError(
             f"{piece.path}, line {rows.line_num}: {error}",

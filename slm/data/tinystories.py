@@ -16,7 +16,9 @@ def difference_from_known(manifest: Manifest) -> str:
     for split, (stories, tokens) in KNOWN.items():
         facts = manifest.splits[split]
         if facts.stories != stories:
-            return f"the {split} split holds {facts.stories:,} stories, not the known {stories:,}"
+            return (
+                f"the {split} split contains {facts.stories:,} stories, not the known {stories:,}"
+            )
         if manifest.tokenizer["name"] == "gpt2" and facts.tokens != tokens:
-            return f"the {split} split holds {facts.tokens:,} tokens, not the known {tokens:,}"
+            return f"the {split} split contains {facts.tokens:,} tokens, not the known {tokens:,}"
     return ""

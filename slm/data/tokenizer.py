@@ -205,7 +205,7 @@ class Tokenizer:
             raise UserError.unreadable(path, error) from error
         except (RuntimeError, UnpicklingError, *_MALFORMED) as error:
             raise UserError(
-                f"{path} holds no tokenizer: {error!r}",
+                f"{path} contains no tokenizer: {error!r}",
                 "a tokenizer.json of prepared data, or a checkpoint of this project",
                 "name another file, or prepare the data again",
             ) from error

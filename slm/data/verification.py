@@ -37,7 +37,7 @@ def verify(folder: Path) -> Manifest:
         for what, count in found.items():
             if count != getattr(facts, what):
                 raise UserError(
-                    f"{path} holds {count:,} {what}",
+                    f"{path} contains {count:,} {what}",
                     f"{getattr(facts, what):,} {what}, as its manifest states",
                     remedy(folder),
                 )
@@ -87,7 +87,7 @@ def check_ids(ids: npt.NDArray[Any], folder: Path, manifest: Manifest, split: st
     n_vocab = manifest.tokenizer["n_vocab"]
     if ids.max() >= n_vocab:
         raise UserError(
-            f"{Manifest.path(folder, split)} holds the id {ids.max()}",
+            f"{Manifest.path(folder, split)} contains the id {ids.max()}",
             f"ids below {n_vocab:,}, the size of the vocabulary",
             remedy(folder),
         )

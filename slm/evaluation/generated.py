@@ -1,4 +1,4 @@
-"""What generated stories are like: ends, length, repetition, words, names, and copies."""
+"""Statistics of generated stories: ends, length, repetition, words, names, and copies."""
 
 import re
 from collections import Counter
@@ -23,43 +23,43 @@ _SHORTEST_COPY = 24
 
 @dataclass(frozen=True)
 class GeneratedStory:
-    """A story to be looked at."""
+    """A story to be evaluated."""
 
     prompt: str
     text: str
-    """What came behind the prompt."""
+    """The text after the prompt."""
     ended: bool | None
-    """Whether the model ended it by itself; None if that is not known."""
+    """Whether the model ended it with end-of-text; None if that is not known."""
     name: str | None = None
-    """Who the prompt is about."""
+    """The prompt's main character."""
 
 
 @dataclass(frozen=True)
-class Manner:
-    """What some stories are like. Shares are from 0 to 1."""
+class StoryStatistics:
+    """Statistics of some stories. Shares are from 0 to 1."""
 
     stories: int
     ended: float | None
-    """Share that came to an end by itself within the tokens allowed."""
+    """Share that ended with end-of-text within the tokens allowed."""
     words: float
-    """Mean number of words, the prompt left out."""
+    """Mean number of words after the prompt."""
     repetition: float
-    """Mean share of four-word sequences that stood in the same story before."""
+    """Mean share of four-word sequences that occurred in the same story before."""
     distinct_1: float
-    """Different words among all (Li et al. 2016, arXiv 1510.03055), of equally long excerpts."""
+    """Share of distinct words (Li et al. 2016, arXiv 1510.03055), of equally long excerpts."""
     distinct_2: float
-    """Different pairs of words among all."""
+    """Share of distinct pairs of words."""
     names_kept: float | None
-    """Share of prompts with a named character whose name comes again."""
+    """Share of prompts with a named character whose name occurs again."""
     rare_words: float | None = None
     """Share of words that are not among the training text's 1,000 most frequent. This and what
-    follows is None where there is no training text to compare with."""
+    follows is None without a training text to compare with."""
     unknown_words: float | None = None
-    """Share of words that the sampled training text does not hold at all: mostly invented."""
+    """Share of words that do not occur in the sampled training text: mostly invented."""
     longest_copy: float | None = None
-    """Median over stories of the longest run of tokens that the training text holds, too."""
+    """Median over stories of the longest run of tokens that occurs in the training text."""
     novel_5_grams: float | None = None
-    """Mean share of five-token sequences that the training text does not hold."""
+    """Mean share of five-token sequences that do not occur in the training text."""
     memorised: float | None = None
     """Share of stories that are copies: see `is_copy`."""
 
@@ -67,28 +67,28 @@ class Manner:
 def generate_stories(
     model: GPT, tokenizer: Tokenizer, options: SamplingOptions
 ) -> list[GeneratedStory]:
-    """A story for each of this project's prompts, each with a seed of its own."""
+    """A story for each of this project's prompts, with consecutive seeds."""
     requests = [
-        StoryRequest(prompt, replace(options, seed=options.seed + place))
-        for place, (_, prompt) in enumerate(PROMPTS)
+        StoryRequest(prompt, replace(options, seed=options.seed + index))
+        for index, (_, prompt) in enumerate(PROMPTS)
     ]
     rows = _ROWS[model.token_embedding.weight.device.type]
-    told = {}
+    stories = {}
     for story, _ in Storyteller(model, tokenizer).generate_all(requests, options, rows):
         if story.ended is not None:
-            told[story.request] = GeneratedStory(
+            stories[story.request] = GeneratedStory(
                 story.request.prompt, story.text, story.ended == "end of text"
             )
     return [
-        GeneratedStory(told[request].prompt, told[request].text, told[request].ended, name)
+        GeneratedStory(stories[request].prompt, stories[request].text, stories[request].ended, name)
         for request, (name, _) in zip(requests, PROMPTS, strict=True)
     ]
 
 
 def is_copy(overlap: Overlap) -> bool:
-    """Whether a story is taken for memorised.
+    """Whether a story counts as memorised.
 
-    It holds a run of 64 tokens of the training text, or one of 24 at least that is half of it.
+    It contains a run of 64 tokens of the training text, or one of at least 24 that is half of it.
     Formulas such as "Once upon a time, there was a little girl named Lily. She loved to" are
     shorter.
     """
@@ -96,18 +96,14 @@ def is_copy(overlap: Overlap) -> bool:
     return overlap.longest >= COPIED_TOKENS or long_enough
 
 
-def describe(stories: Sequence[GeneratedStory]) -> Manner:
-    """Looks at stories by themselves.
-
-    Args:
-        stories: At least one.
-    """
+def describe(stories: Sequence[GeneratedStory]) -> StoryStatistics:
+    """The statistics that need no training text, of at least one story."""
     words = _words(stories)
     ends = [story.ended for story in stories if story.ended is not None]
     kept = [
         re.search(rf"\b{story.name}\b", story.text) is not None for story in stories if story.name
     ]
-    return Manner(
+    return StoryStatistics(
         stories=len(stories),
         ended=_mean(ends) if ends else None,
         words=_mean([len(each) for each in words]),
@@ -119,15 +115,15 @@ def describe(stories: Sequence[GeneratedStory]) -> Manner:
 
 
 def compare(
-    manner: Manner,
+    statistics: StoryStatistics,
     stories: Sequence[GeneratedStory],
     shared: Sequence[Overlap],
     frequent: Sequence[str],
-) -> Manner:
-    """Adds to what stories are like what only a comparison with the training text shows.
+) -> StoryStatistics:
+    """Adds the statistics that compare stories with the training text.
 
     Args:
-        manner: Of the stories.
+        statistics: Statistics of the stories.
         stories: At least one.
         shared: What each has in common with the training text.
         frequent: The words of (a sample of) the training text, the most frequent first.
@@ -135,7 +131,7 @@ def compare(
     known, common = set(frequent), set(frequent[:1000])
     everything = [word for each in _words(stories) for word in each]
     return replace(
-        manner,
+        statistics,
         rare_words=_mean([word not in common for word in everything]),
         unknown_words=_mean([word not in known for word in everything]),
         longest_copy=float(np.median([overlap.longest for overlap in shared])),
@@ -163,15 +159,15 @@ def _grams(words: Sequence[str], n: int) -> list[tuple[str, ...]]:
 
 
 def _repeated(words: Sequence[str], n: int) -> float:
-    """Share of a text's n-grams that stood in it before."""
+    """Share of a text's n-grams that occurred in it before."""
     grams = _grams(words, n)
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
 
 def _distinct(stories: Sequence[Sequence[str]], n: int, length: int = 60) -> float:
-    """Share of different n-grams among all of the first `length` words of each story.
+    """Share of distinct n-grams among all of the first `length` words of each story.
 
-    Of excerpts, because the share falls as a text grows, whoever wrote it.
+    Of excerpts, because the share falls as a text grows.
     """
     grams = [gram for words in stories for gram in _grams(words[:length], n)]
     return len(set(grams)) / len(grams) if grams else 0.0

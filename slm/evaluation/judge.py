@@ -1,7 +1,7 @@
-"""A judge: another language model that gives grades, behind an OpenAI-compatible address.
+"""A judge: another language model that grades stories, behind an OpenAI-compatible address.
 
 The four grades are those of the TinyStories paper (Eldan & Li 2023, arXiv 2305.07759, section 3),
-which had GPT-4 give them; the wording is this project's.
+given there by GPT-4; the wording is this project's.
 """
 
 import http.client
@@ -30,13 +30,13 @@ object of these four keys."""
 
 @dataclass(frozen=True)
 class Judge:
-    """Where the judge is, and which model it is to be."""
+    """The service and model that grade."""
 
     url: str
-    """Base address of the service, up to and with /v1."""
+    """Base address of the service, including /v1."""
     model: str
     key: str | None = None
-    """Its API key, if it wants one."""
+    """Its API key, if it requires one."""
     timeout: float = 60.0
     """Seconds to wait for an answer."""
 
@@ -89,7 +89,7 @@ class Judge:
 def grade_stories(judge: Judge, stories: Sequence[GeneratedStory]) -> dict[str, Any]:
     """Mean grades of some stories, and each story's.
 
-    A service that gives up half-way, or Ctrl-C, takes nothing back: "stopped" says why.
+    If the service stops half-way, or after Ctrl-C, earlier grades are kept: "stopped" says why.
 
     Raises:
         UserError: The service cannot be reached, refuses, or no answer can be understood.
@@ -107,7 +107,7 @@ def grade_stories(judge: Judge, stories: Sequence[GeneratedStory]) -> dict[str, 
     graded = [grades for grades in each if grades]
     if not graded:
         raise UserError(
-            f"no answer of {judge.model} holds the four grades",
+            f"no answer of {judge.model} contains the four grades",
             f"a JSON object with {', '.join(GRADES)}, from 1 to 10",
             "another --judge.model",
         )
@@ -129,7 +129,7 @@ def _content(answer: Any) -> str:
 
 
 def _read_grades(text: str) -> dict[str, float] | None:
-    """The grades in an answer, whatever stands around the object; None if they are not there."""
+    """The grades in an answer, with or without text around the object; None if there are none."""
     found = re.search(r"\{[^{}]*\}", text)
     try:
         answer = json.loads(found[0]) if found else {}

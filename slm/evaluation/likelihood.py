@@ -1,4 +1,4 @@
-"""How likely a model finds passages, and how often it prefers the right one.
+"""The likelihood of passages, and how often a model prefers the right one.
 
 Shape suffixes: B passages, T positions, C width, V vocabulary, N judged positions.
 """
@@ -43,8 +43,8 @@ class Accuracy:
 def score_pairs(model: GPT, tokenizer: Tokenizer, pairs: Sequence[Pair]) -> Accuracy:
     """Judges pairs by the mean log-probability of a passage's tokens.
 
-    A pair that does not fit into the context is read without its beginning, the same number of
-    tokens of it on both sides; one whose judged part alone does not fit is left out.
+    If a pair does not fit into the context, the same number of tokens is cut from the beginning of
+    both sides; if its judged part alone does not fit, it is left out.
     """
     ready = [both for pair in pairs if (both := _fit(model, tokenizer, pair))]
     means = mean_log_probabilities(model, [side for both in ready for side in both])
@@ -54,7 +54,7 @@ def score_pairs(model: GPT, tokenizer: Tokenizer, pairs: Sequence[Pair]) -> Accu
 
 
 _Side = tuple[list[int], int]
-"""Token ids, and how many of them, at the end, are judged."""
+"""Token ids, and the number of those at the end that are judged."""
 
 
 def _fit(model: GPT, tokenizer: Tokenizer, pair: Pair) -> tuple[_Side, _Side] | None:
@@ -75,9 +75,7 @@ def _fit(model: GPT, tokenizer: Tokenizer, pair: Pair) -> tuple[_Side, _Side] | 
 def mean_log_probabilities(model: GPT, sides: Sequence[_Side]) -> list[float]:
     """Mean log-probability, in nats per token, of the judged end of each sequence.
 
-    Args:
-        model: The network, in evaluation mode.
-        sides: Sequences of at most `block_size` + 1 tokens.
+    Sequences have at most `block_size` + 1 tokens; the network is in evaluation mode.
     """
     device = model.token_embedding.weight.device
     order = sorted(range(len(sides)), key=lambda index: len(sides[index][0]))
@@ -106,7 +104,7 @@ def mean_log_probabilities(model: GPT, sides: Sequence[_Side]) -> list[float]:
 
 
 def _log_probs(model: GPT, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Log-probabilities of targets (N,) behind hidden states (N, C); few logits at a time."""
+    """Log-probabilities of targets (N,) given hidden states (N, C); few logits at a time."""
     parts = [
         model.unembed(some_nC).float().log_softmax(-1).gather(1, some_n[:, None])[:, 0]
         for some_nC, some_n in zip(torch.split(hidden, 512), torch.split(targets, 512), strict=True)

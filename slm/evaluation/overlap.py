@@ -1,4 +1,4 @@
-"""How much of a story stands word for word in the training text."""
+"""How much of a story occurs word for word in the training text."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,13 +17,13 @@ class Overlap:
     """What a story shares with the training text."""
 
     longest: int
-    """Tokens of the longest run that the training text holds, too."""
+    """Tokens of the longest run that occurs in the training text."""
     start: int
-    """Where in the story it begins, in tokens."""
+    """Its position in the story, in tokens."""
     tokens: int
     """Length of the story."""
     novel: float
-    """Share of its sequences of five tokens that the training text does not hold."""
+    """Share of its sequences of five tokens that do not occur in the training text."""
 
     @property
     def share(self) -> float:
@@ -35,52 +35,54 @@ def overlaps(stories: Sequence[Sequence[int]], training: Iterable[Ids]) -> list[
     """Compares stories with the training text, in one pass over it.
 
     Sequences are compared by a polynomial hash modulo 2^64 (Karp & Rabin 1987). A run of n + 1
-    tokens begins where one of n does, so after sequences of five every further length has only
-    the few places of the last one to look at.
+    tokens begins where one of n does, so after sequences of five every further length examines only
+    the few positions of the last one.
 
     Args:
         stories: Token ids.
-        training: The training text's ids in blocks that share nothing: runs across their borders
-            are found if each block begins with the last tokens of the one before.
+        training: The training text's ids in blocks. To find runs across their borders, each block
+            must begin with the last tokens of the previous one.
     """
     hashes = _Hashes(stories)
     for block in training:
         ids = _as_digits(block)
-        all_places: Ids = np.arange(max(0, len(ids) - _NOVEL + 1))
-        for length, places, values in _growing(ids, all_places, np.full(len(all_places), len(ids))):
+        all_positions: Ids = np.arange(max(0, len(ids) - _NOVEL + 1))
+        for length, positions, values in _growing(
+            ids, all_positions, np.full(len(all_positions), len(ids))
+        ):
             hit = hashes.mark(length, values)
             if hit is None:
                 break
-            places[~hit] = -1
+            positions[~hit] = -1
     return hashes.results()
 
 
 def _as_digits(ids: Ids) -> Hashes:
-    """Token ids as digits above zero, so that a sequence of zeros has a hash of its own."""
+    """Token ids as digits above zero, so that a sequence of zeros has a hash."""
     return ids.astype(np.uint64) + np.uint64(1)
 
 
-def _growing(ids: Hashes, places: Ids, ends: Ids) -> Iterator[tuple[int, Ids, Hashes]]:
-    """The hashes of sequences that grow, five tokens long at first.
+def _growing(ids: Hashes, positions: Ids, ends: Ids) -> Iterator[tuple[int, Ids, Hashes]]:
+    """The hashes of growing sequences, five tokens long at first.
 
     Args:
         ids: Digits of a text.
-        places: Where sequences begin. Whoever sets one to -1 ends that sequence.
-        ends: Behind which place of the text each must not reach.
+        positions: Positions where sequences begin. The caller sets one to -1 to end that sequence.
+        ends: The position that each must not pass.
 
     Yields:
-        The length, where sequences of this length begin, and their hashes.
+        The length, the positions of sequences of this length, and their hashes.
     """
-    values = np.zeros(len(places), dtype=np.uint64)
+    values = np.zeros(len(positions), dtype=np.uint64)
     length = 0
-    while len(places):
+    while len(positions):
         with np.errstate(over="ignore"):
-            values = values * _BASE + ids[places + length]
+            values = values * _BASE + ids[positions + length]
         length += 1
         if length >= _NOVEL:
-            yield length, places, values
-        going_on = (places >= 0) & (places + length < ends)
-        places, values, ends = places[going_on], values[going_on], ends[going_on]
+            yield length, positions, values
+        alive = (positions >= 0) & (positions + length < ends)
+        positions, values, ends = positions[alive], values[alive], ends[alive]
 
 
 class _Hashes:
@@ -95,15 +97,15 @@ class _Hashes:
 
     def _grow(self) -> Iterator[tuple[int, Ids, Hashes]]:
         ends = np.repeat(np.cumsum(self._lengths), self._lengths)
-        places: Ids = np.arange(len(self._ids))
-        fits = places + _NOVEL <= ends
-        return _growing(self._ids, places[fits], ends[fits])
+        positions: Ids = np.arange(len(self._ids))
+        fits = positions + _NOVEL <= ends
+        return _growing(self._ids, positions[fits], ends[fits])
 
     def mark(self, length: int, values: Hashes) -> npt.NDArray[np.bool_] | None:
-        """Notes which sequences of this length the values hold.
+        """Marks the sequences of this length that are among the values.
 
         Returns:
-            Which values are among them; None if no story is as long as this.
+            Which values were found; None if no story is as long as this.
         """
         index = length - _NOVEL
         if index == len(self._known):
@@ -113,9 +115,9 @@ class _Hashes:
             self._known.append(np.unique(level[2]))
             self._found.append(np.zeros(len(self._known[-1]), dtype=bool))
         known = self._known[index]
-        place = np.minimum(np.searchsorted(known, values), len(known) - 1)
-        hit = known[place] == values
-        self._found[index][place[hit]] = True
+        position = np.minimum(np.searchsorted(known, values), len(known) - 1)
+        hit = known[position] == values
+        self._found[index][position[hit]] = True
         return np.asarray(hit)
 
     def results(self) -> list[Overlap]:
@@ -125,17 +127,17 @@ class _Hashes:
         owner = np.repeat(np.arange(count), self._lengths)
         longest, start = np.zeros(count, np.int64), np.zeros(count, np.int64)
         novel = np.ones(count)
-        for (length, places, values), known, marked in zip(
+        for (length, positions, values), known, marked in zip(
             self._grow(), self._known, self._found, strict=False
         ):
             found = marked[np.searchsorted(known, values)]
             if length == _NOVEL:
-                all_of = np.bincount(owner[places], minlength=count)
-                old = np.bincount(owner[places[found]], minlength=count)
+                all_of = np.bincount(owner[positions], minlength=count)
+                old = np.bincount(owner[positions[found]], minlength=count)
                 novel = 1 - old / np.maximum(1, all_of)
-            stories, first = np.unique(owner[places[found]], return_index=True)
+            stories, first = np.unique(owner[positions[found]], return_index=True)
             longest[stories] = length
-            start[stories] = places[found][first] - begins[stories]
+            start[stories] = positions[found][first] - begins[stories]
         return [
             Overlap(int(longest[n]), int(start[n]), self._lengths[n], float(novel[n]))
             for n in range(count)

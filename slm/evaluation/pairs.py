@@ -1,12 +1,12 @@
-"""Minimal pairs: a passage as its author wrote it, and the same with one thing wrong.
+"""Minimal pairs: a passage as its author wrote it, and the same with one error.
 
 After the idea of BLiMP (Warstadt et al. 2020, arXiv 1912.00582), for whole stories. A model passes
-a pair if it finds the right passage likelier. Rules work on text and draw from a seed and the
+a pair if it finds the right passage likelier. The rules work on text and draw from a seed and the
 story, so that every tokenizer and every machine gets the same pairs.
 
-Each family is built so that a model which knows nothing but how frequent words are stands at
-chance, 50 %: replacements are drawn from where the originals come from (another story's name,
-another story's ending), and a swap of two words is used as often one way as the other.
+A model that knows nothing but word frequencies is at chance, 50 %, in each family: replacements
+come from the same distribution as the originals (another story's name, another story's ending), and
+a swap of two words is used equally often in both directions.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from dataclasses import dataclass
 _SENTENCE = re.compile(r"[^.!?]*[.!?]+[\"”’)]*|[^.!?]+$")
 _WORD = re.compile(r"[A-Za-z]+(?:'[a-z]+)?")
 _LONGEST = 350
-"""Characters of a passage that is judged: little enough for a context of 128 tokens."""
+"""Characters of a judged passage: few enough for a context of 128 tokens."""
 
 GIRLS = (
     "Amy", "Anna", "Daisy", "Ella", "Emily", "Emma", "Jane", "Jill", "Julia", "Kate",
@@ -36,7 +36,7 @@ BOYS = (
 
 @dataclass(frozen=True)
 class Passage:
-    """A text to be judged, behind a text that is only read."""
+    """A text to be judged, after a context that is only read."""
 
     context: str
     judged: str
@@ -51,18 +51,18 @@ class Pair:
 
 
 def sentences(story: str) -> list[str]:
-    """A story's sentences, white space in front of each included: joined they are the story."""
+    """A story's sentences, each with the white space before it: joined they are the story."""
     return _SENTENCE.findall(story.rstrip())
 
 
 def make_pairs(stories: Sequence[str], seed: int, count: int) -> dict[str, list[Pair]]:
     """Pairs of each family, at most one from a story (two in "agreement": number and tense).
 
-    Opposites stand side by side, and come and go together.
+    Opposite pairs are neighbours, and are included or left out together.
 
     Args:
         stories: Held-out stories. Some families find something to swap in one of eight only.
-        seed: Of everything that is drawn.
+        seed: Seed of all random choices.
         count: Pairs of a family at most; of an odd number one less.
 
     Returns:
@@ -79,7 +79,7 @@ def _fits(pair: Pair) -> bool:
 
 
 def _dice(seed: int, *what: str) -> random.Random:
-    """Random numbers that depend on a text, and on neither its place nor Python's hashes."""
+    """Random numbers that depend on a text, but not on its position or Python's hashes."""
     digest = hashlib.sha256("\0".join([str(seed), *what]).encode(errors="replace")).digest()
     return random.Random(int.from_bytes(digest[:8]))
 
@@ -107,14 +107,14 @@ def _order(stories: Sequence[str], seed: int) -> list[Pair]:
             continue
         dice = _dice(seed, "order", story)
         begin = dice.randrange(1, len(parts) - 4)
-        told = [" " + part.strip() for part in parts[begin : begin + 4]]
-        if len(set(told)) == 1:
+        ordered = [" " + part.strip() for part in parts[begin : begin + 4]]
+        if len(set(ordered)) == 1:
             continue  # "Quack! Quack! Quack! Quack!" has no other order
-        shuffled = told[:]
-        while shuffled == told:
+        shuffled = ordered[:]
+        while shuffled == ordered:
             dice.shuffle(shuffled)
         context = "".join(parts[:begin])
-        pairs.append(Pair(Passage(context, "".join(told)), Passage(context, "".join(shuffled))))
+        pairs.append(Pair(Passage(context, "".join(ordered)), Passage(context, "".join(shuffled))))
     return pairs
 
 
@@ -128,13 +128,13 @@ class _Named:
     judged: str
 
     def renamed(self, name: str) -> Pair:
-        """The character's own name, or another."""
+        """With the character's own name, or another."""
         wrong = re.sub(rf"\b{self.name}\b", name, self.judged)
         return Pair(Passage(self.context, self.judged), Passage(self.context, wrong))
 
 
 def _name(stories: Sequence[str], seed: int) -> list[Pair]:
-    """Two stories exchange their characters' names: neither name is the more frequent one."""
+    """Two stories exchange their characters' names: neither name is more frequent."""
     pairs = []
     waiting: dict[tuple[str, ...], list[_Named]] = {GIRLS: [], BOYS: []}
     for story in stories:
@@ -154,7 +154,7 @@ def _name(stories: Sequence[str], seed: int) -> list[Pair]:
 
 
 def _named_again(story: str, names: Sequence[str]) -> _Named | None:
-    """The story from the sentence on that names its character again, behind the middle."""
+    """The story from the sentence on that names its character again, after the middle."""
     name = _main_name(story, names)
     parts = sentences(story)
     middle = len(parts) // 2
@@ -169,7 +169,7 @@ def _named_again(story: str, names: Sequence[str]) -> _Named | None:
 
 
 def _main_name(story: str, names: Sequence[str]) -> str | None:
-    """The name of this kind that a story uses most, if it uses one twice at least."""
+    """The name of this kind that a story uses most, if it uses one at least twice."""
     words = _WORD.findall(story)
     count, name = max((words.count(name), name) for name in names)
     return name if count >= 2 else None
@@ -185,9 +185,9 @@ _NUMBER = {"was": "were", "were": "was", "is": "are", "are": "is", "has": "have"
 
 
 def tenses(stories: Sequence[str]) -> dict[str, str]:
-    """Verbs in the present and the past, he looks and he looked, each under the other.
+    """Verbs in the present and the past, he looks and he looked, each as the other's partner.
 
-    Regular ones are those of which the stories hold look, looks and looked.
+    Regular ones are those of which the stories contain look, looks and looked.
     """
     words = {word for story in stories for word in _WORD.findall(story)}
     found = dict(_IRREGULAR)
@@ -207,42 +207,42 @@ def tenses(stories: Sequence[str]) -> dict[str, str]:
 
 
 def _agreement(stories: Sequence[str], seed: int) -> list[Pair]:
-    """Number and tense, each pair of forms behind the same word as often one way as the other.
+    """Number and tense, each pair of forms after the same word equally often in both directions.
 
-    "Tom and Sue was" begins as "Sue was" does: what stands just before says nothing.
+    "Tom and Sue was" begins like "Sue was": the preceding word alone does not decide.
     """
     kinds = []
     for swaps in (_NUMBER, tenses(stories)):
         uses = []
         for story in stories:
             words = list(_WORD.finditer(story))
-            places = [
+            positions = [
                 _Swap(words[n - 1].group().lower(), words[n], swaps[words[n].group()])
                 for n in range(20, len(words))
-                if words[n].group() in swaps and _is_told(story, words[n - 1], words[n])
+                if words[n].group() in swaps and _is_narrated(story, words[n - 1], words[n])
             ]
-            if places:
-                uses.append((story, _dice(seed, "agreement", story).choice(places)))
+            if positions:
+                uses.append((story, _dice(seed, "agreement", story).choice(positions)))
         kinds.append(_balanced(uses))
     couples = [list(zip(pairs[::2], pairs[1::2], strict=True)) for pairs in kinds]
     in_turns = itertools.chain.from_iterable(itertools.zip_longest(*couples))
     return [pair for couple in in_turns if couple for pair in couple]
 
 
-def _is_told(story: str, before: re.Match[str], word: re.Match[str]) -> bool:
-    """Whether a word follows another directly, and not in something that is said."""
+def _is_narrated(story: str, before: re.Match[str], word: re.Match[str]) -> bool:
+    """Whether a word follows another directly, and not in direct speech."""
     in_speech = story.count('"', 0, word.start()) % 2
     return not in_speech and story[before.end() : word.start()] == " "
 
 
 def _pronoun(stories: Sequence[str], seed: int) -> list[Pair]:
-    """He or she where both a boy and a girl are about: meant is the one named last."""
+    """He or she in the presence of a boy and a girl: the one named last is meant."""
     swaps = {"he": "she", "she": "he", "He": "She", "She": "He"}
     uses = []
     for story in stories:
         words = list(_WORD.finditer(story))
         named: list[str] = []
-        places = []
+        positions = []
         for word in words:
             name = word.group()
             if name in GIRLS or name in BOYS:
@@ -250,9 +250,9 @@ def _pronoun(stories: Sequence[str], seed: int) -> list[Pair]:
             elif name in swaps and named:
                 right, other = (GIRLS, BOYS) if name.lower() == "she" else (BOYS, GIRLS)
                 if named[-1] in right and any(each in other for each in named):
-                    places.append(_Swap("", word, swaps[name]))
-        if places:
-            uses.append((story, _dice(seed, "pronoun", story).choice(places)))
+                    positions.append(_Swap("", word, swaps[name]))
+        if positions:
+            uses.append((story, _dice(seed, "pronoun", story).choice(positions)))
     return _balanced(uses)
 
 
@@ -260,14 +260,14 @@ def _pronoun(stories: Sequence[str], seed: int) -> list[Pair]:
 class _Swap:
     """A word that can be replaced by another form."""
 
-    behind: str
-    """What the balance is kept apart for: the word before, or nothing."""
+    context: str
+    """The context that is balanced separately: the preceding word, or nothing."""
     word: re.Match[str]
     other: str
 
 
 def _balanced(uses: Sequence[tuple[str, _Swap]]) -> list[Pair]:
-    """Pairs of which each swap goes both ways equally often, next to its opposite in the list."""
+    """Pairs in which each swap occurs equally often in both directions, next to its opposite."""
     found: defaultdict[tuple[str, str, str], list[Pair]] = defaultdict(list)
     for story, swap in uses:
         right, start = swap.word.group(), swap.word.start()
@@ -279,34 +279,33 @@ def _balanced(uses: Sequence[tuple[str, _Swap]]) -> list[Pair]:
             Passage(context, space + right + end), Passage(context, space + swap.other + end)
         )
         if _fits(pair):  # else its opposite would stand alone
-            found[swap.behind, right, swap.other].append(pair)
+            found[swap.context, right, swap.other].append(pair)
     pairs = []
-    for (behind, right, other), there in found.items():
-        back = found.get((behind, other, right), []) if right < other else []
+    for (context, right, other), there in found.items():
+        back = found.get((context, other, right), []) if right < other else []
         for one, opposite in zip(there, back, strict=False):
             pairs += [one, opposite]
     return pairs
 
 
 def _repetition(stories: Sequence[str], seed: int) -> list[Pair]:
-    """The same sentence is judged behind the story as it was, and behind one that stutters.
+    """The same sentence is judged after the original story, and after one with a repeated sentence.
 
-    Not the repeated sentence itself: once said, it is easy to predict, and the better the model,
-    the easier.
+    Not the repeated sentence itself: it is easy to predict, and the better the model, the easier.
     """
     pairs = []
     for story in stories:
         parts = sentences(story)
         if len(parts) < 5:
             continue
-        place = _dice(seed, "repetition", story).randrange(2, len(parts) - 1)
-        told, (last, now, coming) = "".join(parts[:place]), parts[place - 1 : place + 2]
+        position = _dice(seed, "repetition", story).randrange(2, len(parts) - 1)
+        before, (last, now, coming) = "".join(parts[:position]), parts[position - 1 : position + 2]
         if last.strip() != now.strip():
             judged = f" {coming.strip()}"
             pairs.append(
                 Pair(
-                    Passage(f"{told} {now.strip()}", judged),
-                    Passage(f"{told} {last.strip()}", judged),
+                    Passage(f"{before} {now.strip()}", judged),
+                    Passage(f"{before} {last.strip()}", judged),
                 )
             )
     return pairs
@@ -315,13 +314,13 @@ def _repetition(stories: Sequence[str], seed: int) -> list[Pair]:
 Maker = Callable[[Sequence[str], int], list[Pair]]
 FAMILIES: dict[str, tuple[Maker, str]] = {
     "ending": (_ending, "its own last two sentences, or another story's"),
-    "order": (_order, "four sentences as they were told, or shuffled"),
+    "order": (_order, "four sentences in their order, or shuffled"),
     "name": (_name, "the character's name in the second half, or another story's"),
     "agreement": (_agreement, "a verb in the right number and tense, or not: Tom and Sue was"),
     "pronoun": (_pronoun, "he or she for the child named last, where both are about"),
     "repetition": (
         _repetition,
-        "the next sentence, behind the last one or behind a repetition in its place",
+        "the next sentence, after the last one or after a repetition in its place",
     ),
 }
-"""How each family is made, and what it asks."""
+"""How each family is made, and what it tests."""

@@ -1,4 +1,4 @@
-"""What others report for TinyStories, as far as it can be compared."""
+"""Published results on TinyStories, as far as they can be compared."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Beginnings of stories, written for this project: 60, each with its main character's name."""
+"""60 beginnings of stories, written for this project, each with its main character's name."""
 
 PROMPTS: tuple[tuple[str, str], ...] = (
     ("Mia", "Once upon a time, there was a girl named Mia. She lived near the sea."),
@@ -62,4 +62,4 @@ PROMPTS: tuple[tuple[str, str], ...] = (
     ("Alex", "Alex took his sister's book without asking."),
     ("Bobby", "Bobby wanted a cookie, but the jar stood on the highest shelf."),
 )
-"""Names and beginnings. In no data set that we know of."""
+"""Names and beginnings; in no data set that we know of."""

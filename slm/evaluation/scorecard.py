@@ -1,4 +1,4 @@
-"""The scorecard: everything that is measured of one model, and how it reads."""
+"""The scorecard: all measurements of one model, and how they are printed."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -8,7 +8,7 @@ from typing import Any
 
 from slm.evaluation.generated import (
     GeneratedStory,
-    Manner,
+    StoryStatistics,
     compare,
     describe,
     generate_stories,
@@ -37,9 +37,9 @@ class Options:
     """Minimal pairs of each family at most, 10 or more, found in twenty times as many held-out
     stories at most."""
     loss_tokens: int | None = 100_000
-    """Tokens of the validation split to measure the loss on, from its front; null takes all."""
+    """Tokens at the beginning of the validation split to measure the loss on; null takes all."""
     seed: int = 1337
-    """Of the pairs and of the generated stories."""
+    """Seed of the pairs and of the generated stories."""
 
     def __post_init__(self) -> None:
         tokens = self.loss_tokens
@@ -50,23 +50,23 @@ class Options:
 
 @dataclass
 class Scorecard:
-    """What was measured, in plain types but for its own classes."""
+    """All measurements."""
 
     about: dict[str, Any]
-    """Which model, on what."""
+    """The model and the data."""
     families: dict[str, Accuracy] = field(default_factory=dict)
-    """All of them; one may have found no pair."""
-    generated: Manner | None = None
-    real: Manner | None = None
-    """The same of as many held-out stories: what a perfect model would come near."""
-    told: list[tuple[GeneratedStory, Overlap | None]] = field(default_factory=list)
-    """The stories, and what each shares with the training text if that is there."""
+    """All of them; one may have no pair."""
+    generated: StoryStatistics | None = None
+    real: StoryStatistics | None = None
+    """The same statistics of as many held-out stories: what a perfect model would approach."""
+    stories: list[tuple[GeneratedStory, Overlap | None]] = field(default_factory=list)
+    """The stories, and what each shares with the training text if there is one."""
     loss: dict[str, float] = field(default_factory=dict)
     judge: dict[str, Any] | None = None
 
     @property
     def score(self) -> float | None:
-        """Mean share of minimal pairs passed, each family with pairs counting the same."""
+        """Mean share of minimal pairs passed; each family with pairs has the same weight."""
         shares = [accuracy.share for accuracy in self.measured.values()]
         return sum(shares) / len(shares) if shares else None
 
@@ -95,9 +95,9 @@ class Scorecard:
             "generated": asdict(self.generated) if self.generated else None,
             "held_out_stories": asdict(self.real) if self.real else None,
             "stories": [
-                asdict(told)
+                asdict(story)
                 | {"overlap": asdict(o) if o else None, "memorised": is_copy(o) if o else None}
-                for told, o in self.told
+                for story, o in self.stories
             ],
             "loss": self.loss,
             "peers": [asdict(peer) for peer in PEERS],
@@ -105,7 +105,7 @@ class Scorecard:
         }
 
     def save(self, path: Path) -> None:
-        """Writes JSON, all of it or nothing."""
+        """Writes JSON, atomically."""
         with replacing(path) as temporary:
             temporary.write_text(json.dumps(self.to_plain(), indent=1) + "\n", encoding="utf-8")
 
@@ -135,16 +135,16 @@ def measure(
     stories: Sequence[GeneratedStory] | None = None,
     say: Say = lambda _: None,
 ) -> Scorecard:
-    """Fills in a scorecard.
+    """Measures a model.
 
     Args:
         model: The network, in evaluation mode.
         held_out: Stories that it has not seen.
-        trained_on: The training text; None if it is not there any more.
+        trained_on: The training text, if there is one.
         options: How much, and the seed.
-        about: Goes into the card.
-        stories: Stories to look at; None has the model tell some.
-        say: GeneratedStory what is going on.
+        about: Copied into the scorecard.
+        stories: Stories to evaluate; None generates some.
+        say: Called with what is being done.
     """
     tokenizer = held_out.tokenizer
     card = Scorecard(about)
@@ -156,11 +156,11 @@ def measure(
     windows = held_out.windows(model.config.block_size)
     card.loss = measure_loss({"": model}, windows, tokenizer, options.loss_tokens)[""]
     if stories is None:
-        say("telling stories")
+        say("generating stories")
         stories = generate_stories(model, tokenizer, SamplingOptions(seed=options.seed))
     real = [_as_generated(text) for text in texts[: len(stories)]]
     card.generated, card.real = describe(stories), describe(real)
-    card.told = [(story, None) for story in stories]
+    card.stories = [(story, None) for story in stories]
     if trained_on is not None:
         say("comparing with the training text")
         frequent = trained_on.frequent_words()
@@ -171,12 +171,12 @@ def measure(
         split = len(stories)
         card.generated = compare(card.generated, stories, shared[:split], frequent)
         card.real = compare(card.real, real, shared[split:], frequent)
-        card.told = list(zip(stories, shared[:split], strict=True))
+        card.stories = list(zip(stories, shared[:split], strict=True))
     return card
 
 
 def _as_generated(story: str) -> GeneratedStory:
-    """A real story taken for a continuation of its first two sentences, as long as a prompt."""
+    """A real story as a continuation of its first two sentences, which are as long as a prompt."""
     parts = sentences(story)
     begin = 2 if len(parts) > 2 else 0
     return GeneratedStory("".join(parts[:begin]), "".join(parts[begin:]), None)
@@ -186,16 +186,16 @@ def _as_generated(story: str) -> GeneratedStory:
 
 
 def as_text(card: Scorecard) -> str:
-    """The card as tables for a terminal."""
+    """The scorecard as tables for a terminal."""
     lines = [f"{'minimal pairs':15}  right  95 % interval   pairs  asks (chance: 50 %)"]
     for family, (_, asks) in FAMILIES.items():
         accuracy = card.families[family]
         if accuracy.pairs:
             low, high = accuracy.interval()
-            said = f"{accuracy.share:6.1%}  {low:5.1%} to {high:6.1%} {accuracy.pairs:6}"
+            cells = f"{accuracy.share:6.1%}  {low:5.1%} to {high:6.1%} {accuracy.pairs:6}"
         else:
-            said = f"{'-':>6}  {'':15} {0:6}"
-        lines.append(f"{family:15} {said}  {asks}")
+            cells = f"{'-':>6}  {'':15} {0:6}"
+        lines.append(f"{family:15} {cells}  {asks}")
         if accuracy.left_out:
             lines.append(f"{'':32}({accuracy.left_out:,} more do not fit into the context)")
     if card.score is not None:
@@ -204,14 +204,14 @@ def as_text(card: Scorecard) -> str:
     if card.loss:
         lines += ["", *_loss_lines(card)]
     if card.generated:
-        lines += ["", *_manner_lines(card.generated, card.real)]
-    if copies := [(told, o) for told, o in card.told if o and is_copy(o)]:
+        lines += ["", *_statistics_lines(card.generated, card.real)]
+    if copies := [(story, o) for story, o in card.stories if o and is_copy(o)]:
         lines += [
             "",
-            f"{len(copies)} of {len(card.told)} stories are taken from the training text:",
+            f"{len(copies)} of {len(card.stories)} stories are taken from the training text:",
         ]
-        for told, o in copies[:5]:
-            text = " ".join((told.prompt + told.text).split())
+        for story, o in copies[:5]:
+            text = " ".join((story.prompt + story.text).split())
             lines.append(f"  {o.longest} of {o.tokens} tokens: {text[:90]} …")
     if card.judge:
         grades = ", ".join(f"{name} {value:.1f}" for name, value in card.judge["grades"].items())
@@ -241,7 +241,7 @@ def _loss_lines(card: Scorecard) -> list[str]:
     return lines
 
 
-MANNER_WORDS: dict[str, tuple[str, str]] = {
+STATISTICS: dict[str, tuple[str, str]] = {
     "ended": ("come to an end by themselves", "{:.0%}"),
     "words": ("words each", "{:.0f}"),
     "repetition": ("repeated sequences of four words", "{:.1%}"),
@@ -254,14 +254,16 @@ MANNER_WORDS: dict[str, tuple[str, str]] = {
     "novel_5_grams": ("novel sequences of five tokens", "{:.1%}"),
     "memorised": ("taken from the training text", "{:.0%}"),
 }
-"""Words and format of each figure."""
+"""Label and format of each statistic."""
 
 
-def _manner_lines(generated: Manner, real: Manner | None) -> list[str]:
+def _statistics_lines(generated: StoryStatistics, real: StoryStatistics | None) -> list[str]:
     lines = [f"{'stories':38} {'generated':>10}  {'held out':>10}"]
     lines.append(f"{'':38} {generated.stories:>10}  {real.stories if real else 0:>10}")
-    for name, (words, form) in MANNER_WORDS.items():
-        values = [getattr(manner, name) if manner else None for manner in (generated, real)]
-        said = [form.format(value) if value is not None else "-" for value in values]
-        lines.append(f"{words:38} {said[0]:>10}  {said[1]:>10}")
+    for name, (words, form) in STATISTICS.items():
+        values = [
+            getattr(statistics, name) if statistics else None for statistics in (generated, real)
+        ]
+        cells = [form.format(value) if value is not None else "-" for value in values]
+        lines.append(f"{words:38} {cells[0]:>10}  {cells[1]:>10}")
     return lines

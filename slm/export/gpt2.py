@@ -48,7 +48,7 @@ def to_transformers(model: GPT) -> Any:
             "pip install 'transformers>=5'",
         ) from error
     config = model.config
-    theirs: Any = GPT2LMHeadModel(
+    gpt2: Any = GPT2LMHeadModel(
         GPT2Config(
             vocab_size=config.vocab_size,
             n_positions=config.block_size,
@@ -63,8 +63,8 @@ def to_transformers(model: GPT) -> Any:
             eos_token_id=config.vocab_size - 1,
         )
     )
-    theirs.load_state_dict(_state_dict(model), strict=True)
-    return theirs.eval()
+    gpt2.load_state_dict(_state_dict(model), strict=True)
+    return gpt2.eval()
 
 
 def _state_dict(model: GPT) -> dict[str, Tensor]:
@@ -76,18 +76,18 @@ def _state_dict(model: GPT) -> dict[str, Tensor]:
     }
     parts = {"norm": "transformer.ln_f"}
     for layer in range(model.config.n_layer):
-        ours, theirs = f"blocks.{layer}", f"transformer.h.{layer}"
+        ours, gpt2 = f"blocks.{layer}", f"transformer.h.{layer}"
         parts |= {
-            f"{ours}.attention_norm": f"{theirs}.ln_1",
-            f"{ours}.attention.qkv": f"{theirs}.attn.c_attn",
-            f"{ours}.attention.proj": f"{theirs}.attn.c_proj",
-            f"{ours}.mlp_norm": f"{theirs}.ln_2",
-            f"{ours}.mlp.up": f"{theirs}.mlp.c_fc",
-            f"{ours}.mlp.down": f"{theirs}.mlp.c_proj",
+            f"{ours}.attention_norm": f"{gpt2}.ln_1",
+            f"{ours}.attention.qkv": f"{gpt2}.attn.c_attn",
+            f"{ours}.attention.proj": f"{gpt2}.attn.c_proj",
+            f"{ours}.mlp_norm": f"{gpt2}.ln_2",
+            f"{ours}.mlp.up": f"{gpt2}.mlp.c_fc",
+            f"{ours}.mlp.down": f"{gpt2}.mlp.c_proj",
         }
     own = model.state_dict()
-    for ours, theirs in parts.items():
+    for ours, gpt2 in parts.items():
         weight = own[f"{ours}.weight"]
-        state[f"{theirs}.weight"] = weight.T if weight.dim() == 2 else weight
-        state[f"{theirs}.bias"] = own.get(f"{ours}.bias", torch.zeros(len(weight)))
+        state[f"{gpt2}.weight"] = weight.T if weight.dim() == 2 else weight
+        state[f"{gpt2}.bias"] = own.get(f"{ours}.bias", torch.zeros(len(weight)))
     return {name: tensor.detach().clone() for name, tensor in state.items()}

@@ -49,12 +49,12 @@ def no_repeat_ngram(n: int) -> HistoryFilter:
 
     def apply(logits_BV: Tensor, tokens: Sequence[Sequence[int]]) -> Tensor:
         logits_BV = logits_BV.clone()
-        for row, told in enumerate(tokens):
-            told = list(told)
-            ending = told[len(told) - n + 1 :]
-            starts = range(len(told) - n + 1)
-            banned = [told[i + n - 1] for i in starts if told[i : i + n - 1] == ending]
-            if len(set(banned)) < logits_BV.size(1) - 1:  # there has to be a next token
+        for row, sequence in enumerate(tokens):
+            sequence = list(sequence)
+            ending = sequence[len(sequence) - n + 1 :]
+            starts = range(len(sequence) - n + 1)
+            banned = [sequence[i + n - 1] for i in starts if sequence[i : i + n - 1] == ending]
+            if len(set(banned)) < logits_BV.size(1) - 1:  # there must be a next token
                 logits_BV[row, banned] = float("-inf")
         return logits_BV
 

@@ -39,7 +39,7 @@ class Story:
     """
 
     def __init__(self, request: StoryRequest, tokenizer: Tokenizer) -> None:
-        # Every story in the training data stands behind an end-of-text.
+        # Every story in the training data follows an end-of-text.
         prompt = [tokenizer.end_of_text, *tokenizer.encode(request.prompt)]
         self.request = request
         self.text = ""

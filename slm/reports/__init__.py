@@ -1,1 +1,1 @@
-"""Looking at a run: figures."""
+"""Figures and reports of runs."""

@@ -1,4 +1,4 @@
-"""HTML pages that need nothing else, no network either: sections, tables, figures within."""
+"""HTML pages without external files: sections, tables, embedded figures."""
 
 import base64
 from collections.abc import Iterable, Sequence
@@ -11,24 +11,19 @@ from slm.reports.figures.style import as_bytes
 
 
 def page(title: str, parts: Iterable[str]) -> str:
-    """A whole page.
-
-    Args:
-        title: In plain text.
-        parts: Its body, in HTML.
-    """
-    # The body last: what stands in it is no place to fill in.
+    """A whole page, from a title in plain text and parts in HTML."""
+    # The body last: it may contain the marks of the template.
     return _TEMPLATE.replace("{title}", escape(title)).replace("{body}", "\n".join(parts))
 
 
 def shortened(path: Path) -> Path:
-    """The path as seen from here, where that is shorter."""
+    """The path relative to the current folder, if it is inside."""
     here = Path.cwd()
     return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def number(value: float | None, form: str) -> str:
-    """A number in a format; a dash where there is none."""
+    """A formatted number; a dash for None."""
     return "–" if value is None else format(value, form)
 
 
@@ -38,7 +33,7 @@ def section(title: str, body: str) -> str:
 
 
 def definitions(rows: Iterable[tuple[str, str]]) -> str:
-    """Names and what they are."""
+    """A list of names and their meanings."""
     cells = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in rows)
     return f"<dl>{cells}</dl>" if cells else ""
 
@@ -53,18 +48,18 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def tiles(figures: Iterable[tuple[str, str]]) -> str:
-    """Large figures, each with its words."""
+    """Large figures, each with a label."""
     shown = "".join(f"<div><b>{escape(v)}</b><span>{escape(w)}</span></div>" for v, w in figures)
     return f'<div class="tiles">{shown}</div>'
 
 
 def folded(summary: str, text: str, opened: bool = False, tag: str = "p") -> str:
-    """A text that shows when its summary is clicked.
+    """A text that is shown when its summary is clicked.
 
     Args:
-        summary: What shows always.
+        summary: What is always shown.
         text: In plain text.
-        opened: Whether it shows from the beginning.
+        opened: Whether it is shown from the beginning.
         tag: p, or pre for code.
     """
     return (
@@ -74,13 +69,13 @@ def folded(summary: str, text: str, opened: bool = False, tag: str = "p") -> str
 
 
 def drawn(name: str, figure: Figure, caption: str, kind: str = "svg") -> str:
-    """A figure within the page.
+    """An embedded figure.
 
     Args:
-        name: What stands for it where it cannot be seen.
+        name: Its alternative text.
         figure: The figure.
         caption: What it shows.
-        kind: png, where there are too many lines for an svg.
+        kind: svg, or png if there are too many lines for an svg.
     """
     encoded = base64.b64encode(as_bytes(figure, kind)).decode()
     form = "svg+xml" if kind == "svg" else kind

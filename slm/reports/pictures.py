@@ -1,4 +1,4 @@
-"""A watcher that draws: histograms, attention and next tokens for TensorBoard."""
+"""Pictures of the model in TensorBoard."""
 
 from typing import Any
 
@@ -12,18 +12,16 @@ STORY = (
     "Once upon a time, there was a little girl named Lily. She had a red ball. One day, Lily said, "
     '"I want to play with my ball." Her mom smiled.'
 )
-"""What models are shown where nothing else is asked for."""
+"""The default text for pictures of a model."""
 
 _VALUES = 1 << 20  # of a matrix are enough for its histogram
 
 
 class Pictures(Callback):
-    """Writes into TensorBoard, at each validation: histograms of the weights, and two pictures.
+    """A callback that draws into TensorBoard at each validation.
 
-    Those are the attention of all heads, and the next token's probabilities, along a short text.
-
-    Args:
-        text: The text.
+    Histograms of the weights; and along a short text the attention of all heads, and the next
+    token's probabilities.
     """
 
     def __init__(self, text: str = STORY) -> None:
@@ -31,7 +29,7 @@ class Pictures(Callback):
 
     @rank_zero_only
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draws with the weights of this moment."""
+        """Draws with the current weights."""
         loggers = [each for each in trainer.loggers if isinstance(each, TensorBoardLogger)]
         assert isinstance(pl_module, StoryModel)
         if trainer.state.fn != "fit" or trainer.sanity_checking or not loggers or pl_module.sharded:
@@ -44,7 +42,7 @@ class Pictures(Callback):
 
         model, tokenizer = pl_module.model, pl_module.tokenizer
         if not all(bool(weight.isfinite().all()) for weight in model.parameters()):
-            return  # the loss says so, and stops the run
+            return  # the loss reports it, and stops the run
         assert tokenizer is not None
         training = model.training
         model.eval()

@@ -1,4 +1,4 @@
-"""A run's report: one HTML file that needs nothing else, no network either."""
+"""A run's report: one HTML file without external files."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ from slm.training.runs import Run
 CAPTIONS = {
     "loss": "Training and validation loss, on linear and on logarithmic axes. A healthy "
     "run falls fast, then slowly; validation stays close to training. Where it turns upwards while "
-    "training goes on falling, the model learns by heart.",
+    "training continues to fall, the model learns by heart.",
     "bits-per-byte": "The validation loss per byte of text, which compares across vocabularies.",
     "learning-rate": "Warm-up, then down to the floor: it should end where the run does.",
     "gradient-norm": "Before clipping. Single peaks are clipped; a steady climb warns of a loss "
@@ -50,7 +50,7 @@ def write_report(run: Path, out: Path | None = None, curves: RunCurves | None = 
     Args:
         run: The run's folder.
         out: The file; None takes `report.html` in that folder.
-        curves: What the run has logged, if it has been read already.
+        curves: The run's curves, if they have been read already.
 
     Returns:
         The file's path.
@@ -64,7 +64,7 @@ def write_report(run: Path, out: Path | None = None, curves: RunCurves | None = 
 
 @dataclass(frozen=True)
 class _Run:
-    """Everything that is known of a run."""
+    """All that is known of a run."""
 
     curves: RunCurves
     checkpoint: Checkpoint | None
@@ -132,13 +132,13 @@ def _facts(run: _Run) -> str:
     if run.checkpoint is not None:
         rows += _model_facts(run.checkpoint)
     for part, entry in enumerate(run.record, 1):
-        said = (
+        text = (
             f"{entry['started']}, steps {entry['first_step']:,} to {entry['last_step']:,}, "
             f"{entry['tokens']:,} tokens in {format_duration(entry['seconds'])}, "
             f"{entry['precision']}"
             f"{', compiled' if entry['compiled'] else ''}, on {entry['device']}: {entry['machine']}"
         )
-        rows.append(("Trained" if len(run.record) == 1 else f"Trained, part {part}", said))
+        rows.append(("Trained" if len(run.record) == 1 else f"Trained, part {part}", text))
     if run.record:
         rows.append(("Energy", _energy(run.record)))
     return section("What was trained on what", definitions(rows))
@@ -210,7 +210,7 @@ def _looking(model: GPT, tokenizer: Tokenizer, about: str) -> str:
 def _stories(stories: Sequence[tuple[int, str]]) -> str:
     """The same prompt's story at each step, the first and the last unfolded."""
     shown = [
-        folded(f"step {step:,}", text, place in (0, len(stories) - 1))
-        for place, (step, text) in enumerate(stories)
+        folded(f"step {step:,}", text, index in (0, len(stories) - 1))
+        for index, (step, text) in enumerate(stories)
     ]
     return section("The same story as training went on", "\n".join(shown))

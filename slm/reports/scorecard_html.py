@@ -1,4 +1,4 @@
-"""A scorecard within a run's report."""
+"""The scorecard in a run's report."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from slm.evaluation.pairs import FAMILIES
-from slm.evaluation.scorecard import FORMAT_VERSION, MANNER_WORDS
+from slm.evaluation.scorecard import FORMAT_VERSION, STATISTICS
 from slm.reports.page import folded, number, section, shortened, table
 from slm.training.checkpoint import Checkpoint
 
 
 def read_card(path: Path) -> dict[str, Any]:
-    """What a `scorecard.json` holds; nothing if it is damaged, or another version's."""
+    """The contents of a `scorecard.json`; {} if it is damaged, or of another version."""
     try:
         card = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
@@ -28,8 +28,8 @@ def scorecard_section(
     """The part of a run's report that shows its scorecard, or says how to get one.
 
     Args:
-        card: What `read_card` found; None if the run has none.
-        checkpoint: What the rest of the report looks into.
+        card: From `read_card`; None if the run has none.
+        checkpoint: The checkpoint that the report describes.
         folder: The run's folder.
     """
     command = (
@@ -46,13 +46,13 @@ def scorecard_section(
     except (KeyError, TypeError, ValueError, AttributeError):
         return section(
             "Scorecard",
-            f"<p>scorecard.json is damaged, or of another version. Anew: {command}.</p>",
+            f"<p>scorecard.json is damaged, or of another version. Again: {command}.</p>",
         )
     if checkpoint and fingerprint != checkpoint.fingerprint():
         parts.insert(
             0,
             f"<p><b>Of other weights than the figures below</b>: those of step {step:,}, not of "
-            f"{escape(checkpoint.path.name)}, step {checkpoint.step:,}. Anew: {command}.</p>",
+            f"{escape(checkpoint.path.name)}, step {checkpoint.step:,}. Again: {command}.</p>",
         )
     return section("Scorecard", "\n".join(parts))
 
@@ -92,7 +92,7 @@ def _families(pairs: dict[str, dict[str, Any]]) -> str:
 
 def _manner(generated: dict[str, Any], real: dict[str, Any]) -> str:
     rows: list[Sequence[str]] = [("stories", "generated", "held out")]
-    for name, (words, form) in MANNER_WORDS.items():
+    for name, (words, form) in STATISTICS.items():
         values = (generated[name], real[name])
         rows.append((words, *("–" if v is None else form.format(v) for v in values)))
     return table(rows)
@@ -120,7 +120,7 @@ def _copies(stories: Iterable[dict[str, Any]]) -> str:
     copies = [story for story in stories if story["memorised"]]
     shown = "".join(
         folded(
-            f"{story['overlap']['longest']} of {story['overlap']['tokens']} tokens stand in the "
+            f"{story['overlap']['longest']} of {story['overlap']['tokens']} tokens occur in the "
             "training text",
             story["prompt"] + story["text"],
         )

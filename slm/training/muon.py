@@ -139,7 +139,7 @@ class MuonAdamW(Optimizer):
     """Two optimizers that Lightning, a schedule and a checkpoint see as one.
 
     The parts share this optimizer's groups and state. In distributed training every process
-    orthogonalizes the same averaged gradient, so nothing more has to be exchanged.
+    orthogonalizes the same averaged gradient, so nothing more is exchanged.
 
     Args:
         muon: The group of hidden matrices, with `lr`, `momentum` and `weight_decay`.

@@ -14,7 +14,7 @@ from slm.training.checkpoint import Checkpoint, drop_retired, open_checkpoint
 from slm.training.runs import Run, RunClaim
 
 _CHOSEN = "SLM_CHECKPOINT"
-"""Tells the processes that the first one starts which checkpoint it has chosen."""
+"""Passes the chosen checkpoint to the processes that the first one starts."""
 
 
 def resolve_checkpoint(

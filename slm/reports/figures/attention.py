@@ -20,13 +20,13 @@ from slm.model.attention_maps import attention_maps
 from slm.reports.figures.style import MAP, new_figure, style
 
 MOST_TOKENS = 48
-"""More labels than this cannot be read."""
+"""More labels than this are illegible."""
 
 
 def token_label(tokenizer: Tokenizer, token: int) -> str:
     """A token as a label: a space is a middle dot, a line break an arrow, end-of-text a word.
 
-    What the figures' font cannot show is a box.
+    Characters that the figures' font lacks are boxes.
     """
     if token == tokenizer.end_of_text:
         return "<end>"
@@ -38,7 +38,7 @@ def token_label(tokenizer: Tokenizer, token: int) -> str:
 
 @functools.cache
 def _drawable() -> frozenset[str]:
-    """The characters of the font that labels are set in."""
+    """The characters of the labels' font."""
     font = font_manager.get_font(font_manager.findfont("DejaVu Sans Mono"))
     return frozenset(sign for code in font.get_charmap() if (sign := chr(code)).isprintable())
 
@@ -46,13 +46,13 @@ def _drawable() -> frozenset[str]:
 def maps_of_text(
     model: GPT, tokenizer: Tokenizer, text: str, most: int = MOST_TOKENS
 ) -> tuple[list[int], Tensor]:
-    """The attention weights of a text's beginning, behind the end-of-text that begins a story.
+    """The attention weights of a text's beginning, after the end-of-text that begins a story.
 
     Args:
         model: The network, in evaluation mode.
         tokenizer: Its tokenizer.
-        text: What is read.
-        most: Read no more tokens than this, and than the context holds.
+        text: The text.
+        most: Read no more tokens than this, and than fit into the context.
 
     Returns:
         The token ids, and weights (L, H, T, T) on the CPU.
@@ -64,18 +64,18 @@ def maps_of_text(
 
 
 def draw_head(weights_TT: Tensor, labels: Sequence[str], title: str) -> Figure:
-    """One head: rows look at columns, and each row sums to one.
+    """One head: each row attends to columns, and sums to one.
 
-    Colours by the square root, here and in `draw_heads`, so that faint attention is seen.
+    Colours follow the square root, here and in `draw_heads`, so that faint attention is visible.
     """
     size = max(4.0, 1.6 + 0.17 * len(labels))
     figure = new_figure(size + 0.8, size)
     with style():
         axes = figure.subplots()
         image = axes.imshow(weights_TT.sqrt().numpy(), cmap=MAP, vmin=0.0, vmax=1.0)
-        places = list(range(len(labels)))
-        axes.set_xticks(places, labels, rotation=90, family="DejaVu Sans Mono", fontsize=7.5)
-        axes.set_yticks(places, labels, family="DejaVu Sans Mono", fontsize=7.5)
+        positions = list(range(len(labels)))
+        axes.set_xticks(positions, labels, rotation=90, family="DejaVu Sans Mono", fontsize=7.5)
+        axes.set_yticks(positions, labels, family="DejaVu Sans Mono", fontsize=7.5)
         axes.grid(False)
         axes.set_xlabel("is looked at")
         axes.set_ylabel("looks")
@@ -85,7 +85,7 @@ def draw_head(weights_TT: Tensor, labels: Sequence[str], title: str) -> Figure:
 
 
 def _add_bar(figure: Figure, image: AxesImage, axes: Axes) -> None:
-    """The scale of colours that show square roots."""
+    """A colour bar for square roots."""
     weights = (0.0, 0.01, 0.1, 0.3, 0.6, 1.0)
     bar = figure.colorbar(image, ax=axes, shrink=0.8, ticks=[weight**0.5 for weight in weights])
     bar.ax.set_yticklabels([f"{weight:g}" for weight in weights])

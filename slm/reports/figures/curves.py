@@ -21,7 +21,7 @@ Values = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class RunCurves:
-    """What a run has logged."""
+    """The logged curves of a run."""
 
     folder: Path
     scalars: dict[str, tuple[Values, Values]]
@@ -29,12 +29,12 @@ class RunCurves:
     stories: list[tuple[int, str]]
     """The sampled stories, with their steps."""
     name: str
-    """What the run is called in figures."""
+    """The run's name in figures."""
 
     def tokens(self, steps: Values) -> Values:
-        """Tokens seen at some steps, of a run that logged them."""
+        """Tokens seen at some steps, for a run that logged them."""
         known, seen = self.scalars["tokens_seen"]
-        # In proportion to the steps, between two log points and behind the last one.
+        # In proportion to the steps, between two log points and after the last one.
         per_step = seen[-1] / known[-1] if known[-1] else 0.0
         known, seen = np.append(0.0, known), np.append(0.0, seen)
         beyond = np.maximum(0.0, steps - known[-1]) * per_step
@@ -58,20 +58,16 @@ def read_events(folder: Path) -> Any:
 
 
 def read_run(folder: Path, name: str | None = None) -> RunCurves:
-    """Reads a run's TensorBoard files.
+    """Reads a run's TensorBoard files; `name` replaces the folder's name in figures.
 
-    Where a resumed run logged a step again, the later point counts.
-
-    Args:
-        folder: The run's folder.
-        name: What to call it; None takes the folder's name.
+    If a resumed run logged a step again, the later point counts.
     """
     events = read_events(folder)
     tags = events.Tags()
     scalars = {}
     for tag in tags["scalars"]:
         points = {point.step: point.value for point in events.Scalars(tag)}
-        # A loss that burst is no number, and has no place in a figure.
+        # A loss that is not finite is left out.
         steps = sorted(step for step, value in points.items() if math.isfinite(value))
         if not steps:
             continue
@@ -85,7 +81,7 @@ def read_run(folder: Path, name: str | None = None) -> RunCurves:
 
 
 def _x_axis(runs: Sequence[RunCurves]) -> tuple[str, Callable[[RunCurves, Values], Values]]:
-    """Label and places of the x axis: tokens, or steps where a run did not log its tokens."""
+    """Label and values of the x axis: tokens, or steps if a run did not log its tokens."""
     if all("tokens_seen" in run.scalars for run in runs if run.scalars):
         return "million tokens seen", lambda run, steps: run.tokens(steps) / 1e6
     return "optimizer steps", lambda run, steps: steps
@@ -94,8 +90,7 @@ def _x_axis(runs: Sequence[RunCurves]) -> tuple[str, Callable[[RunCurves, Values
 def draw_loss(runs: Sequence[RunCurves]) -> Figure | None:
     """Training and validation loss, linear and logarithmic; None if there is none.
 
-    As in all figures here, the x axis has the tokens seen, and each run its own colour and dashes
-    in every figure.
+    In all figures here the x axis is the tokens seen, and a run has the same colour and dashes.
     """
     if not any({"train_loss", "val_loss"} & set(run.scalars) for run in runs):
         return None
@@ -117,11 +112,11 @@ def draw_loss(runs: Sequence[RunCurves]) -> Figure | None:
 
 
 _SUBS = ((1, (1, 1.5, 2, 3, 4, 5, 6, 8)), (3, (1, 2, 5)), (8, (1,)))
-"""What is labelled in each decade, on axes of so many decades at most."""
+"""The labels in each decade, on axes of at most so many decades."""
 
 
 def _label_log(axis: Axis) -> None:
-    """Labels on a logarithmic axis that has its data, few enough to be read."""
+    """Labels a logarithmic axis that has its data, with few enough labels to be legible."""
     low, high = axis.get_view_interval()
     decades = math.log10(high / low)
     subs = next((subs for most, subs in _SUBS if decades <= most), None)
@@ -156,7 +151,7 @@ def _draw_losses(axes: Axes, runs: Sequence[RunCurves]) -> None:
 
 
 def draw_bits_per_byte(runs: Sequence[RunCurves]) -> Figure | None:
-    """Bits per byte of the validation split: what compares runs with different vocabularies."""
+    """Bits per byte of the validation split, which compare runs with different vocabularies."""
     return _draw_one(runs, "val_bits_per_byte", "bits per byte, validation")
 
 
@@ -178,7 +173,7 @@ def draw_throughput(runs: Sequence[RunCurves]) -> Figure | None:
 def _draw_one(
     runs: Sequence[RunCurves], name: str, label: str, log: bool = False, zero: bool = False
 ) -> Figure | None:
-    drawn = [(place, run) for place, run in enumerate(runs) if name in run.scalars]
+    drawn = [(index, run) for index, run in enumerate(runs) if name in run.scalars]
     if not drawn:
         return None
     figure = new_figure(7, 3.0)
@@ -214,4 +209,4 @@ CURVES: dict[str, Callable[[Sequence[RunCurves]], Figure | None]] = {
     "gradient-norm": draw_gradient_norm,
     "throughput": draw_throughput,
 }
-"""The figures that a run's curves give, by the names of their files."""
+"""The figures of a run's curves, by the names of their files."""

@@ -1,4 +1,4 @@
-"""What a model expects along a story: the next token's probability at each position."""
+"""The next token's probability at each position of a story."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ from slm.reports.figures.style import COLORS, new_figure, style
 
 @dataclass(frozen=True)
 class Expectation:
-    """One token of a text, and what was expected in its place."""
+    """One token of a text, and what the model expected."""
 
     token: str
-    """The token that stands there, as a label."""
+    """The actual token, as a label."""
     probability: float
-    """What the model gave it."""
+    """The model's probability of it."""
     hit: bool
     """Whether it was the likeliest."""
     likeliest: list[tuple[str, float]]
@@ -30,13 +30,13 @@ class Expectation:
 def expectations(
     model: GPT, tokenizer: Tokenizer, text: str, most: int = MOST_TOKENS - 1, among: int = 3
 ) -> list[Expectation]:
-    """What the model expects at each token of a text's beginning.
+    """The model's expectations at each token of a text's beginning.
 
     Args:
         model: The network, in evaluation mode.
         tokenizer: Its tokenizer.
-        text: What is read, behind the end-of-text that begins a story.
-        most: Look at no more tokens than this, and than the context holds.
+        text: Read after the end-of-text that begins a story.
+        most: Read no more tokens than this, and than fit into the context.
         among: How many of the likeliest tokens to keep.
     """
     room = min(most, model.config.block_size)
@@ -64,11 +64,9 @@ def expectations(
 
 
 def draw_next_tokens(found: Sequence[Expectation], about: str = "") -> Figure:
-    """A bar for each token, read downwards: how probable it was; beside it what was likeliest.
+    """A bar for each token, from top to bottom: its probability; beside it the likeliest tokens.
 
-    Args:
-        found: From `expectations`.
-        about: Whose they are, for the title.
+    `about` names the model in the title.
     """
     figure = new_figure(8, 1.0 + 0.2 * len(found))
     with style():
@@ -86,10 +84,10 @@ def draw_next_tokens(found: Sequence[Expectation], about: str = "") -> Figure:
         axes.grid(axis="y", visible=False)
         for row, each in enumerate(found):
             # Spaces that SVG keeps.
-            said = "\u00a0\u00a0\u00a0".join(f"{word} {p:.0%}" for word, p in each.likeliest)
-            axes.text(1.02, row, said, va="center", family="DejaVu Sans Mono", fontsize=7.5)
+            label = "\u00a0\u00a0\u00a0".join(f"{word} {p:.0%}" for word, p in each.likeliest)
+            axes.text(1.02, row, label, va="center", family="DejaVu Sans Mono", fontsize=7.5)
         axes.text(1.02, -1, "the likeliest", va="center", fontsize=8)
-        axes.set_xlabel("probability of the token that stands there")
+        axes.set_xlabel("probability of the actual token")
         title = "Next token (blue: it was the likeliest; orange: it was not)"
         axes.set_title(f"{title}\n{about}" if about else title, loc="left")
     return figure

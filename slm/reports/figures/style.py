@@ -1,4 +1,4 @@
-"""What all figures share: colours that colour-blind people can tell apart, sizes for print."""
+"""Common style of all figures: colours that colour-blind people can distinguish, print sizes."""
 
 import io
 from pathlib import Path
@@ -14,7 +14,7 @@ COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#00
 """Okabe & Ito, "Color Universal Design" (2008), those that are dark enough for a line first."""
 DASHES = ("-", "--", "-.", ":")
 MAP = "viridis"
-"""Even in brightness from end to end, so that grey prints of it still rank."""
+"""Monotonic in brightness, so that it also works in grey prints."""
 _STYLE: Any = {
     "font.size": 9,
     "axes.titlesize": 10,
@@ -29,12 +29,7 @@ _STYLE: Any = {
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure.
-
-    Args:
-        width: In inches.
-        height: In inches.
-    """
+    """An empty figure; width and height in inches."""
     with rc_context(_STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         FigureCanvasAgg(figure)
@@ -42,7 +37,7 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def style() -> Any:
-    """The context in which axes are made and drawn: settings hold while they are created."""
+    """The context in which axes are created and drawn."""
     return rc_context(_STYLE)
 
 

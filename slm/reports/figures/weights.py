@@ -1,4 +1,4 @@
-"""How a network's weights are distributed, part by part and layer by layer."""
+"""The distribution of a network's weights, part by part and layer by layer."""
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -30,11 +30,9 @@ def weight_groups(model: GPT) -> dict[str, dict[str, Tensor]]:
 
 
 def draw_weights(model: GPT, about: str = "") -> Figure:
-    """A histogram for each matrix; in a column, all layers on the same axes.
+    """A histogram for each matrix; in a column, all layers have the same axes.
 
-    Args:
-        model: The network.
-        about: Which it is, for the title.
+    `about` names the model in the title.
     """
     groups = weight_groups(model)
     figure = new_figure(9, 1.0 + 1.25 * len(groups))
@@ -64,7 +62,7 @@ def draw_weights(model: GPT, about: str = "") -> Figure:
 
 
 def _reach(weight: Tensor) -> float:
-    """Half the width of the axes: four standard deviations, or what there is."""
+    """Half the width of the axes: four standard deviations, or the largest value."""
     return max(1e-6, min(float(weight.abs().max()), 4 * float(weight.float().std())))
 
 
