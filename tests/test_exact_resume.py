@@ -12,8 +12,8 @@ from conftest import checkpoint
 from slm.commands.verify_resume import compare_runs, curves, differences
 from slm.data.datamodule import StoryData
 from slm.training.checkpoint import open_checkpoint
-from slm.training.runs import Run
 from slm.training.module import StoryModel, seed_generators
+from slm.training.runs import Run
 
 PLAN = (
     "--config", "tiny.yaml", "--model.gpt.dropout", "0.1", "--trainer.accumulate_grad_batches", "2",

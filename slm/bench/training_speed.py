@@ -139,15 +139,11 @@ def measure_training(
         for name, (variant, training, path) in variants.items():
             say(f"Preparing  {name}")
             worker = start(variant, training, path)
-            try:
+            with _left_out(name, say, ready, rates):
                 worker.train(1)
                 seconds = worker.train(1)
-            except (RuntimeError, OSError) as error:
-                say(_failed(name, error))
-                worker.kill()
-                continue
-            ready[name] = worker, steps or max(1, round(_ROUND_SECONDS / seconds))
-            rates[name] = Rate(name, training)
+                ready[name] = worker, steps or max(1, round(_ROUND_SECONDS / seconds))
+                rates[name] = Rate(name, training)
         for round_ in range(repeats):
             say(f"Measuring  round {round_ + 1} of {repeats}")
             possible = matrices.measure()
@@ -155,28 +151,27 @@ def measure_training(
             for name, (worker, count) in list(ready.items()):
                 training = rates[name].training
                 tokens = count * training.batch_size * training.gpt.block_size
-                try:
+                with _left_out(name, say, ready, rates):
                     rate = tokens / worker.train(count)
-                except (RuntimeError, OSError) as error:
-                    say(_failed(name, error))
-                    del ready[name], rates[name]
-                    continue
-                rates[name].tokens_per_second.append(rate)
-                flops = rate * training_flops_per_token(training.gpt)
-                rates[name].utilization.append(flops / possible)
-        for name, (worker, _) in ready.items():
-            try:
+                    rates[name].tokens_per_second.append(rate)
+                    flops = rate * training_flops_per_token(training.gpt)
+                    rates[name].utilization.append(flops / possible)
+        for name, (worker, _) in list(ready.items()):
+            with _left_out(name, say, ready, rates):
                 last = worker.finish()
-            except (RuntimeError, OSError) as error:
-                say(_failed(name, error))
-                del rates[name]
-                continue
-            rates[name].peak_bytes, rates[name].parts = last["peak"], last["parts"]
+                rates[name].peak_bytes, rates[name].parts = last["peak"], last["parts"]
     return list(rates.values()), statistics.median(measured)
 
 
-def _failed(name: str, error: Exception) -> str:
-    return f"  {name} does not work here: {' '.join(str(error).split())[:300]}"
+@contextmanager
+def _left_out(name: str, say: Callable[[str], None], *tables: dict[str, Any]) -> Iterator[None]:
+    """Reports the failure of a variant, and removes it from the tables."""
+    try:
+        yield
+    except (RuntimeError, OSError) as error:
+        say(f"  {name} does not work here: {' '.join(str(error).split())[:300]}")
+        for table in tables:
+            table.pop(name, None)
 
 
 def measure_loop(training: Training, repeats: int) -> dict[str, float]:

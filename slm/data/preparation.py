@@ -176,26 +176,14 @@ def prepare(
         tokenizer = tokenizer or corpus.given_tokenizer or _vocabulary(corpus, pieces, unfinished)
         tokenizer.save(Manifest.tokenizer_path(unfinished))
         shards = write_shards(corpus, pieces, tokenizer, unfinished)
+        itemsize = id_dtype(tokenizer.n_vocab).itemsize
         splits = join_shards(
-            shards,
-            unfinished,
-            id_dtype(tokenizer.n_vocab).itemsize,
-            drop_duplicates=corpus.clean.drop_duplicates,
+            shards, unfinished, itemsize, drop_duplicates=corpus.clean.drop_duplicates
         )
-        manifest = Manifest(
-            corpus.opened.spec,
-            revision,
-            corpus.reading_of(pieces),
-            tokenizer.identity(),
-            splits,
-        )
+        reading = corpus.reading_of(pieces)
+        manifest = Manifest(corpus.opened.spec, revision, reading, tokenizer.identity(), splits)
         _check_splits(manifest, unfinished)
-        # From here on, until the new manifest is there, the folder is not complete.
-        (folder / "manifest.json").unlink(missing_ok=True)
-        for split in SPLITS:
-            Manifest.path(unfinished, split).replace(Manifest.path(folder, split))
-        tokenizer.save(Manifest.tokenizer_path(folder))
-        manifest.save(folder)
+        _move_into_place(unfinished, folder, tokenizer, manifest)
     except KeyboardInterrupt:
         finished = len(list(unfinished.glob("?????.json")))
         print(
@@ -211,10 +199,21 @@ def prepare(
             f"make room ({free_space(folder)}), or use another folder: --data.root FOLDER; "
             "what is finished is kept",
         ) from error
-    shutil.rmtree(unfinished, ignore_errors=True)
     if difference := difference_from_known(manifest):
         print(f"Note       {difference}", file=sys.stderr)
     return manifest
+
+
+def _move_into_place(
+    unfinished: Path, folder: Path, tokenizer: Tokenizer, manifest: Manifest
+) -> None:
+    # From here on, until the new manifest is written, the folder is not complete.
+    (folder / "manifest.json").unlink(missing_ok=True)
+    for split in SPLITS:
+        Manifest.path(unfinished, split).replace(Manifest.path(folder, split))
+    tokenizer.save(Manifest.tokenizer_path(folder))
+    manifest.save(folder)
+    shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def _check_splits(manifest: Manifest, unfinished: Path) -> None:

@@ -11,10 +11,11 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -106,38 +107,29 @@ def write_shard(
         OSError: The shard cannot be written.
     """
     shard = Shard(index)
-    endings = [f"{split}.bin" for split in SPLITS]
-    if corpus.clean.drop_duplicates:
-        endings += [f"{split}.fingerprints" for split in SPLITS]
+    kinds = ("bin", "fingerprints") if corpus.clean.drop_duplicates else ("bin",)
+    endings = [f"{split}.{kind}" for split in SPLITS for kind in kinds]
     temporary = {
         ending: shard_path(folder, index, f"{ending}.tmp-{os.getpid()}") for ending in endings
     }
-    files: dict[str, IO[bytes]] = {}
     try:
-        try:
-            for ending, path in temporary.items():
-                files[ending] = path.open("wb")
+        with ExitStack() as stack:
+            files = {end: stack.enter_context(path.open("wb")) for end, path in temporary.items()}
             for split, stories, ids in _encoded(piece, corpus, shard, tokenizer, threads):
                 files[f"{split}.bin"].write(ids.tobytes())
+                encoded = [story.encode() for story in stories]
+                text_bytes = sum(map(len, encoded))
                 tally = shard.splits[split]
                 tally.stories += len(stories)
                 tally.tokens += len(ids)
-                encoded = [story.encode() for story in stories]
-                tally.bytes += sum(map(len, encoded))
-                report(len(stories), sum(map(len, encoded)))
+                tally.bytes += text_bytes
+                report(len(stories), text_bytes)
                 if corpus.clean.drop_duplicates:
-                    prints = np.empty(len(stories), FINGERPRINT)
-                    prints["hash"] = [blake2b(e, digest_size=16).digest() for e in encoded]
                     ends = np.flatnonzero(ids == tokenizer.end_of_text)
-                    prints["tokens"] = np.diff(ends, prepend=-1)
-                    prints["bytes"] = [len(e) for e in encoded]
-                    files[f"{split}.fingerprints"].write(prints.tobytes())
+                    files[f"{split}.fingerprints"].write(_fingerprints(encoded, ends).tobytes())
             for file in files.values():
                 file.flush()
                 os.fsync(file.fileno())
-        finally:
-            for file in files.values():
-                file.close()
         for ending, path in temporary.items():
             path.replace(shard_path(folder, index, ending))
         facts = temporary["facts"] = shard_path(folder, index, f"json.tmp-{os.getpid()}")
@@ -148,6 +140,15 @@ def write_shard(
         for path in temporary.values():
             path.unlink(missing_ok=True)
     return shard
+
+
+def _fingerprints(encoded: list[bytes], ends: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Fingerprints of stories, from their text and the positions of their end-of-text."""
+    prints = np.empty(len(encoded), FINGERPRINT)
+    prints["hash"] = [blake2b(story, digest_size=16).digest() for story in encoded]
+    prints["tokens"] = np.diff(ends, prepend=-1)
+    prints["bytes"] = [len(story) for story in encoded]
+    return prints
 
 
 def _encoded(

@@ -62,7 +62,6 @@ def measure(
     cuda = device.type == "cuda"
     if device.type == "cpu":
         keep_freed_memory()
-
     try:
         with torch.random.fork_rng([device] if cuda else []):
             if cuda:
@@ -87,10 +86,6 @@ def measure(
         if not is_out_of_memory(error):
             raise
         return None
-    later = times[1:]
-    return Measurement(
-        statistics.median(forward for forward, _ in later),
-        statistics.median(update for _, update in later),
-        peak_memory(device),
-        times[0][0],
-    )
+    forward, step = zip(*times[1:], strict=True)
+    peak = peak_memory(device)
+    return Measurement(statistics.median(forward), statistics.median(step), peak, times[0][0])

@@ -129,7 +129,7 @@ def _default(each: "Field[Any]") -> Any:
     return each.default_factory() if callable(each.default_factory) else each.default
 
 
-def _build(options: type[Options], namespace: Any, prefix: str = "") -> Options:
+def _build(options: type[Options], namespace: jsonargparse.Namespace, prefix: str = "") -> Options:
     hints = get_type_hints(options)
     values: dict[str, Any] = {}
     for each in fields(options):  # type: ignore[arg-type]
