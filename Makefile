@@ -1,5 +1,5 @@
 # Two commands do everything on a fresh machine with Python 3.11 or newer:
-#   make quickstart   install, train on the built-in stories, tell one
+#   make quickstart   install, train on the built-in stories, generate one
 #   make test         install, run the tests
 PYTHON ?= python3
 VENV := .venv

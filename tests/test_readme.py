@@ -127,6 +127,13 @@ def test_files_it_points_to_exist():
             assert (folder / path).exists(), path
 
 
+def test_the_tree_of_folders_is_the_packages():
+    (tree,) = re.findall(r"```\nslm/\n(.*?)^configs/", README, flags=re.DOTALL | re.MULTILINE)
+    shown = {line.split()[0].rstrip("/") for line in tree.splitlines() if line[:2] == "  "}
+    folders = {path.parent.name for path in (ROOT / "slm").glob("*/__init__.py")}
+    assert shown == {"cli.py", "callbacks", *folders}
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_the_quick_start_tells_a_story(slm, workplace):
