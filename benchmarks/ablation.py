@@ -4,15 +4,15 @@ Usage:
 
     python benchmarks/ablation.py FOLDER --steps 300 --seeds 1 2 --out ablation
 
-FOLDER holds `train.txt` and `validation.txt`. Each arm is a whole `slm fit` of `ablation.yaml` with
-some options changed, on one core; as many run at once as there are cores. First all arms train for
+FOLDER holds `train.txt` and `validation.txt`. Each variant is a whole `slm fit` of `ablation.yaml` with
+some options changed, on one core; as many run at once as there are cores. First all variants train for
 the same number of tokens. Then every arm's step is timed on one core against its base's, in
 three pairs, and those that take another time, by more than 5 %, train again for the number of steps
 that takes as long as the base did, so that there is a comparison at equal time too.
 
 Written are `OUT.json` with every run, `OUT.md` with the table and `OUT.png` with the curves. Runs
 that OUT.json already holds are not done again, so the command can be interrupted and repeated, and
-`--only NAME` limits it to some arms.
+`--only NAME` limits it to some variants.
 """
 
 import argparse
@@ -60,8 +60,8 @@ RATES = {
 """These show that the classic base has a good learning rate."""
 
 
-def arms() -> dict[str, list[str]]:
-    """The options of every arm; those of `classic` and `ours` are the two bases."""
+def variants() -> dict[str, list[str]]:
+    """The options of every variant; those of `classic` and `ours` are the two bases."""
     ours = " ".join(added for added, _ in SWITCHES.values())
     found = {"classic": "", "ours": ours}
     found |= {f"classic + {name}": added for name, (added, _) in SWITCHES.items()}
@@ -71,12 +71,12 @@ def arms() -> dict[str, list[str]]:
     return {name: options.split() for name, options in found.items()}
 
 
-def base_of(arm: str) -> str:
+def base_of(variant: str) -> str:
     """`classic` or `ours`."""
-    return arm.split()[0]
+    return variant.split()[0]
 
 
-def run(arm: str, options: list[str], seed: int, steps: int, core: int, folder: Path) -> Any:
+def run(variant: str, options: list[str], seed: int, steps: int, core: int, folder: Path) -> Any:
     """One training on one core, and what came out."""
     from slm.reports.figures.curves import read_run
 
@@ -94,11 +94,11 @@ def run(arm: str, options: list[str], seed: int, steps: int, core: int, folder: 
             capture_output=True, check=False,
         )  # fmt: skip
         if result.returncode:
-            raise RuntimeError(f"{arm}: {result.stderr}")
+            raise RuntimeError(f"{variant}: {result.stderr}")
         version = Path(root) / "lightning_logs" / "version_0"
         curves = read_run(version).scalars
     return {
-        "arm": arm,
+        "arm": variant,
         "seed": seed,
         "steps": steps,
         "bits_per_byte": float(re.findall(r"bits_per_byte ([\d.]+)", result.stderr)[-1]),
@@ -108,13 +108,13 @@ def run(arm: str, options: list[str], seed: int, steps: int, core: int, folder: 
 
 
 def load(out: Path) -> Any:
-    """What OUT.json holds: `runs`, and `times`, the steps of each arm relative to its base's."""
+    """What OUT.json holds: `runs`, and `times`, the steps of each variant relative to its base's."""
     path = out.with_suffix(".json")
     return json.loads(path.read_text()) if path.exists() else {"runs": [], "times": {}}
 
 
-def time_steps(arm: str) -> float:
-    """How much longer a step of an arm takes than one of its base, median of three pairs."""
+def time_steps(variant: str) -> float:
+    """How much longer a step of a variant takes than one of its base, median of three pairs."""
     import torch
     import yaml
 
@@ -124,7 +124,7 @@ def time_steps(arm: str) -> float:
 
     def configs(name: str) -> tuple[GPTConfig, OptimizerOptions]:
         model = yaml.safe_load(CONFIG.read_text())["model"]
-        options = arms()[name]
+        options = variants()[name]
         for key, value in zip(options[::2], options[1::2], strict=True):
             part, _, field = key.removeprefix("--model.").partition(".")
             if part in model:
@@ -139,11 +139,11 @@ def time_steps(arm: str) -> float:
         assert found is not None
         return found.step_seconds(1)
 
-    (gpt, optimizer), (base_gpt, base_optimizer) = configs(arm), configs(base_of(arm))
+    (gpt, optimizer), (base_gpt, base_optimizer) = configs(variant), configs(base_of(variant))
     if gpt == base_gpt and optimizer.name == base_optimizer.name:
         return 1.0
     torch.set_num_threads(1)
-    return statistics.median(seconds(arm) / seconds(base_of(arm)) for _ in range(3))
+    return statistics.median(seconds(variant) / seconds(base_of(variant)) for _ in range(3))
 
 
 def run_all(jobs: list[tuple[str, int, int]], folder: Path, out: Path) -> list[Any]:
@@ -161,18 +161,18 @@ def run_all(jobs: list[tuple[str, int, int]], folder: Path, out: Path) -> list[A
     def work(core: int) -> None:
         while True:
             try:
-                arm, seed, steps = waiting.get_nowait()
+                variant, seed, steps = waiting.get_nowait()
             except queue.Empty:
                 return
             try:
-                result = run(arm, arms()[arm], seed, steps, core, folder)
+                result = run(variant, variants()[variant], seed, steps, core, folder)
             except RuntimeError as error:
                 failures.append(str(error))
                 return
             with lock:
                 done.append(result)
                 path.write_text(json.dumps(everything) + "\n")
-                print(f"{arm:<28} seed {seed}  {steps:>5} steps  {result['bits_per_byte']:.4f}",
+                print(f"{variant:<28} seed {seed}  {steps:>5} steps  {result['bits_per_byte']:.4f}",
                       flush=True)  # fmt: skip
 
     threads = [threading.Thread(target=work, args=(c,)) for c in sorted(os.sched_getaffinity(0))]
@@ -188,8 +188,8 @@ def run_all(jobs: list[tuple[str, int, int]], folder: Path, out: Path) -> list[A
 def table(done: list[Any], steps: int, timed: dict[str, int]) -> str:
     """The comparison as Markdown: bits per byte of each seed, and the gain over the base."""
 
-    def scores(arm: str, count: int) -> dict[int, float]:
-        runs = [r for r in done if r["arm"] == arm and r["steps"] == count]
+    def scores(variant: str, count: int) -> dict[int, float]:
+        runs = [r for r in done if r["arm"] == variant and r["steps"] == count]
         return {r["seed"]: r["bits_per_byte"] for r in sorted(runs, key=lambda r: r["seed"])}
 
     def gain(mine: dict[int, float], base: dict[int, float]) -> str:
@@ -197,23 +197,23 @@ def table(done: list[Any], steps: int, timed: dict[str, int]) -> str:
         return f"{statistics.mean(gains):+.4f}" if gains else ""
 
     lines = [
-        "| arm | bits per byte, each seed | gain at equal tokens | steps in equal time | "
+        "| variant | bits per byte, each seed | gain at equal tokens | steps in equal time | "
         "gain at equal time |",
         "| --- | --- | --- | --- | --- |",
     ]
-    for arm in arms():
-        mine, base = scores(arm, steps), scores(base_of(arm), steps)
+    for variant in variants():
+        mine, base = scores(variant, steps), scores(base_of(variant), steps)
         if not mine:
             continue
-        in_time, bits = timed.get(arm, steps), ", ".join(f"{b:.4f}" for b in mine.values())
-        plain = arm in ("classic", "ours")
+        in_time, bits = timed.get(variant, steps), ", ".join(f"{b:.4f}" for b in mine.values())
+        plain = variant in ("classic", "ours")
         lines.append(
-            f"| **{arm}** | {bits} | | | |"
+            f"| **{variant}** | {bits} | | | |"
             if plain
-            else f"| {arm} | {bits} | {gain(mine, base)} | {in_time} | "
-            f"{gain(scores(arm, in_time), base)} |"
+            else f"| {variant} | {bits} | {gain(mine, base)} | {in_time} | "
+            f"{gain(scores(variant, in_time), base)} |"
         )
-    all_scores = [scores(arm, steps).values() for arm in arms()]
+    all_scores = [scores(variant, steps).values() for variant in variants()]
     spread = [max(bits) - min(bits) for bits in all_scores if len(bits) > 1]
     if spread:
         lines.append(f"\nSpread of the seeds: median {statistics.median(spread):.4f}, "
@@ -222,7 +222,7 @@ def table(done: list[Any], steps: int, timed: dict[str, int]) -> str:
 
 
 def draw(done: list[Any], steps: int, path: Path) -> None:
-    """Training loss against tokens, smoothed, first seed: each base with its arms."""
+    """Training loss against tokens, smoothed, first seed: each base with its variants."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 5), layout="constrained")
@@ -256,21 +256,25 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--out", type=Path, default=Path("ablation"))
-    parser.add_argument("--only", nargs="+", help="some arms; the bases are always run")
+    parser.add_argument("--only", nargs="+", help="some variants; the bases are always run")
     options = parser.parse_args()
-    wanted = [a for a in arms() if not options.only or a in (*options.only, "classic", "ours")]
+    wanted = [a for a in variants() if not options.only or a in (*options.only, "classic", "ours")]
     folder = options.folder.resolve()
-    jobs = [(arm, seed, options.steps) for seed in options.seeds for arm in wanted]
+    jobs = [(variant, seed, options.steps) for seed in options.seeds for variant in wanted]
     run_all(jobs, folder, options.out)
     everything = load(options.out)
-    for arm in wanted:
-        if arm != base_of(arm) and arm not in everything["times"]:
-            everything["times"][arm] = time_steps(arm)
+    for variant in wanted:
+        if variant != base_of(variant) and variant not in everything["times"]:
+            everything["times"][variant] = time_steps(variant)
             options.out.with_suffix(".json").write_text(json.dumps(everything) + "\n")
-            print(f"{arm:<28} {everything['times'][arm]:.3f} of its base's time", flush=True)
-    timed = {arm: round(options.steps / ratio) for arm, ratio in everything["times"].items()}
+            print(
+                f"{variant:<28} {everything['times'][variant]:.3f} of its base's time", flush=True
+            )
+    timed = {
+        variant: round(options.steps / ratio) for variant, ratio in everything["times"].items()
+    }
     timed = {a: s for a, s in timed.items() if a in wanted and abs(s / options.steps - 1) > 0.05}
-    jobs = [(arm, seed, steps) for seed in options.seeds for arm, steps in timed.items()]
+    jobs = [(variant, seed, steps) for seed in options.seeds for variant, steps in timed.items()]
     done = run_all(jobs, folder, options.out)
     options.out.with_suffix(".md").write_text(table(done, options.steps, timed))
     draw(done, options.steps, options.out.with_suffix(".png"))

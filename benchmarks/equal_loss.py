@@ -6,9 +6,9 @@ Usage:
 
 FOLDER is prepared data, as `slm prepare` writes. The reference is as plain as can be: float32,
 nothing compiled, `F.cross_entropy` on all logits, AdamW without fused kernels, a bare loop. The
-other arm is this project's Trainer with its defaults on this machine, compiled. Both start from the
+other variant is this project's Trainer with its defaults on this machine, compiled. Both start from the
 same weights and see the same batches; both are judged at the end by the reference's loss on the
-same windows of the validation split. An arm that OUT already holds is not run again.
+same windows of the validation split. A variant that OUT already holds is not run again.
 
 Two runs that differ in rounding alone part anyway, once the learning rate is high. How far chance
 takes them apart is seen with `--arms ours ours+1 ours+2`: the same Trainer, from first weights
@@ -152,7 +152,7 @@ def validation_loss(model: GPT, folder: Path, device: torch.device, batches: int
 
 
 def main() -> None:
-    """Runs the arms that are missing and compares."""
+    """Runs the variants that are missing and compares."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -166,15 +166,15 @@ def main() -> None:
     device = find_device("auto")
     found = json.loads(options.out.read_text()) if options.out.exists() else {}
     asked = {name: getattr(options, name) for name in ("steps", "batch_size", "seed")}
-    for arm, run in found.items():
+    for variant, run in found.items():
         if any(run[name] != value for name, value in asked.items()):
-            parser.error(f"{options.out} holds {arm} with other options than {asked}")
-    for arm in options.arms:
-        if arm not in found:
+            parser.error(f"{options.out} contains {variant} with other options than {asked}")
+    for variant in options.arms:
+        if variant not in found:
             started = time.perf_counter()
-            name, _, nudge = arm.partition("+")
+            name, _, nudge = variant.partition("+")
             losses, model = VARIANTS[name](options.folder, device, options, int(nudge or 0))
-            found[arm] = {
+            found[variant] = {
                 "steps": options.steps,
                 "batch_size": options.batch_size,
                 "seed": options.seed,
@@ -184,8 +184,8 @@ def main() -> None:
             }
             options.out.write_text(json.dumps(found, indent=1) + "\n")
     base = found.get("reference", next(iter(found.values())))
-    for arm, run in found.items():
-        print(arm)
+    for variant, run in found.items():
+        print(variant)
         for name, before, after in (
             ("first step", base["losses"][0], run["losses"][0]),
             ("mean of all steps", *(sum(f["losses"]) / len(f["losses"]) for f in (base, run))),

@@ -4,7 +4,7 @@ Usage:
 
     python benchmarks/training_tricks.py --config small --batch_size 32 --out tricks.json
 
-Each arm is `bench train`'s bare loop in a process of its own, with one thing changed. It takes
+Each variant is `bench train`'s bare loop in a process of its own, with one thing changed. It takes
 turns with the unchanged step, so that both see the same machine; the ratios are medians.
 """
 
@@ -122,7 +122,7 @@ CHANGES: dict[str, Callable[[], None]] = {
 
 
 def serve(line: Connection, name: str, training: Training) -> None:
-    """A worker: changes one thing and trains when told to."""
+    """A worker: changes one thing and trains on demand."""
     CHANGES[name]()
     if name == "dropout 0.1":
         training = dataclasses.replace(training, gpt=dataclasses.replace(training.gpt, dropout=0.1))
@@ -138,10 +138,10 @@ class Worker:
 
     def __init__(self, name: str, training: Training) -> None:
         context = multiprocessing.get_context("spawn")
-        self._line, theirs = context.Pipe()
-        self._process = context.Process(target=serve, args=(theirs, name, training))
+        self._line, other_end = context.Pipe()
+        self._process = context.Process(target=serve, args=(other_end, name, training))
         self._process.start()
-        theirs.close()
+        other_end.close()
 
     def turn(self) -> float:
         """Seconds of a step."""
