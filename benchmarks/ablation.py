@@ -4,9 +4,10 @@ Usage:
 
     python benchmarks/ablation.py FOLDER --steps 300 --seeds 1 2 --out ablation
 
-FOLDER holds `train.txt` and `validation.txt`. Each variant is a whole `slm fit` of `ablation.yaml` with
-some options changed, on one core; as many run at once as there are cores. First all variants train for
-the same number of tokens. Then every arm's step is timed on one core against its base's, in
+FOLDER contains `train.txt` and `validation.txt`. Each variant is a whole `slm fit` of
+`ablation.yaml` with some options changed, on one core; as many run at once as there are cores. First
+all variants train for the same number of tokens. Then every variant's step is timed on one core
+against its base's, in
 three pairs, and those that take another time, by more than 5 %, train again for the number of steps
 that takes as long as the base did, so that there is a comparison at equal time too.
 
@@ -108,7 +109,7 @@ def run(variant: str, options: list[str], seed: int, steps: int, core: int, fold
 
 
 def load(out: Path) -> Any:
-    """What OUT.json holds: `runs`, and `times`, the steps of each variant relative to its base's."""
+    """OUT.json: `runs`, and `times`, the steps of each variant relative to its base's."""
     path = out.with_suffix(".json")
     return json.loads(path.read_text()) if path.exists() else {"runs": [], "times": {}}
 

@@ -6,8 +6,8 @@ Usage:
 
 FOLDER is prepared data, as `slm prepare` writes. The reference is as plain as can be: float32,
 nothing compiled, `F.cross_entropy` on all logits, AdamW without fused kernels, a bare loop. The
-other variant is this project's Trainer with its defaults on this machine, compiled. Both start from the
-same weights and see the same batches; both are judged at the end by the reference's loss on the
+other variant is this project's Trainer with its defaults on this machine, compiled. Both start from
+the same weights and see the same batches; both are judged at the end by the reference's loss on the
 same windows of the validation split. A variant that OUT already holds is not run again.
 
 Two runs that differ in rounding alone part anyway, once the learning rate is high. How far chance
