@@ -5,11 +5,10 @@ Usage:
     python benchmarks/ablation.py FOLDER --steps 300 --seeds 1 2 --out ablation
 
 FOLDER contains `train.txt` and `validation.txt`. Each variant is a whole `slm fit` of
-`ablation.yaml` with some options changed, on one core; as many run at once as there are cores. First
-all variants train for the same number of tokens. Then every variant's step is timed on one core
-against its base's, in
-three pairs, and those that take another time, by more than 5 %, train again for the number of steps
-that takes as long as the base did, so that there is a comparison at equal time too.
+`ablation.yaml` with some options changed, on one core; as many run at once as there are cores.
+First all variants train for the same number of tokens. Then every variant's step is timed on one
+core against its base's, in three pairs, and those that differ by more than 5 % train again for the
+number of steps that takes as long as the base did, so that there is a comparison at equal time too.
 
 Written are `OUT.json` with every run, `OUT.md` with the table and `OUT.png` with the curves. Runs
 that OUT.json already holds are not done again, so the command can be interrupted and repeated, and
