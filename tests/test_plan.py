@@ -22,7 +22,7 @@ def options(batch_size=8, accumulate=1, given=()):
         gpt=SHAPE,
         optimizer=OptimizerOptions(),
         compile=False,
-        data=StoryData("builtin", batch_size=batch_size),
+        data=StoryData(source="builtin", batch_size=batch_size),
         trainer=TrainerOptions("cpu", 1, 1, "32-true", -1, None, None, accumulate, 10, None, None),
         val_interval=1,
         save_interval=1,

@@ -121,7 +121,7 @@ class RandomStories(StoryData):
     def __init__(self, folder: Path, training: Training) -> None:
         gpt = training.gpt
         super().__init__(
-            "builtin", batch_size=training.batch_size, block_size=gpt.block_size, seed=0
+            source="builtin", batch_size=training.batch_size, block_size=gpt.block_size, seed=0
         )
         dtype = np.dtype("<u2" if gpt.vocab_size <= 1 << 16 else "<u4")
         self.tokens = TokenFile(folder / "train.bin", dtype)

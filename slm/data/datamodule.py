@@ -17,7 +17,6 @@ from slm.data.batches import (
     TokenFile,
     random_words,
 )
-from slm.data.cleaning import Cleaning
 from slm.data.corpus import Corpus
 from slm.data.manifest import Manifest
 from slm.data.preparation import ensure_prepared, find_folder, find_same_data
@@ -30,32 +29,21 @@ _DROPOUT = 1 << 63
 
 
 class StoryData(LightningDataModule):
-    r"""Stories as batches of token windows.
+    """Stories as batches of token windows.
 
     Training batches are windows at random offsets, a pure function of the seed and of how many
     windows came before; they never end. Validation, and `test`, read the validation split once.
 
     Args:
-        source: Where the stories come from: `hub:OWNER/NAME`, a file, a folder, a pattern such as
-            `books/*.jsonl`, `builtin` (this project's own stories), or a list of these. Files are
-            .txt (with <|endoftext|> between stories), .jsonl, .csv, .parquet, or one of these as
-            .gz.
-        root: Folder for prepared data; each source and tokenizer gets a folder in it.
-        tokenizer: `gpt2`, `bpe` (a vocabulary learnt from these stories), or the path of a
-            checkpoint or tokenizer.json whose vocabulary to use.
-        vocab_size: Size of a `bpe` vocabulary to learn; `gpt2` has 50257.
         batch_size: Windows per batch and device.
         eval_batch_size: Windows per batch in validation; null means batch_size.
         num_workers: Processes that load batches; 0 is enough, loading takes microseconds.
-        text_column: Column of the stories if there are columns, or a template over several:
-            `{Context}\n{Response}`.
-        validation_share: Part of the stories held out if a source has no validation split.
-        clean: What to leave out or repair before stories are encoded.
-        prepare_workers: Processes that prepare data; null takes one for each core.
         block_size: Tokens per window; follows the model's.
         seed: Key of the random order; follows seed_everything.
         order: `random` takes windows at random offsets; `epochs` cuts the data into windows and
             takes each once, in random order, before any is repeated.
+        corpus: The fields of `Corpus`, by name: which stories, and how they are tokenised. Its
+            definition is the only one; jsonargparse finds its options there.
 
     Raises:
         UserError: An option is out of range.
@@ -63,20 +51,13 @@ class StoryData(LightningDataModule):
 
     def __init__(
         self,
-        source: str | list[str] = "hub:roneneldan/TinyStories",
-        root: str = "data",
-        tokenizer: str = "gpt2",
-        vocab_size: int = 50257,
         batch_size: int = 32,
         eval_batch_size: int | None = None,
         num_workers: int = 0,
-        text_column: str = "text",
-        validation_share: float = 0.02,
-        clean: Cleaning = Cleaning(),
-        prepare_workers: int | None = None,
         block_size: int = 128,
         seed: int = 1337,
         order: Literal["random", "epochs"] = "random",
+        **corpus: Any,
     ) -> None:
         super().__init__()
         for name, value, least in (
@@ -88,16 +69,7 @@ class StoryData(LightningDataModule):
                 raise UserError(
                     f"--data.{name} {value}", f"{least} or more", f"--data.{name} {max(least, 32)}"
                 )
-        self.corpus = Corpus(
-            source,
-            root,
-            tokenizer,
-            vocab_size,
-            text_column,
-            validation_share,
-            clean,
-            prepare_workers,
-        )
+        self.corpus = Corpus(**corpus)
         self.block_size = block_size
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size or batch_size

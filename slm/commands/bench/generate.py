@@ -6,7 +6,7 @@ import sys
 import time
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -54,7 +54,7 @@ class BenchGenerateOptions:
     """Instead: a config, for random weights of its shape."""
     weights: list[Quantization] | None = None
     """Number formats to measure; null takes all that this device multiplies natively."""
-    stories: list[int] = (1, 16)  # type: ignore[assignment]
+    stories: list[int] = field(default_factory=lambda: [1, 16])
     """Numbers of stories that are generated together; a list."""
     tokens: int | None = None
     """New tokens per story; null: 200, or what fits the context."""

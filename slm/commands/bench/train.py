@@ -15,7 +15,7 @@ from slm.bench.training_speed import Rate, measure_loop, measure_training
 from slm.bench.variants import Training
 from slm.commands.parsing.arguments import Arguments
 from slm.commands.parsing.configs import find_config, model_of_config, read_config
-from slm.commands.parsing.device import DeviceOptions
+from slm.commands.parsing.device import AcceleratorOptions
 from slm.commands.parsing.errors import output_path
 from slm.commands.parsing.options import parse
 from slm.errors import UserError
@@ -58,7 +58,7 @@ class BenchTrainOptions:
     rounds with slm."""
     json: str | None = None
     """Also write the figures to a file."""
-    trainer: DeviceOptions = DeviceOptions()
+    trainer: AcceleratorOptions = AcceleratorOptions()
 
     def __post_init__(self) -> None:
         for name in ("repeats", "steps"):

@@ -10,8 +10,8 @@ from slm.hardware import Accelerator, find_device
 
 
 @dataclass(frozen=True)
-class DeviceOptions(RootOptions):
-    """Where to compute, and where runs are."""
+class AcceleratorOptions:
+    """Where to compute."""
 
     accelerator: Accelerator = "auto"
     """The device; `auto` takes the best one."""
@@ -25,3 +25,8 @@ class DeviceOptions(RootOptions):
             raise UserError.from_value_error(
                 error, "--trainer.accelerator auto takes what there is"
             ) from error
+
+
+@dataclass(frozen=True)
+class DeviceOptions(AcceleratorOptions, RootOptions):
+    """Where to compute, and where runs are."""
