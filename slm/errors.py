@@ -1,18 +1,14 @@
-"""The exceptions with a meaning of their own: what the user can repair, and a request to stop."""
+"""The project's exceptions: errors that the user can correct, and requests to stop."""
 
 import re
 import signal
 
 
 class UserError(Exception):
-    """Something in the user's input or surroundings must change.
+    """An error in the user's input or environment.
 
-    The command line prints it without a traceback and exits with status 2.
-
-    Args:
-        found: What was found, with the offending value.
-        expected: What would have been right.
-        remedy: What to type or change.
+    The command line prints it without a traceback and exits with status 2. `found` contains the
+    offending value, `remedy` what to type or change.
     """
 
     def __init__(self, found: str, expected: str, remedy: str) -> None:
@@ -22,12 +18,12 @@ class UserError(Exception):
         self.remedy = remedy
 
     def __reduce__(self) -> tuple[type["UserError"], tuple[str, str, str]]:
-        """Lets the error travel between processes, which need all three of its parts."""
+        """For pickling, which would pass only the message."""
         return type(self), (self.found, self.expected, self.remedy)
 
     @classmethod
     def unreadable(cls, path: object, error: Exception) -> "UserError":
-        """For a file that the operating system, or a decompressor, refuses to read."""
+        """For a file that the operating system or a decompressor cannot read."""
         return cls(
             f"{path} cannot be read: {getattr(error, 'strerror', None) or error}",
             "a readable, whole file",
@@ -36,22 +32,19 @@ class UserError(Exception):
 
     @classmethod
     def from_value_error(cls, error: ValueError, remedy: str) -> "UserError":
-        """The ValueErrors of the option classes read "found; expected"."""
+        """From an error of the option classes, whose messages are "found; expected"."""
         found, _, expected = str(error).partition("; ")
         return cls(found, expected or "options in range", remedy)
 
 
 class CheckpointError(UserError):
-    """A checkpoint that could not be written; the one that was there before is intact."""
+    """A checkpoint could not be written; the previous one is intact."""
 
 
 class Stopped(KeyboardInterrupt):
     """A signal asked the process to stop: Ctrl-C, a closed terminal, `kill`, a batch system.
 
-    The command line exits with status 128 + number, as a shell reports it.
-
-    Args:
-        number: Which signal.
+    The command line exits with status 128 + `number`, the signal's number, as shells do.
     """
 
     def __init__(self, number: int) -> None:
@@ -63,8 +56,6 @@ class Stopped(KeyboardInterrupt):
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether a device has run out of memory; outside of CUDA only the message says so."""
-    message = str(error)
-    return isinstance(error, RuntimeError) and bool(
-        re.search("out of memory|(can't|Cannot) allocate memory", message)
-    )
+    """Whether a device has run out of memory; except on CUDA, only the message shows it."""
+    found = re.search("out of memory|(can't|Cannot) allocate memory", str(error))
+    return isinstance(error, RuntimeError) and found is not None

@@ -9,13 +9,10 @@ from pathlib import Path
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Writes a file beside `path` and moves it into place once it is complete and on the disk.
+    """Yields a temporary path, and moves its file to `path` once it is complete and synced.
 
-    Whatever ends the process, `path` holds the old contents or the new ones. Without fsync of file
-    and folder that would not be true of a power failure.
-
-    Yields:
-        The temporary path to write to.
+    However the process ends, `path` has the old or the new contents; fsync of the file and the
+    folder ensures this after a power failure, too.
     """
     temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
     try:
@@ -26,7 +23,7 @@ def replacing(path: Path) -> Iterator[Path]:
         _sync_folder(path.parent)
     except OSError as error:
         if error.errno and not error.filename:
-            error.filename = str(path)  # a full disk does not say which file
+            error.filename = str(path)  # missing if the disk is full
         raise
     finally:
         with suppress(OSError):
@@ -34,7 +31,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def _sync_folder(folder: Path) -> None:
-    with suppress(OSError):  # Windows cannot open a folder, some network file systems not sync one
+    with suppress(OSError):  # not possible on Windows and some network file systems
         descriptor = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(descriptor)
@@ -43,16 +40,13 @@ def _sync_folder(folder: Path) -> None:
 
 
 def free_space(path: Path) -> str:
-    """The free space where a path is, or would be."""
+    """The free space on the disk of a path, which need not exist."""
     existing = next(each for each in (path, *path.absolute().parents) if each.exists())
     return f"{shutil.disk_usage(existing).free / 1e6:,.1f} MB are free"
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Removes the temporary files of processes that were killed while writing into a folder.
-
-    Only for a folder that no other process can be writing to.
-    """
+    """Removes the temporary files of killed processes; no other process may be writing there."""
     for leftover in folder.glob("*.tmp-*"):
         with suppress(OSError):
             leftover.unlink()

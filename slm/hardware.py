@@ -11,17 +11,14 @@ from typing import Literal, get_args
 import torch
 
 Accelerator = Literal["auto", "cpu", "gpu", "cuda", "mps"]
-"""What `--trainer.accelerator` takes."""
+"""Values of `--trainer.accelerator`."""
 
 
 def find_device(accelerator: str) -> torch.device:
-    """The device that `--trainer.accelerator` means; `auto` and `gpu` take the best there is.
-
-    Args:
-        accelerator: One of `Accelerator`.
+    """The device for an `Accelerator`; `auto` and `gpu` choose the best available one.
 
     Raises:
-        ValueError: The name is none of these, or there is no such device.
+        ValueError: The name is invalid, or there is no such device.
     """
     if accelerator not in get_args(Accelerator):
         raise ValueError(f"accelerator is {accelerator}; {', '.join(get_args(Accelerator))}")
@@ -35,14 +32,10 @@ def find_device(accelerator: str) -> torch.device:
 
 
 def multiplies_natively(dtype: torch.dtype, device: str) -> bool:
-    """Whether a device has instructions for matrix products in a dtype.
+    """Whether a type of device has instructions for matrix products in a floating-point dtype.
 
     Without them, torch falls back to scalar arithmetic: bfloat16 on a CPU without AVX512-BF16 or
     AMX takes 46 to 60 times as long as float32 (benchmarks/2026-11-26-muon.md).
-
-    Args:
-        dtype: A floating-point format.
-        device: Type of the device.
     """
     if dtype in (torch.float32, torch.float64):
         return dtype in (torch.float32, widest_float(device))
@@ -56,7 +49,7 @@ def multiplies_natively(dtype: torch.dtype, device: str) -> bool:
 def _cpu_multiplies_bfloat16() -> bool:
     if not packs_bfloat16():
         return False
-    if not hasattr(torch.cpu, "get_capabilities"):  # it came with torch 2.12
+    if not hasattr(torch.cpu, "get_capabilities"):  # new in torch 2.12
         return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
     capabilities = torch.cpu.get_capabilities()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
@@ -70,7 +63,7 @@ def packs_float32() -> bool:
 def packs_bfloat16() -> bool:
     """Whether oneDNN supports these layers in bfloat16 on this CPU, even if they are slow.
 
-    The answer respects limits set for oneDNN, for example by ONEDNN_MAX_CPU_ISA=AVX2.
+    This respects limits of oneDNN, such as ONEDNN_MAX_CPU_ISA=AVX2.
     """
     return packs_float32() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
@@ -92,16 +85,15 @@ def synchronize(device: torch.device | str) -> None:
 
 
 def clock(device: torch.device | str) -> float:
-    """Seconds on a clock that is read once the device has finished its queued work."""
+    """The time in seconds after the device has finished its queued work."""
     synchronize(device)
     return time.perf_counter()
 
 
 def describe_device(device: torch.device | str) -> str:
-    """Name of a GPU; or a processor's name, number of threads and capabilities.
+    """Name of a GPU; or a processor's name and threads, and what its speed depends on.
 
-    The capabilities are the widest vector instructions that torch uses and whether bfloat16 is
-    native: figures measured on a CPU depend on both.
+    That is the widest vector instructions that torch uses, and whether bfloat16 is native.
     """
     device = torch.device(device)
     if device.type == "cuda":
@@ -114,7 +106,7 @@ def describe_device(device: torch.device | str) -> str:
 
 
 def describe_machine(device: torch.device | str) -> str:
-    """`describe_device`, and the versions that matter."""
+    """`describe_device`, with the versions of Python and torch."""
     python = platform.python_version()
     return f"{describe_device(device)}; Python {python}, torch {torch.__version__}"
 

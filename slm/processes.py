@@ -1,4 +1,4 @@
-"""One run in several processes: which one this is, and what happens when another one ends."""
+"""Runs of several processes: this process's rank, and the end of the run if another one fails."""
 
 import os
 import signal
@@ -8,14 +8,16 @@ import threading
 from collections.abc import Sequence
 
 _POLL = 0.5  # seconds
-_GRACE = 5.0  # seconds in which a process may report its error
+_GRACE = 5.0  # seconds for a process to report its error
+_ending = threading.Lock()  # held by the thread that exits
+_over = threading.Event()  # set when processes may end without an error
 
 
 def process_rank() -> int:
-    """The number of this process among those of its run, before any of them is connected.
+    """The rank of this process, also before the processes of its run are connected.
 
-    As torchrun, Lightning's own launcher or `srun` say. The variables that SLURM leaves in every
-    shell of a job are not asked: there is only one process then.
+    It is set by torchrun, Lightning's launcher or `srun`. The variables that SLURM sets in every
+    shell of a job do not count: there is only one process then.
     """
     for name in ("RANK", "LOCAL_RANK"):
         if os.environ.get(name, "").isdigit():
@@ -24,54 +26,48 @@ def process_rank() -> int:
 
 
 def in_slurm_job() -> bool:
-    """Whether this shell belongs to a SLURM job, or inherited its variables."""
+    """Whether the variables of a SLURM job are set."""
     return "SLURM_JOB_ID" in os.environ or "SLURM_NTASKS" in os.environ
 
 
 def started_by_srun() -> bool:
-    """Whether `srun` has started this process as one of several."""
+    """Whether `srun` started this process as one of several."""
     tasks = os.environ.get("SLURM_STEP_NUM_TASKS", "")
     return tasks.isdigit() and int(tasks) > 1 and "SLURM_PROCID" in os.environ
 
 
 def started_by_torchrun() -> bool:
-    """Whether `torchrun` has started this process."""
+    """Whether `torchrun` started this process."""
     return "TORCHELASTIC_RUN_ID" in os.environ
 
 
-_ending = threading.Lock()
-
-
 def end_run(what: str) -> None:
-    """Ends this process, with words, because another one of its run has ended.
+    """Exits with an error message because another process of the run has ended.
 
-    Without clean-up: whatever talks to the other process would wait for it.
+    There is no clean-up: any communication would wait for the other process.
     """
     if _ending.acquire(blocking=False):
         print(
             f"\nslm: error: {what}; the run cannot continue without it\n"
             "  expected: all processes of a run until its end\n"
-            "  remedy:   look above for its reason, or in the system's log (out of memory?); then "
+            "  remedy:   look for the reason above, or in the system's log (out of memory?); then "
             "continue from the last checkpoint: slm fit --ckpt_path last",
             file=sys.stderr,
             flush=True,
         )
         os._exit(1)
-    threading.Event().wait()  # another thread is doing so
-
-
-_over = threading.Event()
+    threading.Event().wait()  # another thread is exiting
 
 
 def run_is_over() -> None:
-    """From now on the processes of the run end, each in its own time."""
+    """From now on processes of the run may end without an error."""
     _over.set()
 
 
 def observe_children(children: Sequence["subprocess.Popen[bytes]"]) -> None:
     """Watches the processes that this one has started, and ends the run if one of them fails.
 
-    In place of Lightning's observer, which kills this process without a word.
+    Replaces Lightning's observer, which kills this process without a message.
     """
     _over.clear()
     threading.Thread(target=_observe, args=(children,), daemon=True).start()
@@ -87,7 +83,7 @@ def _observe(children: Sequence["subprocess.Popen[bytes]"]) -> None:
         if all(code == 0 for code in codes.values()):
             return
     rank, code = next(iter(failed.items()))
-    if code > 0 and _over.wait(_GRACE):  # it has printed its reason; perhaps this one found it, too
+    if code > 0 and _over.wait(_GRACE):  # it printed its error; this process may have it, too
         return
     for child in children:
         child.kill()
@@ -96,7 +92,7 @@ def _observe(children: Sequence["subprocess.Popen[bytes]"]) -> None:
 
 
 def watch_parent() -> None:
-    """In a process that the first one has started: ends when that one does."""
+    """Ends the run when the first process ends, if that one has started this one."""
     parent = os.getppid()
 
     def watch() -> None:

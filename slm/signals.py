@@ -1,4 +1,4 @@
-"""Signals that ask to stop, and readers of our output that go away."""
+"""Signals that request a stop, and output whose reader has exited."""
 
 import os
 import signal
@@ -23,19 +23,17 @@ Handler = Callable[[int, FrameType | None], Any]
 
 @contextmanager
 def handled_by(handler: Handler, signals: tuple[signal.Signals, ...] = STOPPING) -> Iterator[None]:
-    """Lets a function handle signals for a while.
+    """Installs a handler temporarily; without effect outside the main thread.
 
-    One that the surroundings want to be ignored, as `nohup` does for SIGHUP, stays ignored. Not so
-    SIGINT: shells ignore it for whatever a script starts in the background.
+    Ignored signals stay ignored, such as SIGHUP by `nohup`. An exception is SIGINT, which shells
+    ignore for every background process of a script.
     """
     before: dict[signal.Signals, Any] = {}
-    if threading.current_thread() is threading.main_thread():  # signals are the main thread's
-        before = {number: signal.getsignal(number) for number in signals}
-    before = {
-        number: old
-        for number, old in before.items()
-        if number == signal.SIGINT or old is not signal.SIG_IGN
-    }
+    if threading.current_thread() is threading.main_thread():
+        for number in signals:
+            old = signal.getsignal(number)
+            if number == signal.SIGINT or old is not signal.SIG_IGN:
+                before[number] = old
     try:
         for number in before:
             signal.signal(number, handler)
@@ -46,31 +44,23 @@ def handled_by(handler: Handler, signals: tuple[signal.Signals, ...] = STOPPING)
 
 
 def raise_stopped(number: int, frame: FrameType | None) -> None:
-    """Raises at once; the same signal again ends the process without further ado.
-
-    Raises:
-        Stopped: Always.
-    """
+    """Raises `Stopped`; a second signal of the kind ends the process immediately."""
     signal.signal(number, signal.SIG_DFL)
     raise Stopped(number)
 
 
 class LastingStream:
-    """A text stream that a run can outlive.
+    """A text stream that discards its output after its reader has exited.
 
-    The first write that fails, because the reader has gone (`2>&1 | head`, a killed `tee`, a closed
-    terminal), redirects the rest to nowhere: a run does not end, nor count as finished, because
-    nobody watches it any more.
-
-    Args:
-        stream: The stream to write to.
+    The reader may be `2>&1 | head`, a killed `tee` or a closed terminal. The run continues: the
+    first write that fails redirects the stream to the null device.
     """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        """Writes text, as far as there is somewhere to write it to."""
+        """Writes text, or discards it."""
         try:
             return self._stream.write(text)
         except OSError:
@@ -85,10 +75,10 @@ class LastingStream:
             self._drop()
 
     def _drop(self) -> None:
-        # The descriptor, not the object: what is still in buffers must not fail at exit either.
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, self._stream.fileno())
-        os.close(nowhere)
+        # Replaces the descriptor, so that flushing buffers at exit cannot fail either.
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, self._stream.fileno())
+        os.close(null)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
@@ -96,7 +86,7 @@ class LastingStream:
 
 @contextmanager
 def lasting_output(*names: str) -> Iterator[None]:
-    """Makes `sys.stdout` or `sys.stderr`, or both, lasting for a while."""
+    """Temporarily replaces `sys.stdout` or `sys.stderr`, or both, by a `LastingStream`."""
     before = {name: getattr(sys, name) for name in names}
     for name, stream in before.items():
         if stream is not None:

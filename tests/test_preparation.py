@@ -651,7 +651,7 @@ def test_a_worker_that_is_killed_is_explained(many, tmp_path):
 
     killer = threading.Thread(target=kill_one)
     killer.start()
-    with pytest.raises(UserError, match="ended from outside") as error:
+    with pytest.raises(UserError, match="a process that prepared data was killed") as error:
         prepare(corpus, tmp_path / "out", piece_bytes=100_000)
     killer.join()
     assert "--data.prepare_workers 1" in error.value.remedy

@@ -73,7 +73,7 @@ def test_the_share_is_met_by_stories_that_hardly_differ():
 def test_missing_and_empty_places_are_explained(tmp_path):
     with pytest.raises(UserError, match="does not exist"):
         open_source(str(tmp_path / "nowhere")).revision()
-    with pytest.raises(UserError, match="gives no training file"):
+    with pytest.raises(UserError, match="has no training file"):
         open_source(str(tmp_path)).revision()
 
 
@@ -111,7 +111,7 @@ def test_a_pattern_takes_what_it_matches(tmp_path):
     assert source.name == "books"
     deep = open_source(str(tmp_path / "**" / "[ab].txt"))
     assert sorted(split(deep, 0.0)["train"]) == ["books/a.txt", "books/b.txt"]
-    with pytest.raises(UserError, match="gives no training file; 0 for validation"):
+    with pytest.raises(UserError, match="has no training file; 0 for validation"):
         open_source(str(tmp_path / "*.jsonl")).revision()
 
 
@@ -160,7 +160,7 @@ def test_hidden_files_are_passed_over_and_what_is_left_out_is_said(tmp_path):
 
 @pytest.mark.parametrize("spec", ["", "  ", "hub:", ["builtin", ""]])
 def test_a_source_without_a_name_is_explained(spec):
-    with pytest.raises(UserError, match="names nothing"):
+    with pytest.raises(UserError, match="names no source"):
         open_source(spec)
 
 

@@ -8,7 +8,7 @@ from slm.errors import UserError
 
 @dataclass(frozen=True)
 class Cleaning:
-    """What to do to stories before they are encoded; nothing by default."""
+    """How to clean stories before they are encoded; by default not at all."""
 
     drop_empty: bool = False
     """Leave out stories of nothing but white space."""
@@ -19,16 +19,15 @@ class Cleaning:
     """Repair wrongly decoded text, "donâ€™t" for "don’t"; needs the extra `clean`."""
 
     def suffix(self) -> str:
-        """The suffix of the name of a folder of such data."""
-        words = {
-            "-repaired": self.repair_mojibake,
-            "-nonempty": self.drop_empty,
-            "-unique": self.drop_duplicates,
-        }
-        return "".join(word for word, chosen in words.items() if chosen)
+        """The suffix of the folder's name: `-repaired`, `-nonempty`, `-unique`, or several."""
+        return (
+            "-repaired" * self.repair_mojibake
+            + "-nonempty" * self.drop_empty
+            + "-unique" * self.drop_duplicates
+        )
 
     def make_repair(self) -> Callable[[str], str]:
-        """A function that repairs a story, or returns it unchanged if repairing is off.
+        """A function that repairs a story; the identity if repairing is off.
 
         Raises:
             UserError: The package ftfy is missing.
@@ -39,8 +38,8 @@ class Cleaning:
             from ftfy import fix_encoding
         except ImportError as error:
             raise UserError(
-                "--data.clean.repair_mojibake true without the package ftfy",
-                "ftfy, which knows how text gets garbled",
+                "--data.clean.repair_mojibake true, but the package ftfy is not installed",
+                "ftfy, which detects and repairs mojibake",
                 "pip install ftfy",
             ) from error
         return fix_encoding

@@ -13,25 +13,23 @@ from slm.errors import UserError
 
 @dataclass(frozen=True)
 class StoryText:
-    r"""Extracts the story from a row.
-
-    Args:
-        spec: A column's name, or a template in which `{Name}` stands for the column Name, such as
-            `{Context}\n{Response}`. A backslash and an `n`, as a shell passes them, are a line
-            break; `{{` and `}}` are braces.
+    """Extracts the story from a row.
 
     Raises:
         UserError: The template has an unclosed brace, a field without a name, or no field.
     """
 
     spec: str
+    r"""A column's name, or a template in which `{Name}` stands for the column Name, such as
+    `{Context}\n{Response}`. A backslash and an `n`, as a shell passes them, are a line break; `{{`
+    and `}}` are braces."""
 
     def __post_init__(self) -> None:
         try:
-            complete = bool(self.columns) and all(self.columns)
+            valid = bool(self.columns) and all(self.columns)
         except ValueError:
-            complete = False
-        if not complete:
+            valid = False
+        if not valid:
             raise UserError(
                 f"--data.text_column {self.spec}",
                 "a column's name, or a template with names of columns in braces",
@@ -40,11 +38,11 @@ class StoryText:
 
     @property
     def is_template(self) -> bool:
-        """Whether there are braces."""
+        """Whether the spec contains braces."""
         return "{" in self.spec or "}" in self.spec
 
     @property
-    def meant(self) -> str:
+    def normalized(self) -> str:
         """The column or template, with real line breaks and tabs."""
         if not self.is_template:
             return self.spec
@@ -53,20 +51,20 @@ class StoryText:
     @cached_property
     def _parts(self) -> list[tuple[str, str | None]]:
         """Literal texts, each with the column that follows it."""
-        return [(literal, column) for literal, column, _, _ in Formatter().parse(self.meant)]
+        if not self.is_template:
+            return [("", self.spec)]
+        return [(literal, column) for literal, column, _, _ in Formatter().parse(self.normalized)]
 
     @cached_property
     def columns(self) -> tuple[str, ...]:
-        """The columns that are needed."""
-        if not self.is_template:
-            return (self.spec,)
+        """The names of the required columns."""
         return tuple(dict.fromkeys(column for _, column in self._parts if column is not None))
 
     def check(self, present: list[str], source: object) -> None:
-        """Checks that a table, named `source` in the message, has the columns.
+        """Checks that a table, called `source` in the message, has the columns.
 
         Raises:
-            UserError: One is missing.
+            UserError: A column is missing.
         """
         for column in self.columns:
             if column in present:
@@ -77,7 +75,7 @@ class StoryText:
                     found, "columns separated by commas", "write the file with commas in between"
                 )
             close = difflib.get_close_matches(column, present, n=1) or present or ["NAME"]
-            spec = self.meant.replace(f"{{{column}}}", f"{{{close[0]}}}").replace("\n", "\\n")
+            spec = self.normalized.replace(f"{{{column}}}", f"{{{close[0]}}}").replace("\n", "\\n")
             raise UserError(
                 found,
                 "a column that contains the stories",
@@ -85,21 +83,16 @@ class StoryText:
             )
 
     def of(self, row: Mapping[str, Any], source: object) -> str:
-        """The story of a row; an absent value (null) is an empty text.
+        """The story of a row; `source` is its file and line, for error messages.
 
-        In a template, a column that this row lacks is empty too, if the row has another one.
-
-        Args:
-            row: Values by column.
-            source: The row's file and line, for the message.
+        A missing value (null) is an empty text. So is, in a template, a column that this row lacks,
+        if the row has another one of the columns.
 
         Raises:
             UserError: A column is missing or contains something other than text.
         """
-        if not any(column in row for column in self.columns):
+        if row.keys().isdisjoint(self.columns):
             self.check(list(row), source)
-        if not self.is_template:
-            return self._cell(row[self.spec], self.spec, source)
         return "".join(
             literal + ("" if column is None else self._cell(row.get(column), column, source))
             for literal, column in self._parts
@@ -111,9 +104,6 @@ class StoryText:
         if self.is_template and isinstance(value, int | float):
             return str(value)
         if not isinstance(value, str):
-            raise UserError(
-                f"{source}: column {column!r} contains {type(value).__name__}",
-                "text",
-                "name the column of the stories by --data.text_column",
-            )
+            found = f"{source}: column {column!r} contains {type(value).__name__}"
+            raise UserError(found, "text", "name the stories' column by --data.text_column")
         return value

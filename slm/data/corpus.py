@@ -1,4 +1,4 @@
-"""Which stories are prepared, how they are read, and how they are tokenised."""
+"""Which stories to prepare, how to read them, and how to tokenise them."""
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -17,7 +17,7 @@ from slm.errors import UserError
 
 @dataclass(frozen=True)
 class Corpus:
-    """The options that determine what prepared data contain, and where they are stored.
+    """The options that determine the contents and the location of prepared data.
 
     Raises:
         UserError: An option is out of range.
@@ -46,17 +46,11 @@ class Corpus:
 
     def __post_init__(self) -> None:
         if not 0.0 < self.validation_share < 1.0:
-            raise UserError(
-                f"--data.validation_share {self.validation_share}",
-                "a share of the stories, above 0 and below 1",
-                "--data.validation_share 0.02",
-            )
+            found = f"--data.validation_share {self.validation_share}"
+            raise UserError(found, "a share above 0 and below 1", "--data.validation_share 0.02")
         if self.prepare_workers is not None and self.prepare_workers < 1:
-            raise UserError(
-                f"--data.prepare_workers {self.prepare_workers}",
-                "1 or more",
-                "leave it out: one for each core",
-            )
+            found = f"--data.prepare_workers {self.prepare_workers}"
+            raise UserError(found, "1 or more", "omit it: one for each core")
         if self.tokenizer == "gpt2" and self.vocab_size != 50257:
             raise UserError(
                 f"--data.vocab_size {self.vocab_size} with --data.tokenizer gpt2",
@@ -72,7 +66,7 @@ class Corpus:
 
     @cached_property
     def opened(self) -> Source:
-        """The source."""
+        """The source that `source` describes."""
         return open_source(self.source, self.text_column)
 
     @cached_property
@@ -90,15 +84,15 @@ class Corpus:
 
     @property
     def reading(self) -> dict[str, Any]:
-        """The options that determine which text is taken, in plain types."""
+        """The options that determine the text of the stories, in plain types."""
         return {
-            "text_column": StoryText(self.text_column).meant,
+            "text_column": StoryText(self.text_column).normalized,
             "validation_share": self.validation_share,
             **asdict(self.clean),
         }
 
     def reading_of(self, pieces: list[Piece]) -> dict[str, Any]:
-        """The same; None for those that do not matter to these pieces."""
+        """`reading`, with None for options that do not affect these pieces."""
         reading = self.reading
         if not any(piece.has_columns for piece in pieces):
             reading["text_column"] = None
@@ -109,17 +103,14 @@ class Corpus:
     def to_plain(self) -> dict[str, Any]:
         """The options in plain types, paths made absolute."""
         plain = asdict(self)
-        del plain["prepare_workers"]  # this machine's business
-        return plain | {
-            "source": self.opened.spec,
-            "root": str(Path(self.root).expanduser().resolve()),
-            "tokenizer": self.tokenizer
-            if self.tokenizer in ("gpt2", "bpe")
-            else str(Path(self.tokenizer).expanduser().resolve()),
-        }
+        del plain["prepare_workers"]  # depends on this machine
+        plain |= {"source": self.opened.spec, "root": str(Path(self.root).expanduser().resolve())}
+        if self.tokenizer not in ("gpt2", "bpe"):
+            plain["tokenizer"] = str(Path(self.tokenizer).expanduser().resolve())
+        return plain
 
     def folder_name(self) -> str:
-        """The name of the folder of such data: `TinyStories-gpt2`, `builtin-bpe2048`."""
+        """The name of the folder of prepared data: `TinyStories-gpt2`, `builtin-bpe2048`."""
         tokenizer = self.given_tokenizer if self.tokenizer != "gpt2" else None
         if tokenizer is not None and tokenizer.name != "gpt2":
             end = f"bpe{tokenizer.n_vocab}-{tokenizer.sha256[:8]}"
@@ -130,7 +121,7 @@ class Corpus:
     def stories(self, piece: Piece) -> Iterator[tuple[str, str, bool]]:
         """The stories of a piece, each with its split and whether it was repaired.
 
-        A lone surrogate, as JSON can contain one, becomes "?".
+        A lone surrogate, which JSON can contain, becomes "?".
         """
         repair = self.clean.make_repair()
         for raw in piece.stories():
@@ -142,7 +133,7 @@ class Corpus:
                 )
             story = repair(raw)
             repaired = story != raw
-            if not story.isascii():  # which is quicker to see than to encode
+            if not story.isascii():  # a test faster than encoding
                 story = story.encode(errors="replace").decode()
             split = piece.split
             if split is None:

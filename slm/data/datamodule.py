@@ -1,4 +1,4 @@
-"""The LightningDataModule: prepares the stories and serves batches of them."""
+"""The LightningDataModule: prepares stories and serves batches of them."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -31,8 +31,8 @@ _DROPOUT = 1 << 63
 class StoryData(LightningDataModule):
     """Stories as batches of token windows.
 
-    Training batches are windows at random offsets, a pure function of the seed and of how many
-    windows came before; they never end. Validation, and `test`, read the validation split once.
+    Training batches never end, and are a pure function of the seed and of the number of windows
+    before. Validation and `test` read the validation split once.
 
     Args:
         batch_size: Windows per batch and device.
@@ -42,8 +42,8 @@ class StoryData(LightningDataModule):
         seed: Key of the random order; follows seed_everything.
         order: `random` takes windows at random offsets; `epochs` cuts the data into windows and
             takes each once, in random order, before any is repeated.
-        corpus: The fields of `Corpus`, by name: which stories, and how they are tokenised. Its
-            definition is the only one; jsonargparse finds its options there.
+        corpus: The fields of `Corpus`, where jsonargparse finds these options: which stories, and
+            how they are tokenised.
 
     Raises:
         UserError: An option is out of range.
@@ -79,20 +79,17 @@ class StoryData(LightningDataModule):
         self.moved_to: Path | None = None
         self.first_sample = 0
         self.first_step = 0
-        self.save_hyperparameters(
-            self.corpus.to_plain()
-            | {
-                "batch_size": batch_size,
-                "eval_batch_size": eval_batch_size,
-                "num_workers": num_workers,
-                "order": order,
-            },
-            logger=False,
-        )
+        options = {
+            "batch_size": batch_size,
+            "eval_batch_size": eval_batch_size,
+            "num_workers": num_workers,
+            "order": order,
+        }
+        self.save_hyperparameters(self.corpus.to_plain() | options, logger=False)
 
     @property
     def source(self) -> str:
-        """The source, as one line."""
+        """The source as one line."""
         return describe_source(self.corpus.opened.spec)
 
     @cached_property
@@ -101,27 +98,21 @@ class StoryData(LightningDataModule):
         return find_folder(self.corpus)
 
     def find_moved(self, expected: dict[str, Any], roots: Sequence[Path]) -> Path | None:
-        """Uses a checkpoint's data, found elsewhere, if their source is gone.
+        """If the source is gone, uses a copy of the data that a checkpoint's manifest describes.
 
-        Args:
-            expected: The data's manifest in plain types.
-            roots: Where to look, besides under `root`.
-
-        Returns:
-            Their folder; None if nothing was missing, or nothing was found.
+        Searches `root` and `roots`. Returns the folder; None if nothing was missing, or found.
         """
         if self.corpus.opened.exists():
             return None
-        known = (self.folder / "manifest.json").exists()
-        if known and Manifest.read(self.folder).source == self.corpus.opened.spec:
+        prepared = (self.folder / "manifest.json").exists()
+        if prepared and Manifest.read(self.folder).source == self.corpus.opened.spec:
             return None
         self.moved_to = find_same_data(expected, [self.folder.parent, *roots])
-        if self.moved_to is not None:
-            self.folder = self.moved_to
+        self.folder = self.moved_to or self.folder
         return self.moved_to
 
     def known_tokenizer(self) -> dict[str, Any] | None:
-        """Identity of the data's tokenizer; None if it is not learnt yet."""
+        """Identity of the data's tokenizer; None if it has not been learnt yet."""
         if given := self.corpus.given_tokenizer:
             return given.identity()
         if (self.folder / "manifest.json").exists():
@@ -130,7 +121,7 @@ class StoryData(LightningDataModule):
 
     def prepare_data(self) -> None:
         """Prepares the data if necessary, in one process per machine."""
-        if self.moved_to is None:  # else there is no source to prepare them from
+        if self.moved_to is None:  # else there is no source to prepare
             ensure_prepared(self.corpus, self.folder)
 
     def setup(self, stage: str) -> None:
@@ -143,13 +134,13 @@ class StoryData(LightningDataModule):
         self.tokenizer: Tokenizer = self.manifest.make_tokenizer(self.folder)
         needed = {"train": self.block_size + 1 if stage == "fit" else 1, "validation": 2}
         for split, tokens in needed.items():
-            held = self.manifest.splits[split].tokens
-            if held < tokens:
+            found = self.manifest.splits[split].tokens
+            if found < tokens:
                 raise UserError(
-                    f"the {split} split of {self.source} contains {held:,} tokens",
+                    f"the {split} split of {self.source} contains {found:,} tokens",
                     f"at least {tokens:,} for a context of {self.block_size}",
-                    "give more stories, or a shorter context: --model.gpt.block_size "
-                    f"{max(1, held // 4)}",
+                    "provide more stories, or a shorter context: --model.gpt.block_size "
+                    f"{max(1, found // 4)}",
                 )
 
     def train_dataloader(self) -> DataLoader[Batch]:
@@ -157,18 +148,13 @@ class StoryData(LightningDataModule):
         tokens = TokenFile(Manifest.path(self.folder, "train"), self.manifest.dtype)
         kind = EpochWindows if self.order == "epochs" else RandomWindows
         windows = kind(tokens, self.block_size, self.batch_size, self.seed, self.first_sample)
-        rank, world_size = self._place()
-        return self._loader(windows, EveryNth(rank, world_size))
+        return self._loader(windows, EveryNth(*self._rank_and_size()))
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """The validation split, once."""
-        windows = ConsecutiveWindows(
-            TokenFile(Manifest.path(self.folder, "validation"), self.manifest.dtype),
-            self.block_size,
-            self.eval_batch_size,
-            *self._place(),
-        )
-        return self._loader(windows, None)
+        tokens = TokenFile(Manifest.path(self.folder, "validation"), self.manifest.dtype)
+        shape = (self.block_size, self.eval_batch_size)
+        return self._loader(ConsecutiveWindows(tokens, *shape, *self._rank_and_size()), None)
 
     def test_dataloader(self) -> DataLoader[Batch]:
         """The validation split again: TinyStories has no third one."""
@@ -177,7 +163,7 @@ class StoryData(LightningDataModule):
     def samples_trained(self) -> int:
         """The number of windows trained on so far, in all processes and earlier runs.
 
-        Counted from optimizer steps, not from batches drawn: loaders may have drawn more.
+        Computed from optimizer steps, because loaders may have drawn more batches.
         """
         trainer = self.trainer
         assert trainer is not None
@@ -187,41 +173,35 @@ class StoryData(LightningDataModule):
     def dropout_seed(self, micro_batch: int) -> int:
         """The seed of dropout's masks in a micro-batch, a function of its first sample.
 
-        A resumed run draws the masks of an uninterrupted one. So do two processes and one that
-        accumulates twice as often; no two micro-batches have the same masks.
-
-        Args:
-            micro_batch: Index of the micro-batch in this optimizer step and process.
+        A resumed run draws the same masks as an uninterrupted one, and two processes the same as
+        one that accumulates twice as often; no two micro-batches have the same masks. `micro_batch`
+        is the index in this optimizer step and process.
         """
-        rank, world_size = self._place()
+        rank, world_size = self._rank_and_size()
         sample = self.samples_trained() + (micro_batch * world_size + rank) * self.batch_size
         return int(random_words(self.seed, sample, 1, stream=_DROPOUT)[0])
 
     def state_dict(self) -> dict[str, Any]:
         """The position in the endless sequence of samples."""
         assert self.trainer is not None
-        return {
-            "samples_trained": self.samples_trained(),
-            "optimizer_steps": self.trainer.global_step,
-        }
+        steps = self.trainer.global_step
+        return {"samples_trained": self.samples_trained(), "optimizer_steps": steps}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continues after the last window trained on, whatever the batch size is now."""
         self.first_sample = state_dict["samples_trained"]
         self.first_step = state_dict["optimizer_steps"]
 
-    def _place(self) -> tuple[int, int]:
+    def _rank_and_size(self) -> tuple[int, int]:
         trainer = self.trainer
         return (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
 
     def _loader(self, windows: Any, sampler: EveryNth | None) -> DataLoader[Batch]:
-        # batch_size=None: an index gives a whole batch, gathered at once.
-        pin = bool(self.trainer and self.trainer.strategy.root_device.type == "cuda")
         return DataLoader(
             windows,
-            batch_size=None,
+            batch_size=None,  # the data set returns whole batches
             sampler=sampler,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0 and sampler is not None,
-            pin_memory=pin,
+            pin_memory=bool(self.trainer and self.trainer.strategy.root_device.type == "cuda"),
         )

@@ -1,4 +1,4 @@
-"""Stories from files: one, a folder of them, or those that match a pattern."""
+"""Stories from files: one file, a folder, or the files that match a pattern."""
 
 import glob
 import hashlib
@@ -17,9 +17,9 @@ from slm.errors import UserError
 class FileSource:
     """A file, a folder of files, or a pattern that files match.
 
-    Of several files, those with `validation`, `valid`, `val` or `dev` in their name, or in that of
-    a folder between, are the validation split; those with `test`, `readme` or `license` are
-    ignored; all others are training data.
+    Of several files, those with `validation`, `valid`, `val` or `dev` in their name, or in the name
+    of a subfolder, are the validation split; those with `test`, `readme` or `license` are ignored;
+    all others are training data.
     """
 
     def __init__(self, path: Path, text: StoryText) -> None:
@@ -27,19 +27,16 @@ class FileSource:
         try:
             self.is_pattern = glob.has_magic(str(path)) and not path.exists()
             self.path = path if self.is_pattern else path.resolve()
-        except (OSError, RuntimeError) as error:  # a link that leads to itself
+        except (OSError, RuntimeError) as error:  # a link to itself
             raise UserError.unreadable(path, error) from error
         self.text = text
         self.left_out: list[str] = []
         self.spec = str(self.path)
-        self.name = self._name()
-
-    def _name(self) -> str:
-        if not self.is_pattern:
+        if self.is_pattern:
+            self.name = tidy([part for part in self.path.parts if not glob.has_magic(part)][-1])
+        else:
             suffix = next((s for s in SUFFIXES if self.path.name.lower().endswith(s)), "")
-            return tidy(self.path.name[: len(self.path.name) - len(suffix)])
-        words = [word for word in self.path.parts if not glob.has_magic(word)]
-        return tidy(words[-1])
+            self.name = tidy(self.path.name[: len(self.path.name) - len(suffix)])
 
     @cached_property
     def _files(self) -> dict[str, list[Path]]:
@@ -63,34 +60,30 @@ class FileSource:
             name = path.relative_to(base)
             if any(part.startswith(".") for part in name.parts):
                 continue  # hidden: copies, caches and environments
-            words = set(re.split(r"[^a-z]+", str(name).lower()))
-            # What else ends in .json in a folder is rarely a story.
+            parts = set(re.split(r"[^a-z]+", str(name).lower()))
+            # Other .json files in a folder rarely contain stories.
             known = path.name.lower().endswith(SUFFIXES) or (self.is_pattern and kind_of(path))
-            if not known or words & {"test", "readme", "license"}:
+            if not known or parts & {"test", "readme", "license"}:
                 self.left_out.append(str(name))
-            elif words & {"validation", "valid", "val", "dev"}:
-                files["validation"].append(path)
             else:
-                files["train"].append(path)
+                held_out = parts & {"validation", "valid", "val", "dev"}
+                files["validation" if held_out else "train"].append(path)
         if not files["train"]:
-            held = len(files["validation"])
             raise UserError(
-                f"{self.path} gives no training file; {held} for validation, left out: "
-                f"{_some(self.left_out)}",
+                f"{self.path} has no training file; {len(files['validation'])} for validation, "
+                f"left out: {_some(self.left_out)}",
                 f"files ending in {', '.join(SUFFIXES)}, such as train.txt and validation.txt",
                 "name the folder, the pattern or the file that contains the stories",
             )
         return files
 
     def describe(self) -> str:
-        train, validation = (len(self._files[split]) for split in ("train", "validation"))
         if self.path.is_file():
             return ""
-        return (
-            f"{train} for training, {validation} for validation"
-            f"{'' if validation else ' (a share of the stories is held out)'}, "
-            f"left out: {_some(self.left_out)}"
-        )
+        train, validation = (len(paths) for paths in self._files.values())
+        share = "" if validation else " (a share of the stories is held out)"
+        split = f"{train} for training, {validation} for validation{share}"
+        return f"{split}, left out: {_some(self.left_out)}"
 
     def revision(self) -> str:
         """Hash over each file's name, size, and first and last 64 KiB."""
@@ -114,7 +107,7 @@ class FileSource:
         return self.path.exists()
 
     def unchanged_since(self, revision: str) -> bool:
-        """Whether the files are unchanged; true also if they have been moved away."""
+        """Whether the files are unchanged; also true if they no longer exist."""
         return not self.exists() or self.revision() == revision
 
     def pieces(self, piece_bytes: int) -> list[Piece]:
@@ -123,7 +116,7 @@ class FileSource:
             for path in paths:
                 known = split if self._files["validation"] else None
                 pieces += cut_file(path, self.text, known, piece_bytes)
-        return _grouped(pieces, piece_bytes)
+        return _group(pieces, piece_bytes)
 
 
 def _some(names: list[str]) -> str:
@@ -159,17 +152,14 @@ class Group:
             yield from piece.stories()
 
 
-def _grouped(pieces: list[Piece], piece_bytes: int) -> list[Piece]:
-    """Joins neighbours of one split while they are no larger than `piece_bytes` together."""
-    groups: list[Piece] = []
-    members: list[Piece] = []
+def _group(pieces: list[Piece], piece_bytes: int) -> list[Piece]:
+    """Joins neighbours of one split as long as their sum is at most `piece_bytes`."""
+    groups: list[list[Piece]] = []
     weight = 0
-    for piece in [*pieces, None]:
-        full = piece is None or weight + piece.weight > piece_bytes
-        if members and (full or piece is None or piece.split != members[0].split):
-            groups.append(members[0] if len(members) == 1 else Group(tuple(members)))
-            members, weight = [], 0
-        if piece is not None:
-            members.append(piece)
-            weight += piece.weight
-    return groups
+    for piece in pieces:
+        weight += piece.weight
+        if not groups or weight > piece_bytes or piece.split != groups[-1][0].split:
+            groups.append([])
+            weight = piece.weight
+        groups[-1].append(piece)
+    return [group[0] if len(group) == 1 else Group(tuple(group)) for group in groups]

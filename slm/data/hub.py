@@ -1,4 +1,4 @@
-"""Stories from the Hugging Face hub, through the library `datasets`, with a bounded wait."""
+"""Stories from the Hugging Face hub, through the library `datasets`, with a short timeout."""
 
 import contextlib
 import os
@@ -20,10 +20,10 @@ PROBE_SECONDS = 3.0
 
 @dataclass(frozen=True)
 class HubPiece:
-    """Some rows of a split of a hub data set."""
+    """A range of rows of a hub data set's split."""
 
     rows: Any
-    """A memory-mapped `datasets.Dataset`, which is pickled as its file names."""
+    """A memory-mapped `datasets.Dataset`, pickled as its file names."""
     start: int
     stop: int
     text: StoryText
@@ -41,10 +41,7 @@ class HubPiece:
 
 
 class HubSource:
-    """A data set of the Hugging Face hub, read through the library `datasets`.
-
-    A local folder in the layout of a hub repository works as well, with the same call.
-    """
+    """A data set of the Hugging Face hub, or a local folder in the layout of a hub repository."""
 
     def __init__(self, repository: str, text: StoryText) -> None:
         local = Path(repository).expanduser()
@@ -58,14 +55,14 @@ class HubSource:
         return load(self.repository)
 
     def revision(self) -> str:
-        """The commit that was downloaded."""
+        """The downloaded commit."""
         return revision(next(iter(self._splits.values())))
 
     def exists(self) -> bool:
         return True
 
     def unchanged_since(self, revision: str) -> bool:
-        """True without asking the hub: prepared data must work without a network."""
+        """Always true: prepared data must work without a network."""
         return True
 
     def describe(self) -> str:
@@ -74,11 +71,8 @@ class HubSource:
     def pieces(self, piece_bytes: int) -> list[Piece]:
         """Ranges of rows of the training split, then of the validation split if there is one."""
         if "train" not in self._splits:
-            raise UserError(
-                f"{self.spec} has the splits {', '.join(self._splits)}",
-                "a split named train",
-                "choose another data set",
-            )
+            found = f"{self.spec} has the splits {', '.join(self._splits)}"
+            raise UserError(found, "a split named train", "choose another data set")
         splits = [split for split in ("train", "validation") if split in self._splits]
         pieces: list[Piece] = []
         for split in splits:
@@ -96,13 +90,7 @@ class HubSource:
 
 
 def load(repository: str) -> dict[str, Any]:
-    """Downloads a data set, or takes it from the local cache.
-
-    Args:
-        repository: `OWNER/NAME` on the hub, or a local folder in the layout of such a repository.
-
-    Returns:
-        Split names and memory-mapped `datasets.Dataset`s.
+    """Downloads a data set, or takes it from the local cache: `datasets.Dataset`s by split.
 
     Raises:
         UserError: The hub cannot be reached and the data set is not cached, or the repository does
@@ -112,7 +100,7 @@ def load(repository: str) -> dict[str, Any]:
     set_offline = os.environ.get("HF_HUB_OFFLINE", "0").lower() in ("1", "true", "yes", "on")
     offline = not Path(repository).is_dir() and (set_offline or not _reachable(endpoint))
     if offline:
-        # The client retries for minutes; in offline mode it uses its cache only.
+        # The client retries for minutes; in offline mode it only uses its cache.
         os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
     import datasets
     import huggingface_hub.constants
@@ -124,48 +112,43 @@ def load(repository: str) -> dict[str, Any]:
         return dict(datasets.load_dataset(repository))
     except Exception as error:
         if offline:
-            tried = (
-                "HF_HUB_OFFLINE is set"
-                if set_offline
-                else f"{endpoint} did not answer within {PROBE_SECONDS:.0f} seconds"
-            )
+            reason = f"{endpoint} did not answer within {PROBE_SECONDS:.0f} seconds"
+            if set_offline:
+                reason = "HF_HUB_OFFLINE is set"
             raise UserError(
-                f"{tried}, and the local cache does not contain {repository}",
+                f"{reason}, and the local cache does not contain {repository}",
                 f"a network connection to download {repository} once",
-                "continue without it: --data.source builtin (this project's own stories), or "
-                "--data.source PATH for stories on this machine",
+                "use --data.source builtin (this project's own stories) or --data.source PATH",
             ) from error
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
             f"hub:{repository} cannot be loaded: {reason}",
             "a public data set with a text column, such as hub:roneneldan/TinyStories",
-            "check the name; for a private one log in with `hf auth login`",
+            "check the name; for a private data set log in with `hf auth login`",
         ) from error
 
 
 def revision(dataset: Any) -> str:
-    """The commit that `datasets` keys its cache folder by; "" for data held in memory."""
+    """The commit in the name of the cache folder of `datasets`; "" for data held in memory."""
     files = dataset.cache_files
     return Path(files[0]["filename"]).parent.name if files else ""
 
 
 def _reachable(url: str) -> bool:
-    """Whether anything answers at `url` in time.
-
-    In a thread, because name resolution has no timeout.
-    """
+    """Whether a server answers at `url` in time."""
     answered = threading.Event()
 
-    def ask() -> None:
+    def probe() -> None:
         request = urllib.request.Request(url, method="HEAD")
         with contextlib.suppress(OSError, ValueError):
             try:
                 urllib.request.urlopen(request, timeout=PROBE_SECONDS).close()
-            except urllib.error.HTTPError as refusal:
-                refusal.close()  # a refusal is an answer
+            except urllib.error.HTTPError as error:
+                error.close()  # a status such as 404 is an answer
             answered.set()
 
-    asking = threading.Thread(target=ask, daemon=True)
-    asking.start()
-    asking.join(PROBE_SECONDS)
+    # In a thread, because name resolution has no timeout.
+    thread = threading.Thread(target=probe, daemon=True)
+    thread.start()
+    thread.join(PROBE_SECONDS)
     return answered.is_set()

@@ -1,4 +1,4 @@
-"""Joins shards into token files: in order, without repetitions, counted and hashed."""
+"""Joins shards into token files: in order, optionally without duplicates, counted and hashed."""
 
 import hashlib
 import os
@@ -20,13 +20,9 @@ Prints = npt.NDArray[Any]
 def join_shards(
     shards: list[Shard], unfinished: Path, itemsize: int, *, drop_duplicates: bool
 ) -> dict[str, SplitFacts]:
-    """Joins the shards of each split, in order, and counts.
+    """Joins all shards, in order, into `train.bin` and `validation.bin` in the folder `unfinished`.
 
-    Args:
-        shards: All of them, in order.
-        unfinished: Their folder, also that of `train.bin` and `validation.bin`.
-        itemsize: Bytes per id.
-        drop_duplicates: Whether to leave out repetitions of a story.
+    `itemsize` is the number of bytes per id.
 
     Raises:
         OSError: The files cannot be written.
@@ -35,10 +31,8 @@ def join_shards(
     splits = {}
     for split in SPLITS:
         tallies = [shard.splits[split] for shard in shards]
-        stories, tokens, text_bytes = (
-            sum(getattr(tally, what) for tally in tallies)
-            for what in ("stories", "tokens", "bytes")
-        )
+        tokens = sum(tally.tokens for tally in tallies)
+        text_bytes = sum(tally.bytes for tally in tallies)
         duplicates = 0
         digest = hashlib.sha256()
         with Manifest.path(unfinished, split).open("wb") as out:
@@ -46,7 +40,7 @@ def join_shards(
                 path = shard_path(unfinished, shard.index, f"{split}.bin")
                 ranges = [(0, shard.splits[split].tokens * itemsize)]
                 if kept:
-                    prints, keep = kept[split][shard.index]
+                    prints, keep = kept[split, shard.index]
                     duplicates += int((~keep).sum())
                     tokens -= int(prints["tokens"][~keep].sum())
                     text_bytes -= int(prints["bytes"][~keep].sum())
@@ -57,7 +51,7 @@ def join_shards(
             out.flush()
             os.fsync(out.fileno())
         splits[split] = SplitFacts(
-            stories - duplicates,
+            sum(tally.stories for tally in tallies) - duplicates,
             tokens,
             text_bytes,
             digest.hexdigest(),
@@ -70,43 +64,42 @@ def join_shards(
 
 def _first_occurrences(
     shards: list[Shard], unfinished: Path
-) -> dict[str, list[tuple[Prints, npt.NDArray[np.bool_]]]]:
-    """For each split and shard the stories' fingerprints, and which stories to keep.
+) -> dict[tuple[str, int], tuple[Prints, npt.NDArray[np.bool_]]]:
+    """The fingerprints of the stories of each split and shard, and which stories to keep.
 
-    The validation split comes first, so that none of it remains in the training split.
+    The validation split comes first, so that none of its stories remain in the training split.
     """
-    order = [(split, shard.index) for split in reversed(SPLITS) for shard in shards]
-    prints = [
-        np.fromfile(shard_path(unfinished, index, f"{split}.fingerprints"), FINGERPRINT)
-        for split, index in order
-    ]
-    hashes = np.concatenate([p["hash"] for p in prints])
+    prints = {
+        (split, shard.index): np.fromfile(
+            shard_path(unfinished, shard.index, f"{split}.fingerprints"), FINGERPRINT
+        )
+        for split in reversed(SPLITS)
+        for shard in shards
+    }
+    hashes = np.concatenate([each["hash"] for each in prints.values()])
     keep = np.zeros(len(hashes), dtype=np.bool_)
     keep[np.unique(hashes, return_index=True)[1]] = True
-    parts = np.split(keep, np.cumsum([len(p) for p in prints])[:-1])
-    kept: dict[str, list[tuple[Prints, npt.NDArray[np.bool_]]]] = {split: [] for split in SPLITS}
-    for (split, _), shard_prints, part in zip(order, prints, parts, strict=True):
-        kept[split].append((shard_prints, part))
-    return kept
+    parts = np.split(keep, np.cumsum([len(each) for each in prints.values()])[:-1])
+    return dict(zip(prints, zip(prints.values(), parts, strict=True), strict=True))
 
 
 def _ranges(
     tokens: npt.NDArray[np.uint32], keep: npt.NDArray[np.bool_], itemsize: int
 ) -> list[tuple[int, int]]:
-    """The byte ranges of the stories to keep in a shard, neighbours joined."""
+    """The byte ranges of the stories to keep in a shard; adjacent stories form one range."""
     ends = np.concatenate([[0], np.cumsum(tokens, dtype=np.int64)]) * itemsize
     edges = np.flatnonzero(np.diff(np.concatenate([[False], keep, [False]]).astype(np.int8)))
     return [(int(ends[first]), int(ends[last])) for first, last in edges.reshape(-1, 2)]
 
 
 def _blocks(path: Path, ranges: list[tuple[int, int]]) -> Iterator[bytes]:
-    """The bytes of some ranges of a file, a few megabytes at a time."""
+    """The bytes in some ranges of a file, a few megabytes at a time."""
     with path.open("rb") as file:
         for start, stop in ranges:
             file.seek(start)
             while start < stop:
                 block = file.read(min(_COPY_BLOCK, stop - start))
                 if not block:
-                    raise OSError(f"{path} has been cut short")
+                    raise OSError(f"{path} has been truncated")
                 start += len(block)
                 yield block

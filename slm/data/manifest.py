@@ -21,13 +21,17 @@ def id_dtype(n_vocab: int) -> np.dtype[Any]:
     return np.dtype("<u2" if n_vocab <= 65536 else "<u4")
 
 
-def remedy(folder: Path) -> str:
-    """The remedy for a damaged folder."""
+def damaged(folder: Path, found: str, expected: str) -> UserError:
+    """The error for a damaged folder of prepared data."""
+    return UserError(found, expected, _remedy(folder))
+
+
+def _remedy(folder: Path) -> str:
     return f"remove the folder {folder} and repeat the command; it prepares the data again"
 
 
 def checksum(plain: dict[str, Any]) -> str:
-    """SHA-256 of a manifest in plain types, independent of the order of its entries."""
+    """SHA-256 of a manifest in plain types, independent of the order of the keys."""
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
@@ -55,15 +59,14 @@ class Manifest:
     """The contents of `manifest.json`. A folder with a manifest is complete."""
 
     source: str | list[str]
-    """Where the stories came from, as given to `--data.source`, with absolute paths."""
+    """The value of `--data.source`, with absolute paths."""
     revision: str
     """Fingerprint of the source."""
     reading: dict[str, Any]
-    """The options that determined which text was taken; None if one did not matter."""
+    """The options that determined the stories' text; None if an option had no effect."""
     tokenizer: dict[str, Any]
     """Name, n_vocab and SHA-256 of the tokenizer, which is stored in `tokenizer.json`."""
     splits: dict[str, SplitFacts]
-    """Facts of `train` and `validation`."""
     format_version: int = FORMAT_VERSION
 
     @property
@@ -87,48 +90,32 @@ class Manifest:
         """Reads `manifest.json` and nothing else.
 
         Raises:
-            UserError: It does not exist, cannot be understood, or is of another format version.
+            UserError: It does not exist, is malformed, or has another format version.
         """
         path = folder / "manifest.json"
         try:
             plain = json.loads(path.read_text(encoding="utf-8"))
             version = plain["format_version"]
             if version != FORMAT_VERSION:
-                raise UserError(
-                    f"{folder} was prepared in format version {version}",
-                    f"format version {FORMAT_VERSION}",
-                    remedy(folder),
-                )
+                found = f"{folder} was prepared in format version {version}"
+                raise damaged(folder, found, f"format version {FORMAT_VERSION}")
             if plain.pop("checksum", None) != checksum(plain):
-                raise UserError(
-                    f"{path} has been changed: it is not what its own checksum states",
-                    "the file that preparation wrote",
-                    remedy(folder),
-                )
+                found = f"{path} has been changed: its checksum differs"
+                raise damaged(folder, found, "the file that preparation wrote")
             splits = {name: SplitFacts(**facts) for name, facts in plain.pop("splits").items()}
-            manifest = cls(splits=splits, **plain)
+            return cls(splits=splits, **plain)
         except FileNotFoundError as error:
-            raise UserError(
-                f"{path} does not exist",
-                "a folder of prepared data",
-                "prepare some: slm prepare --data.source PATH",
-            ) from error
+            remedy = "prepare the data: slm prepare --data.source PATH"
+            raise UserError(f"{path} does not exist", "prepared data", remedy) from error
         except OSError as error:
             raise UserError.unreadable(path, error) from error
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise UserError(
-                f"{path} cannot be understood: {error!r}",
-                "the file that preparation writes",
-                remedy(folder),
-            ) from error
-        return manifest
+            found = f"{path} cannot be understood: {error!r}"
+            raise damaged(folder, found, "the file that preparation writes") from error
 
     @classmethod
     def load(cls, folder: Path) -> "Manifest":
-        """Reads `manifest.json` and checks what takes no time.
-
-        That is the tokenizer's hash, and of each token file the size and that it ends in
-        end-of-text.
+        """Reads `manifest.json`, and checks the tokenizer's hash and the token files' sizes.
 
         Raises:
             UserError: A file is missing, or is not what the manifest states.
@@ -136,36 +123,26 @@ class Manifest:
         manifest = cls.read(folder)
         manifest.make_tokenizer(folder)
         for split in SPLITS:
-            manifest.check_size(folder, split)
+            manifest._check_size(folder, split)
         return manifest
 
-    def check_size(self, folder: Path, split: str) -> None:
-        """Checks the size of a split's file, and that it ends in end-of-text.
-
-        Raises:
-            UserError: The file is missing or not as the manifest states.
-        """
+    def _check_size(self, folder: Path, split: str) -> None:
+        """Checks the size of a split's file, and that it ends in end-of-text."""
         path, itemsize = self.path(folder, split), self.dtype.itemsize
         expected = self.splits[split].tokens * itemsize
         try:
             size = path.stat().st_size
             if size != expected:
-                raise UserError(
-                    f"{path} has {size:,} bytes",
-                    f"{expected:,} bytes, as its manifest states",
-                    remedy(folder),
-                )
-            last = np.fromfile(path, self.dtype, offset=max(0, size - itemsize))
+                stated = f"{expected:,} bytes, as its manifest states"
+                raise damaged(folder, f"{path} has {size:,} bytes", stated)
+            last = np.fromfile(path, self.dtype, offset=max(0, size - itemsize)).tolist()
         except FileNotFoundError as error:
-            raise UserError(f"{path} does not exist", "prepared data", remedy(folder)) from error
+            raise damaged(folder, f"{path} does not exist", "prepared data") from error
         except OSError as error:
             raise UserError.unreadable(path, error) from error
-        if last.tolist() != [self.tokenizer["n_vocab"] - 1]:
-            raise UserError(
-                f"{path} ends in {last.tolist()}",
-                f"end-of-text, which is {self.tokenizer['n_vocab'] - 1}",
-                remedy(folder),
-            )
+        end_of_text = self.tokenizer["n_vocab"] - 1
+        if last != [end_of_text]:
+            raise damaged(folder, f"{path} ends in {last}", f"end-of-text, which is {end_of_text}")
 
     @staticmethod
     def path(folder: Path, split: str) -> Path:
@@ -174,7 +151,7 @@ class Manifest:
 
     @staticmethod
     def tokenizer_path(folder: Path) -> Path:
-        """The tokenizer's file."""
+        """The file of the tokenizer."""
         return folder / "tokenizer.json"
 
     def make_tokenizer(self, folder: Path) -> Tokenizer:
@@ -185,20 +162,20 @@ class Manifest:
         """
         path = self.tokenizer_path(folder)
         if not path.exists():
-            raise UserError(f"{path} does not exist", "prepared data", remedy(folder))
+            raise damaged(folder, f"{path} does not exist", "prepared data")
         try:
             tokenizer = Tokenizer.load(path)
         except UserError as error:
             found = error.found if str(path) in error.found else f"{path} contains {error.found}"
-            refused = isinstance(error.__cause__, OSError)
-            advice = error.remedy if refused else remedy(folder)
-            raise UserError(found, error.expected, advice) from error
+            unreadable = isinstance(error.__cause__, OSError)
+            remedy = error.remedy if unreadable else _remedy(folder)
+            raise UserError(found, error.expected, remedy) from error
         if tokenizer.identity() != self.tokenizer:
             raise UserError(
                 f"{path} contains a {tokenizer.name} vocabulary of {tokenizer.n_vocab:,} tokens, "
                 f"SHA-256 {tokenizer.sha256[:12]}…",
                 f"the one that the data were encoded with: {self.tokenizer['name']}, "
                 f"{self.tokenizer['n_vocab']:,} tokens, SHA-256 {self.tokenizer['sha256'][:12]}…",
-                f"put the right file back; or {remedy(folder)}",
+                f"put the right file back; or {_remedy(folder)}",
             )
         return tokenizer

@@ -1,15 +1,17 @@
-"""Stories from files: .txt, .jsonl, .csv and .parquet, each also as .gz, in pieces."""
+"""Stories from files, in pieces: .txt, .jsonl, .csv and .parquet, each also as .gz."""
 
 import contextlib
 import csv
 import gzip
 import json
 import shutil
+import string
 import sys
 import tempfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -20,17 +22,14 @@ from slm.errors import UserError
 KINDS = (".txt", ".jsonl", ".csv", ".parquet")
 SUFFIXES = (*KINDS, *(f"{kind}.gz" for kind in KINDS))
 LONGEST_STORY = 64 << 20
-"""Bytes. A longer one means that a separator is missing."""
+"""Bytes. A longer story means that a separator is missing."""
 
 _SEPARATOR = END_OF_TEXT.encode()
 _BLOCK = 1 << 20
 
 
 def kind_of(path: Path) -> str | None:
-    """`.txt`, `.jsonl`, `.csv` or `.parquet`, compressed or not; None for other files.
-
-    `.json` is read as JSON lines.
-    """
+    """One of `KINDS`, compressed or not, `.jsonl` for `.json` too; None for other files."""
     name = path.name.lower().removesuffix(".gz")
     if name.endswith(".json"):
         return ".jsonl"
@@ -39,10 +38,7 @@ def kind_of(path: Path) -> str | None:
 
 @dataclass(frozen=True)
 class FilePiece:
-    """The stories that begin in a part of a file.
-
-    Consecutive pieces of a file give each of its stories once, in order.
-    """
+    """The stories that begin in a part of a file: consecutive pieces yield each story once."""
 
     path: Path
     text: StoryText
@@ -65,11 +61,11 @@ class FilePiece:
         return kind_of(self.path) != ".txt"
 
     def stories(self) -> Iterator[str]:
-        """The texts; memory is bounded by the longest.
+        """The texts; the longest one bounds the memory used.
 
-        In `.txt` files `<|endoftext|>` separates stories, white space around a story does not
-        belong to it, and CR LF is a line break. In the other formats each row is a story, left
-        unchanged. A byte-order mark at the beginning is dropped.
+        In `.txt` files `<|endoftext|>` separates stories, surrounding white space is removed, and
+        CR LF is a line break. In the other formats each row is a story, left unchanged. A
+        byte-order mark at the beginning is dropped.
 
         Raises:
             UserError: The file is missing, not UTF-8, malformed, or has no such column; the message
@@ -89,8 +85,8 @@ class FilePiece:
 def cut_file(path: Path, text: StoryText, split: str | None, piece_bytes: int) -> list[FilePiece]:
     """Cuts a file into pieces of about `piece_bytes` that can be read independently.
 
-    A compressed file and a `.csv` (in which a line break may be part of a cell) can only be read
-    from the beginning: they are one piece. A parquet file is cut between its row groups.
+    A compressed file and a `.csv` (whose cells may contain line breaks) are one piece, because they
+    can only be read from the beginning. A parquet file is cut between its row groups.
 
     Raises:
         UserError: The file is of an unknown kind, or cannot be read.
@@ -100,7 +96,7 @@ def cut_file(path: Path, text: StoryText, split: str | None, piece_bytes: int) -
         raise UserError(
             f"{path} ends in {path.suffix or 'nothing'}",
             f"a file of stories: {', '.join(KINDS)}, or one of these as .gz",
-            "give a file of such a kind to --data.source",
+            "use a file of one of these formats as --data.source",
         )
     try:
         size = path.stat().st_size
@@ -110,16 +106,12 @@ def cut_file(path: Path, text: StoryText, split: str | None, piece_bytes: int) -
             return _cut_parquet(path, text, split, piece_bytes)
     except OSError as error:
         raise UserError.unreadable(path, error) from error
-    starts = range(0, max(size, 1), piece_bytes)
-    stops = [*starts[1:], size]
-    return [
-        FilePiece(path, text, split, start, stop, stop - start)
-        for start, stop in zip(starts, stops, strict=True)
-    ]
+    ranges = pairwise([*range(0, max(size, 1), piece_bytes), size])
+    return [FilePiece(path, text, split, start, stop, stop - start) for start, stop in ranges]
 
 
 def read_stories(path: Path, text_column: str) -> Iterator[str]:
-    """The texts of one whole file; see `FilePiece.stories`."""
+    """The texts of a whole file; see `FilePiece.stories`."""
     for piece in cut_file(path, StoryText(text_column), None, sys.maxsize):
         yield from piece.stories()
 
@@ -132,20 +124,17 @@ def _open(path: Path) -> IO[bytes]:
 
 def _check_length(length: int, path: Path, separator: str) -> None:
     if length > LONGEST_STORY:
-        raise UserError(
-            f"{path} contains a story of more than {LONGEST_STORY >> 20} MB",
-            f"stories with {separator} between them",
-            "put separators where the stories end",
-        )
+        found = f"{path} contains a story of more than {LONGEST_STORY >> 20} MB"
+        raise UserError(found, f"stories separated by {separator}", "add the missing separators")
 
 
 def _segments(file: IO[bytes], start: int, stop: int, path: Path) -> Iterator[tuple[int, bytes]]:
     """The segments between separators that begin in [start, stop), with their offsets.
 
-    Those before the first and after the last separator of the file count if they are more than
-    white space; nothing but white space between two separators is an empty story.
+    White space before the first and after the last separator of the file is no segment; between two
+    separators it is an empty story.
     """
-    # A separator that ends at `start` opens a segment that is ours.
+    # A segment whose separator ends at `start` belongs to this piece.
     begin = max(0, start - len(_SEPARATOR))
     file.seek(begin)
     skipping, carry = start > 0, b""
@@ -159,7 +148,7 @@ def _segments(file: IO[bytes], start: int, stop: int, path: Path) -> Iterator[tu
             begin += len(segment) + len(_SEPARATOR)
             if begin >= stop:
                 return
-        if skipping:  # keep no more than what may be the first half of a separator
+        if skipping:  # keep only what may be the beginning of a separator
             surplus = max(0, len(carry) - len(_SEPARATOR) + 1)
             begin, carry = begin + surplus, carry[surplus:]
         _check_length(len(carry), path, END_OF_TEXT)
@@ -170,7 +159,7 @@ def _segments(file: IO[bytes], start: int, stop: int, path: Path) -> Iterator[tu
 
 
 def _is_blank(data: bytes) -> bool:
-    """Whether text is white space only, apart from a byte-order mark."""
+    """Whether text is only white space, apart from a byte-order mark."""
     return not data.decode(errors="replace").removeprefix("\ufeff").strip()
 
 
@@ -180,27 +169,31 @@ def _read_txt(file: IO[bytes], piece: FilePiece) -> Iterator[str]:
         yield (story if begin else story.removeprefix("\ufeff")).strip()
 
 
-def _read_jsonl(file: IO[bytes], piece: FilePiece) -> Iterator[str]:
+def _lines(file: IO[bytes], piece: FilePiece) -> Iterator[tuple[int, str]]:
+    """The lines that begin in a piece, with their offsets."""
     position = max(0, piece.start - 1)
     file.seek(position)
-    skipping = piece.start > 0
+    skipping = piece.start > 0  # the first line belongs to the piece before
     while position < piece.stop and (line := file.readline(LONGEST_STORY + 1)):
-        begin, position = position, position + len(line)
         _check_length(len(line), piece.path, "a line break")
-        if skipping:  # the line that the piece before ends with
-            skipping = False
+        if not skipping:
+            text = _decode(line, position, piece.path)
+            yield position, text if position else text.removeprefix("\ufeff")
+        skipping = False
+        position += len(line)
+
+
+def _read_jsonl(file: IO[bytes], piece: FilePiece) -> Iterator[str]:
+    for begin, line in _lines(file, piece):
+        if not line.strip(string.whitespace):
             continue
-        if not line.strip():
-            continue
-        text = _decode(line, begin, piece.path)
         try:
-            row = json.loads(text if begin else text.removeprefix("\ufeff"))
+            row = json.loads(line)
         except ValueError as error:
             raise UserError(
                 f"{_Line(piece.path, begin)}: {error}",
                 "one JSON object per line",
-                "repair or delete that line; for one large JSON array, put each of its objects "
-                "on a line",
+                "repair or delete that line; write the objects of a JSON array on one line each",
             ) from error
         if not isinstance(row, dict):
             raise UserError(
@@ -212,46 +205,37 @@ def _read_jsonl(file: IO[bytes], piece: FilePiece) -> Iterator[str]:
 
 
 def _read_csv(file: IO[bytes], piece: FilePiece) -> Iterator[str]:
-    def lines() -> Iterator[str]:
-        begin = 0
-        while line := file.readline(LONGEST_STORY + 1):
-            _check_length(len(line), piece.path, "a line break")
-            text = _decode(line, begin, piece.path)
-            yield text if begin else text.removeprefix("\ufeff")
-            begin += len(line)
-
     csv.field_size_limit(LONGEST_STORY)
-    # strict: a quotation mark that is never closed would swallow the rest of the file.
-    rows = csv.reader(lines(), strict=True)
+    # strict: else an unclosed quotation mark swallows the rest of the file.
+    rows = csv.reader((line for _, line in _lines(file, piece)), strict=True)
     try:
         header = next(rows, [])
-        piece.text.check(header, str(piece.path))
-        for row in rows:
+        piece.text.check(header, piece.path)
+        for row in filter(None, rows):
             position = f"{piece.path}, line {rows.line_num}"
-            if row and len(row) != len(header):
+            if len(row) != len(header):
                 raise UserError(
                     f"{position} has {len(row)} cells",
                     f"{len(header)}, as the first line has: {', '.join(header)}",
                     "put text that contains commas in quotation marks",
                 )
-            if row:
-                yield piece.text.of(dict(zip(header, row, strict=True)), position)
+            yield piece.text.of(dict(zip(header, row, strict=True)), position)
     except csv.Error as error:
         raise UserError(
             f"{piece.path}, line {rows.line_num}: {error}",
-            "CSV, with quotation marks in cells doubled",
+            "CSV in which quotation marks within cells are doubled",
             "repair or delete that line",
         ) from error
 
 
 def _read_parquet(piece: FilePiece) -> Iterator[str]:
     with _parquet(piece.path) as table:
-        piece.text.check(table.schema_arrow.names, str(piece.path))
+        piece.text.check(table.schema_arrow.names, piece.path)
         groups = range(piece.start, min(piece.stop, table.num_row_groups))
         columns = list(piece.text.columns)
         for batch in table.iter_batches(batch_size=128, row_groups=groups, columns=columns):
             for row in batch.to_pylist():
-                yield piece.text.of(row, str(piece.path))
+                yield piece.text.of(row, piece.path)
 
 
 def _cut_parquet(
@@ -259,44 +243,39 @@ def _cut_parquet(
 ) -> list[FilePiece]:
     """Runs of row groups of about `piece_bytes` before compression."""
     with _parquet(path) as table:
-        sizes = [
-            table.metadata.row_group(group).total_byte_size for group in range(table.num_row_groups)
-        ]
-    starts, held = [0], 0
+        groups = range(table.num_row_groups)
+        sizes = [table.metadata.row_group(group).total_byte_size for group in groups]
+    starts, piece_size = [0], 0
     for group, size in enumerate(sizes):
-        if held >= piece_bytes:
+        if piece_size >= piece_bytes:
             starts.append(group)
-            held = 0
-        held += size
+            piece_size = 0
+        piece_size += size
     return [
         FilePiece(path, text, split, start, stop, sum(sizes[start:stop]))
-        for start, stop in zip(starts, [*starts[1:], len(sizes)], strict=True)
+        for start, stop in pairwise([*starts, len(sizes)])
     ]
 
 
 @contextlib.contextmanager
 def _parquet(path: Path) -> Iterator[Any]:
-    """Opens a parquet file; a compressed one is unpacked into a temporary file first."""
+    """Opens a parquet file; a .gz is decompressed into a temporary file first."""
     import pyarrow
     import pyarrow.parquet
 
     with contextlib.ExitStack() as stack:
+        file = stack.enter_context(_open(path))
         if path.suffix.lower() == ".gz":
-            file: IO[bytes] = stack.enter_context(tempfile.TemporaryFile())
-            with gzip.open(path, "rb") as packed:
-                shutil.copyfileobj(packed, file)
-        else:
-            file = stack.enter_context(path.open("rb"))
+            compressed, file = file, stack.enter_context(tempfile.TemporaryFile())
+            shutil.copyfileobj(compressed, file)
         try:
             yield stack.enter_context(pyarrow.parquet.ParquetFile(file, buffer_size=_BLOCK))
         except pyarrow.ArrowInvalid as error:
-            raise UserError(
-                f"{path}: {error}", "a parquet file", "download or write the file again"
-            ) from error
+            remedy = "download or write the file again"
+            raise UserError(f"{path}: {error}", "a parquet file", remedy) from error
 
 
 def _decode(data: bytes, begin: int, path: Path) -> str:
-    """UTF-8 bytes as text."""
     try:
         return data.decode()
     except UnicodeDecodeError as error:
@@ -304,22 +283,21 @@ def _decode(data: bytes, begin: int, path: Path) -> str:
             f"{_Line(path, begin + error.start)} is not UTF-8 text: {error.reason} "
             f"(byte 0x{data[error.start]:02x} at {begin + error.start:,})",
             "UTF-8",
-            "convert the file's text, for instance from Windows' encoding: "
-            "iconv -f WINDOWS-1252 -t UTF-8 OLD > NEW",
+            "convert the file, for instance: iconv -f WINDOWS-1252 -t UTF-8 OLD > NEW",
         ) from error
 
 
 @dataclass(frozen=True)
 class _Line:
-    """The line of a byte in a file; counted when a message needs it."""
+    """The line number of a byte in a file, counted only when a message needs it."""
 
     path: Path
     offset: int
 
     def __str__(self) -> str:
-        line, left = 1, self.offset
+        line, remaining = 1, self.offset
         with _open(self.path) as file:
-            while left > 0 and (block := file.read(min(_BLOCK, left))):
+            while remaining > 0 and (block := file.read(min(_BLOCK, remaining))):
                 line += block.count(b"\n")
-                left -= len(block)
+                remaining -= len(block)
         return f"{self.path}, line {line}"

@@ -1,7 +1,7 @@
-"""Shards: pieces of a source that have been encoded, each into files of its own.
+"""Shards: pieces of a source, each encoded into its own files.
 
-A shard is finished when its `.json` exists, which is written last, atomically. Piece, tokenizer and
-options determine everything in a shard, whichever process writes it, and however often.
+A shard is finished when its `.json` exists, which is written last, atomically. The piece, the
+tokenizer and the options determine its contents.
 """
 
 import json
@@ -24,21 +24,21 @@ from slm.data.corpus import Corpus
 from slm.data.manifest import SPLITS, id_dtype
 from slm.data.source import Piece
 from slm.data.tokenizer import Tokenizer
+from slm.files import replacing
 
 # Stories are encoded in batches of about this many characters, which bounds memory.
 _BATCH_CHARACTERS = 1 << 20
 FINGERPRINT = np.dtype([("hash", "S16"), ("tokens", "<u4"), ("bytes", "<u4")])
-"""Identifies repetitions: 128 bits of BLAKE2b, and the size of the story."""
+"""Identifies duplicates: 128 bits of BLAKE2b, and the size of the story."""
 
 
 @dataclass
 class SplitTally:
-    """The counts of one split in one shard."""
+    """The counts of one split in one shard, as in `SplitFacts`."""
 
     stories: int = 0
     tokens: int = 0
     bytes: int = 0
-    """UTF-8 bytes of the text."""
     empty_dropped: int = 0
     repaired: int = 0
 
@@ -52,16 +52,6 @@ class Shard:
         default_factory=lambda: {split: SplitTally() for split in SPLITS}
     )
 
-    @property
-    def stories(self) -> int:
-        """In both splits."""
-        return sum(tally.stories for tally in self.splits.values())
-
-    @property
-    def bytes(self) -> int:
-        """In both splits."""
-        return sum(tally.bytes for tally in self.splits.values())
-
 
 def shard_path(folder: Path, index: int, ending: str) -> Path:
     """`00012.json`, `00012.train.bin`, `00012.train.fingerprints`."""
@@ -69,17 +59,15 @@ def shard_path(folder: Path, index: int, ending: str) -> Path:
 
 
 def read_shard(folder: Path, index: int, itemsize: int) -> Shard | None:
-    """The facts of a shard, if it is finished and its files have the right sizes."""
+    """A shard, if it is finished and its files have the right sizes; else None."""
     try:
         plain = json.loads(shard_path(folder, index, "json").read_text(encoding="utf-8"))
         shard = Shard(index, {split: SplitTally(**plain[split]) for split in SPLITS})
-        for split, tally in shard.splits.items():
-            size = shard_path(folder, index, f"{split}.bin").stat().st_size
-            if size != tally.tokens * itemsize:
-                return None
+        sizes = [shard_path(folder, index, f"{split}.bin").stat().st_size for split in SPLITS]
+        complete = sizes == [tally.tokens * itemsize for tally in shard.splits.values()]
     except (OSError, ValueError, TypeError, KeyError):
         return None
-    return shard
+    return shard if complete else None
 
 
 def write_shard(
@@ -91,16 +79,9 @@ def write_shard(
     threads: int = 1,
     report: Callable[[int, int], None] = lambda stories, text_bytes: None,
 ) -> Shard:
-    """Encodes a piece into `.bin` files, one for each split; every story ends in end-of-text.
+    """Encodes a piece into `.bin` files, one per split; every story ends in end-of-text.
 
-    Args:
-        index: Number of the piece.
-        piece: What to encode.
-        corpus: How.
-        tokenizer: Encodes it.
-        folder: The folder of the shards.
-        threads: Threads that encode.
-        report: Called after every batch with its numbers of stories and bytes of text.
+    `report` is called after every batch with its numbers of stories and bytes of text.
 
     Raises:
         UserError: The piece cannot be read.
@@ -109,41 +90,31 @@ def write_shard(
     shard = Shard(index)
     kinds = ("bin", "fingerprints") if corpus.clean.drop_duplicates else ("bin",)
     endings = [f"{split}.{kind}" for split in SPLITS for kind in kinds]
-    temporary = {
-        ending: shard_path(folder, index, f"{ending}.tmp-{os.getpid()}") for ending in endings
-    }
-    try:
-        with ExitStack() as stack:
-            files = {end: stack.enter_context(path.open("wb")) for end, path in temporary.items()}
-            for split, stories, ids in _encoded(piece, corpus, shard, tokenizer, threads):
-                files[f"{split}.bin"].write(ids.tobytes())
-                encoded = [story.encode() for story in stories]
-                text_bytes = sum(map(len, encoded))
-                tally = shard.splits[split]
-                tally.stories += len(stories)
-                tally.tokens += len(ids)
-                tally.bytes += text_bytes
-                report(len(stories), text_bytes)
-                if corpus.clean.drop_duplicates:
-                    ends = np.flatnonzero(ids == tokenizer.end_of_text)
-                    files[f"{split}.fingerprints"].write(_fingerprints(encoded, ends).tobytes())
-            for file in files.values():
-                file.flush()
-                os.fsync(file.fileno())
-        for ending, path in temporary.items():
-            path.replace(shard_path(folder, index, ending))
-        facts = temporary["facts"] = shard_path(folder, index, f"json.tmp-{os.getpid()}")
+    with ExitStack() as stack:
+        files = {}
+        for ending in endings:
+            path = stack.enter_context(replacing(shard_path(folder, index, ending)))
+            files[ending] = stack.enter_context(path.open("wb"))
+        for split, stories, ids in _encoded(piece, corpus, shard, tokenizer, threads):
+            files[f"{split}.bin"].write(ids.tobytes())
+            encoded = [story.encode() for story in stories]
+            text_bytes = sum(map(len, encoded))
+            tally = shard.splits[split]
+            tally.stories += len(stories)
+            tally.tokens += len(ids)
+            tally.bytes += text_bytes
+            report(len(stories), text_bytes)
+            if corpus.clean.drop_duplicates:
+                ends = np.flatnonzero(ids == tokenizer.end_of_text)
+                files[f"{split}.fingerprints"].write(_fingerprints(encoded, ends).tobytes())
+    with replacing(shard_path(folder, index, "json")) as path:
         plain = {split: asdict(tally) for split, tally in shard.splits.items()}
-        facts.write_text(json.dumps(plain), encoding="utf-8")
-        facts.replace(shard_path(folder, index, "json"))
-    finally:
-        for path in temporary.values():
-            path.unlink(missing_ok=True)
+        path.write_text(json.dumps(plain), encoding="utf-8")
     return shard
 
 
 def _fingerprints(encoded: list[bytes], ends: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Fingerprints of stories, from their text and the positions of their end-of-text."""
+    """Fingerprints of stories, from their UTF-8 text and the positions of their end-of-text."""
     prints = np.empty(len(encoded), FINGERPRINT)
     prints["hash"] = [blake2b(story, digest_size=16).digest() for story in encoded]
     prints["tokens"] = np.diff(ends, prepend=-1)
@@ -154,7 +125,7 @@ def _fingerprints(encoded: list[bytes], ends: npt.NDArray[Any]) -> npt.NDArray[A
 def _encoded(
     piece: Piece, corpus: Corpus, shard: Shard, tokenizer: Tokenizer, threads: int
 ) -> Iterator[tuple[str, list[str], npt.NDArray[Any]]]:
-    """The batches of a piece, in order, with their ids."""
+    """The batches of a piece, in order, with their split and ids."""
     dtype = id_dtype(tokenizer.n_vocab)
     with ThreadPoolExecutor(threads) as pool:
         waiting: deque[tuple[str, list[str], Future[npt.NDArray[np.uint32]]]] = deque()
@@ -168,7 +139,7 @@ def _encoded(
 
 
 def _batches(piece: Piece, corpus: Corpus, shard: Shard) -> Iterator[tuple[str, list[str]]]:
-    """The stories of a piece in batches of bounded size, each of one split, in order."""
+    """The stories of a piece, in order, in batches of bounded size, each of one split."""
     batches: dict[str, list[str]] = {split: [] for split in SPLITS}
     characters = dict.fromkeys(SPLITS, 0)
     for split, story, repaired in corpus.stories(piece):
@@ -186,27 +157,24 @@ def _batches(piece: Piece, corpus: Corpus, shard: Shard) -> Iterator[tuple[str, 
             yield split, stories
 
 
-# ---- in another process -------------------------------------------------------------------
-
 _work: tuple[Corpus, Tokenizer, Path, int] | None = None
 
 
 def start_worker(corpus: Corpus, tokenizer: dict[str, object], folder: Path, threads: int) -> None:
-    """Prepares a process for `work`."""
+    """Initialises a worker process, which exits when its parent does."""
 
-    def follow() -> None:
-        """Ends with the parent, however that ended."""
+    def exit_with_parent() -> None:
         parent = multiprocessing.parent_process()
         assert parent is not None
         parent.join()
         os._exit(1)
 
     global _work
-    threading.Thread(target=follow, daemon=True).start()
+    threading.Thread(target=exit_with_parent, daemon=True).start()
     _work = corpus, Tokenizer.from_plain(tokenizer), folder, threads
 
 
 def work(index: int, piece: Piece) -> Shard:
-    """`write_shard`, in a process that `start_worker` has prepared."""
+    """`write_shard`, in a process initialised by `start_worker`."""
     assert _work is not None
     return write_shard(index, piece, *_work)

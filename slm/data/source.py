@@ -1,4 +1,4 @@
-"""What a source of stories is: something that can be read in pieces."""
+"""The interface of sources of stories, which are read in pieces."""
 
 import re
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from typing import Protocol
 
 
 class Piece(Protocol):
-    """A part of a source that can be read on its own, also by another process."""
+    """A part of a source that can be read on its own, possibly by another process."""
 
     @property
     def split(self) -> str | None:
@@ -15,11 +15,11 @@ class Piece(Protocol):
 
     @property
     def label(self) -> str:
-        """Identity of the piece; changes when its contents may have changed."""
+        """Identity of the piece; changes if its contents may have changed."""
 
     @property
     def weight(self) -> int:
-        """Its approximate size in bytes."""
+        """The approximate size in bytes."""
 
     @property
     def has_columns(self) -> bool:
@@ -34,42 +34,33 @@ class Piece(Protocol):
 
 
 class Source(Protocol):
-    """A set of stories."""
+    """A set of stories.
+
+    `revision`, `describe` and `pieces` raise UserError if the source cannot be read.
+    """
 
     @property
     def spec(self) -> str | list[str]:
-        """The source's name, stored in manifests."""
+        """The value of `--data.source`, with absolute paths; stored in manifests."""
 
     @property
     def name(self) -> str:
         """A short name, for the folder of the prepared data."""
 
     def revision(self) -> str:
-        """Fingerprint of the present contents, without spaces.
-
-        Raises:
-            UserError: The source does not exist.
-        """
+        """Fingerprint of the present contents, without spaces."""
 
     def exists(self) -> bool:
-        """Whether there is something to read, as far as is known without a network."""
+        """Whether there is something to read; does not use the network."""
 
     def unchanged_since(self, revision: str) -> bool:
         """Whether data prepared from `revision` are still valid, as far as known."""
 
     def describe(self) -> str:
-        """What is read, if that is not plain from the spec; else "".
-
-        Raises:
-            UserError: The source cannot be read.
-        """
+        """What is read, if the spec does not show it; else ""."""
 
     def pieces(self, piece_bytes: int) -> list[Piece]:
-        """The whole source in pieces of about that size, in a fixed order.
-
-        Raises:
-            UserError: The source cannot be read.
-        """
+        """The whole source in pieces of about that size, in a fixed order."""
 
 
 def describe_source(spec: str | list[str]) -> str:
@@ -78,15 +69,15 @@ def describe_source(spec: str | list[str]) -> str:
 
 
 def held_out(story: str, share: float) -> bool:
-    """Whether a story belongs to the validation split, by 64 bits of the BLAKE2b hash of its text.
+    """Whether a story belongs to the validation split, by 64 bits of its BLAKE2b hash.
 
-    White space around it does not matter. A story without text is for training.
+    Surrounding white space does not matter. An empty story is for training.
     """
     text = story.strip().encode("utf-8", "surrogatepass")
-    drawn = int.from_bytes(blake2b(text, digest_size=8).digest(), "little")
-    return bool(text) and drawn < share * 2**64
+    number = int.from_bytes(blake2b(text, digest_size=8).digest(), "little")
+    return bool(text) and number < share * 2**64
 
 
 def tidy(name: str) -> str:
-    """A name that is fit for a folder."""
+    """A name that is valid for a folder."""
     return re.sub(r"[^\w.+-]+", "-", name).strip("-.") or "stories"

@@ -1,4 +1,4 @@
-"""From a value of `--data.source` to a source."""
+"""Opens the source that `--data.source` describes."""
 
 import hashlib
 from collections.abc import Iterator
@@ -16,15 +16,15 @@ BUILTIN_STORIES = 40_000
 
 
 def open_source(spec: str | list[str], text_column: str = "text") -> Source:
-    """The source of a value of `--data.source`; nothing is opened yet.
+    """The source of a value of `--data.source`; nothing is read yet.
 
     Args:
         spec: `hub:OWNER/NAME`, `builtin`, the path of a file or folder, a pattern with `*`, or a
             list of these.
-        text_column: The stories' column, or a template, if there are columns.
+        text_column: Column of the stories, or a template over several.
 
     Raises:
-        UserError: The list is empty, or the template malformed.
+        UserError: The spec is empty, or the template malformed.
     """
     text = StoryText(text_column)
     if isinstance(spec, list):
@@ -33,11 +33,9 @@ def open_source(spec: str | list[str], text_column: str = "text") -> Source:
         sources = [open_source(one, text_column) for one in spec]
         return sources[0] if len(sources) == 1 else JoinedSource(sources)
     if not spec.strip() or spec == "hub:":
-        raise UserError(
-            f"--data.source '{spec}' names nothing",
-            "hub:OWNER/NAME, a file, a folder, a pattern or builtin",
-            "--data.source builtin",
-        )
+        found = f"--data.source '{spec}' names no source"
+        expected = "hub:OWNER/NAME, a file, a folder, a pattern or builtin"
+        raise UserError(found, expected, "--data.source builtin")
     if spec == "builtin":
         return BuiltinSource()
     if spec.startswith("hub:"):
@@ -47,23 +45,20 @@ def open_source(spec: str | list[str], text_column: str = "text") -> Source:
 
 @dataclass(frozen=True)
 class BuiltinPiece:
-    """All built-in stories: the generator cannot start in the middle."""
+    """All built-in stories, because the generator cannot start in the middle."""
 
     count: int
     label: str
+    weight: int
     split: str | None = None
     has_columns: bool = False
-
-    @property
-    def weight(self) -> int:
-        return 800 * self.count
 
     def stories(self) -> Iterator[str]:
         return builtin_stories(self.count)
 
 
 class BuiltinSource:
-    """Stories written by this project's own seeded generator; needs nothing."""
+    """Stories written by this project's own seeded generator."""
 
     spec = "builtin"
     name = "builtin"
@@ -80,18 +75,17 @@ class BuiltinSource:
         return True
 
     def unchanged_since(self, revision: str) -> bool:
-        """Whether the generator still writes the same stories."""
         return self.revision() == revision
 
     def describe(self) -> str:
         return ""
 
     def pieces(self, piece_bytes: int) -> list[Piece]:
-        return [BuiltinPiece(self.count, self.revision())]
+        return [BuiltinPiece(self.count, self.revision(), 800 * self.count)]
 
 
 class JoinedSource:
-    """Several sources, one after the other; each has its own splits."""
+    """Several sources, one after the other, each with its own splits."""
 
     def __init__(self, sources: list[Source]) -> None:
         self.sources = sources

@@ -1,4 +1,4 @@
-"""Statistics of prepared data: lengths of stories, use of the vocabulary, some examples."""
+"""Statistics of prepared data: story lengths, vocabulary use, example stories."""
 
 import random
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from slm.data.manifest import Manifest
-from slm.data.verification import blocks_of_ids, check_ids
+from slm.data.verification import read_ids
 
 
 @dataclass(frozen=True)
@@ -27,13 +27,13 @@ class SplitStatistics:
 
     @property
     def ids_used(self) -> int:
-        """How many ids of the vocabulary occur."""
+        """The number of ids that occur."""
         return int(np.count_nonzero(self.counts))
 
     def most_frequent_for(self, share: float) -> int:
         """How many of the most frequent ids make up `share` of all tokens."""
-        cumulated = np.cumsum(np.sort(self.counts)[::-1])
-        return int(np.searchsorted(cumulated, share * cumulated[-1])) + 1
+        cumulative = np.cumsum(np.sort(self.counts)[::-1])
+        return int(np.searchsorted(cumulative, share * cumulative[-1])) + 1
 
     def fitting(self, block_size: int) -> float:
         """The share of stories that fit into a context of `block_size` tokens."""
@@ -50,8 +50,7 @@ def count_split(folder: Path, manifest: Manifest, split: str) -> SplitStatistics
     counts = np.zeros(n_vocab, dtype=np.int64)
     ends: list[npt.NDArray[np.int64]] = []
     position = 0
-    for ids in blocks_of_ids(Manifest.path(folder, split), manifest.dtype):
-        check_ids(ids, folder, manifest, split)
+    for ids in read_ids(folder, manifest, split):
         counts += np.bincount(ids, minlength=n_vocab)
         ends.append(np.flatnonzero(ids == n_vocab - 1) + position)
         position += len(ids)
@@ -59,15 +58,14 @@ def count_split(folder: Path, manifest: Manifest, split: str) -> SplitStatistics
 
 
 def histogram(lengths: npt.NDArray[np.int64], bars: int = 12) -> list[tuple[int, int, int]]:
-    """Story lengths in bars of a round width; the last one contains all longer stories.
+    """Histogram of story lengths: the first and last length and the stories of each bar.
 
-    Returns:
-        For each bar its first and last length, and the number of stories.
+    The width is round; the last bar contains all longer stories.
     """
-    reach = max(1, int(np.quantile(lengths, 0.99)))
+    longest = max(1, int(np.quantile(lengths, 0.99)))
     widths = (step * 10**power for power in range(12) for step in (1, 2, 5))
-    width = next(width for width in widths if width * bars >= reach)
-    starts = list(range(1, max(2, reach + 1), width))
+    width = next(width for width in widths if width * bars >= longest)
+    starts = list(range(1, max(2, longest + 1), width))
     stops = [start + width - 1 for start in starts]
     stops[-1] = max(stops[-1], int(lengths.max()))
     return [
@@ -79,7 +77,7 @@ def histogram(lengths: npt.NDArray[np.int64], bars: int = 12) -> list[tuple[int,
 def examples(
     folder: Path, manifest: Manifest, split: str, ends: npt.NDArray[np.int64], seed: int, count: int
 ) -> list[str]:
-    """Some stories of a split, drawn by a seed."""
+    """Random stories of a split, determined by the seed."""
     tokenizer = manifest.make_tokenizer(folder)
     ids = np.memmap(Manifest.path(folder, split), manifest.dtype, mode="r")
     drawn = random.Random(seed).sample(range(len(ends)), min(count, len(ends)))

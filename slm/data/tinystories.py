@@ -9,16 +9,16 @@ repositories agree on these."""
 
 
 def difference_from_known(manifest: Manifest) -> str:
-    """How a manifest differs from the known counts; "" if it does not or nothing is known."""
-    as_it_is = Corpus().reading | {"validation_share": None}
-    if manifest.source != Corpus().source or manifest.reading != as_it_is:
+    """How a manifest differs from the known counts; "" if it does not, or for other data."""
+    default = Corpus()
+    unchanged = default.reading | {"validation_share": None}
+    if manifest.source != default.source or manifest.reading != unchanged:
         return ""
     for split, (stories, tokens) in KNOWN.items():
         facts = manifest.splits[split]
         if facts.stories != stories:
-            return (
-                f"the {split} split contains {facts.stories:,} stories, not the known {stories:,}"
-            )
+            found = f"{facts.stories:,} stories"
+            return f"the {split} split contains {found}, not the known {stories:,}"
         if manifest.tokenizer["name"] == "gpt2" and facts.tokens != tokens:
             return f"the {split} split contains {facts.tokens:,} tokens, not the known {tokens:,}"
     return ""

