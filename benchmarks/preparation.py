@@ -105,7 +105,7 @@ def repeat(text: Path, out: Path, megabytes: int) -> None:
     """Writes a text so often that it makes so many megabytes."""
     data = text.read_bytes()
     with out.open("wb") as file:
-        while file.generate() < megabytes * 1e6:
+        while file.tell() < megabytes * 1e6:
             file.write(data)
 
 

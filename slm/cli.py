@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
 
 
-def _run(verb: str, arguments: Arguments) -> int:
+def _run(verb: str | None, arguments: Arguments) -> int:
     """Runs a verb, and reports what ends it."""
     try:
         return _dispatch(verb, arguments)
@@ -66,15 +66,15 @@ def _run(verb: str, arguments: Arguments) -> int:
         return 2
 
 
-def _dispatch(verb: str, arguments: Arguments) -> int:
-    if verb in ("", "-h", "--help", "help"):
+def _dispatch(verb: str | None, arguments: Arguments) -> int:
+    if verb in (None, "-h", "--help", "help"):
         print(OVERVIEW, end="")
         return 0
     if verb in ("-V", "--version"):
         print(__version__)
         return 0
     if verb not in VERBS:
-        close = difflib.get_close_matches(verb, VERBS, n=1)
+        close = difflib.get_close_matches(str(verb), VERBS, n=1)
         raise UserError(
             f"there is no verb {verb!r}",
             f"one of {', '.join(VERBS)}",

@@ -13,6 +13,7 @@ MODERN = GPTConfig(
     block_size=100, vocab_size=50, n_layer=2, n_head=2, n_embd=16, position="rotary",
     norm="rms", qk_norm=True, mlp="swiglu",
 )  # fmt: skip
+# In bfloat16, SwiGLU's logits without a soft cap differ by up to 0.032 on the machines tried.
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 5e-2}
 
 

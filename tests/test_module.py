@@ -1,4 +1,4 @@
-"""Training as a system: accumulation, clipping, standard_callbacks, checkpoints."""
+"""Training as a system: accumulation, clipping, callbacks, checkpoints."""
 
 import shutil
 from dataclasses import replace
@@ -16,7 +16,9 @@ from slm.generation import SamplingOptions
 from slm.generation.storyteller import StoryRequest
 from slm.model import GPTConfig
 from slm.training.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
+from slm.training.callbacks.compiling import CompileAtStart
 from slm.training.callbacks.curves import TrainingCurves
+from slm.training.callbacks.memory import ReuseMemory
 from slm.training.callbacks.progress import ProgressLine
 from slm.training.callbacks.stories import SampledStories
 from slm.training.callbacks.validation import LastStep
@@ -305,8 +307,24 @@ def test_what_was_compiled_before_the_first_step_serves_for_all(tmp_path, make_d
 
     torch._dynamo.reset()
     counters.clear()
-    train(tmp_path, make_data(), 8, [Compiled()], model=make_model(*MODERN, compile=True))
+    callbacks = [CompileAtStart(), Compiled()]
+    train(tmp_path, make_data(), 8, callbacks, model=make_model(*MODERN, compile=True))
     assert seen == [2] * 8, "the network and the softmax"
+
+
+def test_memory_is_returned_after_the_first_step_only(tmp_path, make_data, monkeypatch):
+    returned = []
+
+    class Steps(Callback):
+        def on_train_batch_end(self, trainer, *_):
+            returned.append(trainer.global_step)
+
+    module = "slm.training.callbacks.memory"
+    monkeypatch.setattr(f"{module}.keep_freed_memory", lambda: returned.append("keep"))
+    monkeypatch.setattr(f"{module}.return_freed_memory", lambda: returned.append("return"))
+    callbacks = [ReuseMemory(), Steps()]
+    train(tmp_path, make_data(), 3, callbacks, accumulate_grad_batches=2)
+    assert returned == ["keep", 0, "return", 1, 1, 2, 2, 3]
 
 
 @pytest.mark.parametrize("accumulate", [1, 3])

@@ -1,4 +1,4 @@
-"""Quantization for telling: what they cost, and what they stay equal to."""
+"""Quantization: memory, speed on this machine, and what the results equal."""
 
 import pytest
 import torch

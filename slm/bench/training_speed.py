@@ -144,6 +144,8 @@ def measure_training(
                 seconds = worker.train(1)
                 ready[name] = worker, steps or max(1, round(_ROUND_SECONDS / seconds))
                 rates[name] = Rate(name, training)
+            if name not in ready:
+                worker.kill()
         for round_ in range(repeats):
             say(f"Measuring  round {round_ + 1} of {repeats}")
             possible = matrices.measure()

@@ -31,6 +31,7 @@ from slm import hardware
 from slm.data.batches import Batch, EveryNth, RandomWindows, TokenFile
 from slm.data.datamodule import StoryData
 from slm.model import GPT, GPTConfig
+from slm.training.callbacks.compiling import CompileAtStart
 from slm.training.callbacks.curves import TrainingCurves
 from slm.training.callbacks.standard import standard_callbacks
 from slm.training.loss import NextTokenLoss
@@ -156,9 +157,8 @@ def train_by_trainer(training: Training, rounds: Rounds, folder: Path) -> None:
         grad_checkpointing=training.grad_checkpointing,
     )
     data = RandomStories(folder, training)
-    trainer = _make_trainer(
-        training, folder, [*standard_callbacks(TrainingCurves()), _TakeRounds(rounds)]
-    )
+    callbacks = [*standard_callbacks(TrainingCurves()), CompileAtStart(), _TakeRounds(rounds)]
+    trainer = _make_trainer(training, folder, callbacks)
     trainer.fit(model, datamodule=data)
 
 
@@ -286,9 +286,8 @@ class NullModel(StoryModel):
 
 def loop_with_callbacks(training: Training, rounds: Rounds, folder: Path) -> None:
     """The null model with all callbacks of `fit`."""
-    trainer = _make_trainer(
-        training, folder, [*standard_callbacks(TrainingCurves()), _TakeRounds(rounds)]
-    )
+    callbacks = [*standard_callbacks(TrainingCurves()), CompileAtStart(), _TakeRounds(rounds)]
+    trainer = _make_trainer(training, folder, callbacks)
     trainer.fit(NullModel(training.gpt.vocab_size), datamodule=RandomStories(folder, training))
 
 

@@ -157,7 +157,7 @@ def train_and_kill(plan: Sequence[str], root: Path, delay: float, in_write: bool
 def compare_runs(one: Run, other: Run) -> dict[str, list[str]]:
     """The differences between two runs, by what was compared.
 
-    Quantization, optimizer state and learning-rate schedule in `last.ckpt` are compared bit by bit;
+    Weights, optimizer state and learning-rate schedule in `last.ckpt` are compared bit by bit;
     curves by their steps, without repetition or gap, and their values.
     """
     first, second = (open_checkpoint(run.checkpoint("last")) for run in (one, other))

@@ -68,7 +68,7 @@ def to_transformers(model: GPT) -> Any:
 
 
 def _state_dict(model: GPT) -> dict[str, Tensor]:
-    """Quantization under GPT-2's names; its linear layers keep them transposed, and have biases."""
+    """Weights under GPT-2's names; its linear layers keep them transposed, and have biases."""
     state = {
         "transformer.wte.weight": model.token_embedding.weight,
         "transformer.wpe.weight": model.position_embedding.weight,

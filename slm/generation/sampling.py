@@ -1,7 +1,6 @@
 """From logits to the next token: filters, and the draw of `slm.model.reference.generate`.
 
-Shape suffixes: B batch (sequences), V vocabulary, K candidates, the likeliest first, S tokens so
-far.
+Shape suffixes: B sequences, V vocabulary, K candidates, the likeliest first, S tokens so far.
 """
 
 from collections.abc import Callable, Sequence

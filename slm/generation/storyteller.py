@@ -130,9 +130,8 @@ class Storyteller:
             compile: As in `Engine`.
 
         Yields:
-            A story and the piece by which it has grown, which may be empty, at every token until it
-            ends.
-            Stories begin in the order of the requests.
+            At every token of a story, the story and the piece by which it has grown, which may be
+            empty. Stories begin in the order of the requests.
 
         Raises:
             ValueError: The options of a request differ, or a prompt does not fit.

@@ -20,9 +20,8 @@ def attention_maps(model: GPT, tokens: Tensor) -> Tensor:
         tokens: Token ids, (T,), int64, on the model's device, with T at most `block_size`.
 
     Returns:
-        Weights (layers, heads, T, T): row t holds the weight of each position for the output at t.
-        Rows
-        sum to one, and are zero right of the diagonal.
+        Weights (layers, heads, T, T): row t holds the weight of each position for the output at t;
+        rows sum to one, and are zero right of the diagonal.
     """
     maps: list[Tensor] = []
 

@@ -242,7 +242,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
             f"a file that `slm fit` wrote, format version {FORMAT_VERSION}",
             "name a file under lightning_logs/…/checkpoints/",
         )
-    drop_retired(contents["hyper_parameters"]["gpt"], path)
+    drop_retired(contents.get("hyper_parameters", {}).get("gpt", {}), path)
     return Checkpoint(path, contents)
 
 

@@ -18,8 +18,8 @@ def bench(arguments: Arguments) -> int:
             print(f"  slm bench {name + ' --help':17}  {what}")
         return 0
     if named not in BENCHES:
-        missing = not named or named.startswith("-")
-        close = difflib.get_close_matches(named, BENCHES, n=1)
+        missing = named is None or named.startswith("-")
+        close = difflib.get_close_matches(str(named), BENCHES, n=1)
         raise UserError(
             "slm bench without what to measure" if missing else f"slm bench {named}",
             "generate or train",

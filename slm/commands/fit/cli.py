@@ -23,6 +23,7 @@ from slm.commands.fit.resume import checkpoint_in_config
 from slm.commands.fit.summary import RunHeader, print_figures, print_summary
 from slm.commands.fit.trainer import DEFAULTS, SaveConfig, fit_arguments, measure_arguments
 from slm.commands.parsing.arguments import Arguments
+from slm.commands.parsing.errors import output_path
 from slm.commands.parsing.options import flatten
 from slm.data.datamodule import StoryData
 from slm.errors import Stopped, UserError
@@ -144,7 +145,9 @@ class StoryCLI(LightningCLI):
             self.checkpoint.check_shape(options.model.gpt.as_dict())
         elif options.ckpt_path:
             raise checkpoint_in_config(options.ckpt_path)
-        if self.verb == "fit":
+        if self.verb != "fit":
+            output_path("--json", options.json)
+        else:
             planned = FitOptions.of(options, self.given)
             self.budget, changed = plan_run(
                 planned, self.checkpoint, self.initial, self.choose_size
@@ -162,12 +165,12 @@ class StoryCLI(LightningCLI):
         """Builds model, data and Trainer."""
         try:
             super().instantiate_classes()
+            if self.checkpoint:
+                self.checkpoint.find_moved_data(self.datamodule)
         except ValueError as error:
             raise UserError.from_value_error(
                 error, f"slm {self.verb} --help explains the options"
             ) from error
-        if self.checkpoint:
-            self.checkpoint.find_moved_data(self.datamodule)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Builds the Trainer."""
@@ -243,6 +246,7 @@ class StoryCLI(LightningCLI):
         return_freed_memory()
         if smaller.checkpoint:
             self.checkpoint = open_checkpoint(smaller.checkpoint)
+            self._set_options({"model.init_from": None})  # its weights have been trained further
         self._set_options(smaller.options())
         self._set_seed()
         self.instantiate_classes()

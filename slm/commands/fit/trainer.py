@@ -12,6 +12,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from slm.hardware import find_device
 from slm.reports.pictures import Pictures
 from slm.training.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
+from slm.training.callbacks.compiling import CompileAtStart
 from slm.training.callbacks.curves import TrainingCurves
 from slm.training.callbacks.device_check import DeviceCheck
 from slm.training.callbacks.progress import ProgressLine
@@ -69,6 +70,7 @@ def fit_callbacks(
         Pictures(),
         RunRecord(),
         *([DeviceCheck()] if options.check_device else []),
+        CompileAtStart(),
         *(
             [BestCheckpoint(), LastCheckpoint(options.save_interval)]
             if trainer.enable_checkpointing is not False

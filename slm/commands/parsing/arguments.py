@@ -24,9 +24,9 @@ class Arguments:
     def __iter__(self) -> Iterator[str]:
         return iter(self._arguments)
 
-    def take_first(self) -> str:
-        """Removes and returns the first argument; "" if there is none."""
-        return self._arguments.pop(0) if self._arguments else ""
+    def take_first(self) -> str | None:
+        """Removes and returns the first argument; None if there is none."""
+        return self._arguments.pop(0) if self._arguments else None
 
     def get(self, name: str) -> str | None:
         """The value of an option, the last one if there are several; None if it is not given."""

@@ -40,8 +40,8 @@ def read_config(path: str | Path) -> dict[str, Any]:
 
     try:
         config = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        if isinstance(config, dict):
-            return config
+        if config is None or isinstance(config, dict):
+            return config or {}
         error: Exception | str = f"it contains {type(config).__name__}"
     except (OSError, yaml.YAMLError, ValueError) as problem:
         error = problem

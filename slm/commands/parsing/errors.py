@@ -13,7 +13,7 @@ from slm.verbs import VERBS
 _DISK_FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 
-def explain(error: Exception, verb: str) -> UserError | None:
+def explain(error: Exception, verb: str | None) -> UserError | None:
     """What the user can do about an error; None if nothing, and it is a bug.
 
     Errors of torch and Lightning are recognised by name: neither is loaded here.
@@ -33,15 +33,16 @@ def explain(error: Exception, verb: str) -> UserError | None:
         return UserError(
             str(error).split(". ")[0],
             "a batch that fits into the device's memory",
-            VERBS[verb].memory_remedy,
+            VERBS[str(verb)].memory_remedy,
         )
     if "TorchDynamoException" in kinds:
         return UserError(
             f"torch.compile does not work on this machine ({type(error).__name__}: {text[:200]})",
             "a C++ compiler, or on a GPU Triton",
-            "leave out --compile",
+            "do not compile: --compile false, for fit --model.compile false",
         )
-    if kinds & {"MisconfigurationException", "ModuleNotFoundError"}:
+    missing = isinstance(error, ModuleNotFoundError) and not str(error.name).startswith("slm")
+    if missing or "MisconfigurationException" in kinds:
         return UserError(
             text,
             "options that fit this machine, its packages and each other",

@@ -1,6 +1,7 @@
 """Options as dataclasses: a field's name, type, default and docstring are an option's."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields, is_dataclass
 from datetime import date
@@ -83,6 +84,7 @@ def parse(
         known: Mapping[str, Any] = {
             name.removeprefix("--"): defaults.get(name.removeprefix("--"))
             for name in parser.option_names()
+            if name not in ("--config", "--help")
         }
         arguments = arguments.with_configs_expanded(
             lambda path: _options_of_config(verb, path, known, ignored, repeated)
@@ -91,7 +93,9 @@ def parse(
     try:
         return _build(options, namespace)
     except ValueError as error:
-        raise UserError.from_value_error(error, f"slm {verb} --help explains it") from error
+        command = re.match("[a-z -]+", usage)
+        assert command is not None
+        raise UserError.from_value_error(error, f"{command[0]}--help explains it") from error
 
 
 def _add_options(
@@ -157,7 +161,8 @@ def _options_of_config(
     for name, value in flatten(read_config(path)).items():
         if name not in known:
             sections = {name[:end] for end, sign in enumerate(f"{name}.") if sign == "."}
-            if not sections & ignored:
+            empty = value is None and any(option.startswith(f"{name}.") for option in known)
+            if not (empty or sections & ignored):
                 raise UserError(
                     f"--config {path}: there is no option --{name}",
                     f"options of `slm {verb}`, or a config for `slm fit`",

@@ -57,7 +57,7 @@ def draw_weights(model: GPT, about: str = "") -> Figure:
         for axes in grid[-1]:
             axes.set_xlabel("weight")
         of = f" of {about}" if about else ""
-        figure.suptitle(f"Quantization{of}: share in each of 60 bins, σ the standard deviation")
+        figure.suptitle(f"Weights{of}: share in each of 60 bins, σ the standard deviation")
     return figure
 
 

@@ -3,7 +3,6 @@
 from lightning.pytorch import Callback, Trainer
 
 from slm.hardware import describe_device
-from slm.training.callbacks.compiling import CompileAtStart
 from slm.training.callbacks.curves import TrainingCurves
 from slm.training.callbacks.garbage_collection import ManualGarbageCollection
 from slm.training.callbacks.memory import ReuseMemory
@@ -25,7 +24,6 @@ def standard_callbacks(curves: TrainingCurves, progress: bool = True) -> list[Ca
     return [
         LastStep(),
         ReuseMemory(),
-        CompileAtStart(),
         curves,
         SampledStories(),
         ManualGarbageCollection(),
