@@ -33,7 +33,7 @@ def windows(path, batch_size=4, seed=1, first_sample=0, block_size=8):
 
 
 def test_a_run_goes_on_with_the_file_it_began_with(tokens):
-    """Though the data are prepared anew meanwhile, and shorter."""
+    """Though the data are prepared again meanwhile, and shorter."""
     batches = windows(tokens)
     expected = [windows(tokens)[k][0].tolist() for k in range(5)]
     other = tokens.with_name("other.bin")

@@ -69,7 +69,7 @@ class GPT(torch.nn.Module):
         super().__init__()
         self.embedding = torch.nn.Embedding(config.vocab_size, config.n_embd)
     def configure_optimizers(self, weight_decay, lr, betas, device):
-        print("an optimizer of theirs")
+        print("an optimizer of another project")
         return torch.optim.AdamW(self.parameters(), lr=lr)
     def forward(self, inputs, targets):
         logits = self.embedding(inputs) @ self.embedding.weight.T
@@ -95,7 +95,7 @@ def test_bench_measures_training_in_turns_with_another(slm, workplace):
         assert rate["peak_bytes"] > 100e6
         assert f"{rate['median_tokens_per_second']:,.0f}" in result.out
         share = rate["tokens_per_second"][0] * facts["flops_per_token"] / rate["utilization"][0]
-        # Of the same turn, where the fact is the median of both: a busy machine tells them apart.
+        # Of the same turn, where the fact is the median of both: on a busy machine they differ.
         assert 1 / 4 < share / facts["matrix_flops_per_second"] < 4, name
     parts = rates["slm bare loop"]["parts"]
     assert list(parts) == ["data", "forward", "backward", "optimizer"]

@@ -28,7 +28,7 @@ def make_model(config, dtype=torch.float32):
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("config", [CLASSIC, MODERN], ids=["classic", "modern"])
 def test_cached_logits_equal_the_whole_passs_at_every_length(config, dtype):
-    """Prompts of 5, 9 and 1 tokens, read in one pass, then told on side by side to the edge."""
+    """Prompts of 5, 9 and 1 tokens, read in one pass, then continued side by side to the edge."""
     model = make_model(config, dtype)
     lengths, padded = [5, 9, 1], 16
     tokens_BT = torch.randint(50, (3, 100))
@@ -69,10 +69,10 @@ def test_rows_of_one_length_and_of_several_are_stored_alike():
             past = cache.grow(0, 2, 1)
             assert (past.slot is None) == (length == 4)
             model.hidden(tokens_BT[:, 5:6], past)
-    for (ours, _), (theirs, _) in zip(*(cache._layers for cache in caches), strict=True):
-        torch.testing.assert_close(ours[0, :, :6], theirs[0, :, :6])
-        assert theirs[1, :, 4].abs().sum() > 0
-        assert theirs[1, :, 5].abs().sum() == 0, "the shorter row's new token went to slot 4"
+    for (ours, _), (reference, _) in zip(*(cache._layers for cache in caches), strict=True):
+        torch.testing.assert_close(ours[0, :, :6], reference[0, :, :6])
+        assert reference[1, :, 4].abs().sum() > 0
+        assert reference[1, :, 5].abs().sum() == 0, "the shorter row's new token went to slot 4"
 
 
 def test_rows_that_leave_make_room_and_the_others_go_on():

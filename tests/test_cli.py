@@ -415,7 +415,7 @@ def test_fine_tuning_starts_from_the_weights_with_a_fresh_optimizer(slm, trained
     moments = tuned.contents["optimizer_states"][0]["state"][0]
     assert int(moments["step"]) == 4
 
-    # It needs nothing but itself, to be told from, measured and gone on with.
+    # It needs nothing but itself, to generate, measure and continue.
     Path(ckpt).rename(trained / "away.ckpt")
     try:
         assert slm("predict", "--ckpt_path", checkpoint("best")).status == 0
@@ -482,7 +482,7 @@ def test_weights_to_start_from_can_be_named_in_a_config(slm, trained, second):
 
 
 def test_a_model_with_its_own_vocabulary_is_measured_on_other_stories(slm, trained, second):
-    """Which are prepared in that vocabulary, without being told to."""
+    """Which are prepared in that vocabulary, without an option."""
     ckpt = checkpoint("best", root=trained)
     result = slm("validate", "--ckpt_path", ckpt, "--data.source", second, "--data.root", "other")
     assert result.status == 0, result.err
@@ -655,7 +655,7 @@ MISTAKES = {
     "a checkpoint that is not there": (fit("--ckpt_path", "no.ckpt"), "no.ckpt is not there"),
     "a checkpoint that is none": (fit("--ckpt_path", "stories.txt"), "is not a checkpoint"),
     "no run to resume": (fit("--ckpt_path", "last"), "there is no run", "lightning_logs"),
-    "no run to tell from": (("predict",), "there is no run", "slm fit --config"),
+    "no run to generate from": (("predict",), "there is no run", "slm fit --config"),
     "no run to measure": (("validate",), "there is no run"),
     "a seed below zero": (fit("--seed_everything", "-1"), "--seed_everything -1"),
     "a log interval of none": (fit("--trainer.log_every_n_steps", "0"), "log_every_n_steps 0"),

@@ -48,11 +48,11 @@ def test_greedy_takes_the_likeliest_of_the_whole_pass(model):
 
 
 def test_same_seed_same_story_and_another_seed_another(model):
-    def tell(seed):
+    def sampled(seed):
         return generate(model, [3], SamplingOptions(temperature=1.0, max_new_tokens=30, seed=seed))
 
-    assert tell(1) == tell(1)
-    assert tell(1) != tell(2)
+    assert sampled(1) == sampled(1)
+    assert sampled(1) != sampled(2)
 
 
 def test_a_longer_limit_does_not_change_the_beginning(model):
@@ -64,8 +64,8 @@ def test_a_longer_limit_does_not_change_the_beginning(model):
 
 def test_streaming_gives_what_plain_generation_gives(model):
     options = SamplingOptions(max_new_tokens=20, seed=5)
-    told = stream(model, [4], options)
-    assert [next(told), *told] == generate(model, [4], options)
+    generated = stream(model, [4], options)
+    assert [next(generated), *generated] == generate(model, [4], options)
 
 
 def test_generation_leaves_the_global_random_state_alone(model):
@@ -86,10 +86,10 @@ def test_it_ends_at_the_stop_token_without_yielding_it(model):
 
 
 def test_past_the_context_it_goes_on_from_the_last_half(model):
-    """8 positions: when they are full, the last 4 tokens are read anew."""
-    told = generate(model, [1, 2], SamplingOptions(temperature=0, max_new_tokens=20))
+    """8 positions: when they are full, the last 4 tokens are read again."""
+    generated = generate(model, [1, 2], SamplingOptions(temperature=0, max_new_tokens=20))
     tokens, start = [1, 2], 0
-    for token in told:
+    for token in generated:
         if len(tokens) - start > 8:
             start = len(tokens) - 4
         window = torch.tensor([tokens[start:]])

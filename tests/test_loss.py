@@ -40,22 +40,22 @@ def test_loss_and_gradients_are_the_plain_ones(rows, vocab_size):
     plain = plain_loss(hidden, weight, targets)
     ours = LinearCrossEntropy.apply(hidden, weight, targets, rows, softmax_gradient_, {})
     torch.testing.assert_close(ours, plain)
-    for mine, theirs in zip(
+    for mine, reference in zip(
         gradients(3 * ours, hidden, weight), gradients(3 * plain, hidden, weight), strict=True
     ):
-        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(mine, reference, rtol=1e-4, atol=1e-6)
 
 
 def test_in_double_precision_to_the_last_digits():
     hidden, weight, targets = make_input(dtype=torch.float64)
     plain = F.cross_entropy(F.linear(hidden, weight), targets)
     ours = LinearCrossEntropy.apply(hidden, weight, targets, 16, softmax_gradient_, {})
-    for mine, theirs in zip(
+    for mine, reference in zip(
         (ours, *gradients(ours, hidden, weight)),
         (plain, *gradients(plain, hidden, weight)),
         strict=True,
     ):
-        torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-14)
+        torch.testing.assert_close(mine, reference, rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize("scale", [1.0, 30.0])
@@ -69,9 +69,9 @@ def test_in_bfloat16_gradients_are_as_good_as_the_plain_ones(scale):
         plain = gradients(plain_loss(hidden, weight, targets), hidden, weight)
         loss = LinearCrossEntropy.apply(hidden, weight, targets, 16, softmax_gradient_, {})
     ours = gradients(loss, hidden, weight)
-    for mine, theirs, truth in zip(ours, plain, exact, strict=True):
+    for mine, reference, truth in zip(ours, plain, exact, strict=True):
         assert mine.dtype == torch.float32
-        assert (mine - truth).norm() < 1.2 * (theirs - truth).norm() + 1e-3 * truth.norm()
+        assert (mine - truth).norm() < 1.2 * (reference - truth).norm() + 1e-3 * truth.norm()
 
 
 def test_the_graph_is_used_once_and_a_second_time_is_refused():
@@ -204,8 +204,8 @@ def test_many_steps_with_one_loss_are_those_of_a_plain_loop(tied):
             with pytest.raises(RuntimeError, match="between two steps"):
                 loss_of(ours, inputs, targets)
             loss_of._kernel = kernel
-        for mine, theirs in zip(ours.parameters(), plain.parameters(), strict=True):
-            torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-4, atol=1e-6)
+        for mine, reference in zip(ours.parameters(), plain.parameters(), strict=True):
+            torch.testing.assert_close(mine.grad, reference.grad, rtol=1e-4, atol=1e-6)
         for optimizer in (one, other):
             optimizer.step()
         loss_of.recycle(ours)

@@ -56,7 +56,7 @@ def test_sums_are_exact_over_many_batches():
     assert metrics.bytes.item() == 200
 
 
-def test_reset_starts_anew():
+def test_reset_starts_again():
     metrics = LanguageModelMetrics(BYTE_LENGTHS)
     metrics.update(torch.randn(1, 3, 5), torch.zeros(1, 3, dtype=torch.int64))
     metrics.reset()

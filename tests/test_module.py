@@ -579,7 +579,7 @@ def test_compiled_training_equals_eager_training(tmp_path, make_data):
     eager = weights(train(tmp_path, make_data()))
     compiled = train(tmp_path, make_data(), model=make_model(compile=True))
     assert compiled._loss.compiled
-    assert compiled.model._compiled_call_impl is None, "telling and measuring do without"
+    assert compiled.model._compiled_call_impl is None, "generation and measuring do without"
     torch.testing.assert_close(weights(compiled), eager, rtol=1e-3, atol=1e-4)
     assert not any("_orig_mod" in name for name in compiled.state_dict())
 
@@ -602,6 +602,6 @@ def test_a_trainer_can_tell_stories_too(make_data, tmp_path):
     trainer, model, data = make_trainer(tmp_path, 2), StoryModel(GPT, OPTIMIZER), make_data()
     trainer.fit(model, datamodule=data)
     requests = [StoryRequest(name, SamplingOptions(max_new_tokens=8)) for name in ("Tom", "Lily")]
-    told = trainer.predict(model, DataLoader(requests, batch_size=None))
-    assert told == ["".join(model.storyteller().generate(request)) for request in requests]
-    assert all(told)
+    stories = trainer.predict(model, DataLoader(requests, batch_size=None))
+    assert stories == ["".join(model.storyteller().generate(request)) for request in requests]
+    assert all(stories)

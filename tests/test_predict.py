@@ -34,7 +34,7 @@ def test_predict_without_a_checkpoint_takes_the_best_of_the_newest_run_and_says_
     assert result.out.startswith("Once upon a time")
 
 
-def tell(slm, trained, *words):
+def run(slm, trained, *words):
     ckpt = checkpoint("best", root=trained)
     result = slm("predict", "--ckpt_path", ckpt, "--trainer.accelerator", "cpu", *words)
     assert result.status == 0, result.err
@@ -43,21 +43,21 @@ def tell(slm, trained, *words):
 
 def test_sampling_options_reach_the_sampler(slm, trained):
     """Nothing stored in the checkpoint stands above them."""
-    first = tell(slm, trained, "--temperature", "1.0")
-    assert tell(slm, trained, "--temperature", "1.0") == first
-    assert tell(slm, trained, "--temperature", "3.0") != first
-    assert tell(slm, trained, "--temperature", "1.0", "--seed", "9") != first
-    greedy = tell(slm, trained, "--temperature", "0")
-    assert tell(slm, trained, "--temperature", "0", "--seed", "9") == greedy
-    assert tell(slm, trained, "--top_k", "1") == greedy
-    short = tell(slm, trained, "--max_new_tokens", "3")
+    first = run(slm, trained, "--temperature", "1.0")
+    assert run(slm, trained, "--temperature", "1.0") == first
+    assert run(slm, trained, "--temperature", "3.0") != first
+    assert run(slm, trained, "--temperature", "1.0", "--seed", "9") != first
+    greedy = run(slm, trained, "--temperature", "0")
+    assert run(slm, trained, "--temperature", "0", "--seed", "9") == greedy
+    assert run(slm, trained, "--top_k", "1") == greedy
+    short = run(slm, trained, "--max_new_tokens", "3")
     assert len(short) < len(first)
 
 
 def test_several_prompts_a_file_and_samples_go_to_json_lines(slm, trained, workplace):
     (workplace / "prompts.txt").write_text("A dog\n\nA fox: red\n")
     words = ("--prompt", "A cat", "--prompt_file", "prompts.txt", "--num_samples", "2")
-    tell(slm, trained, *words, "--out", "stories.jsonl")
+    run(slm, trained, *words, "--out", "stories.jsonl")
     records = [
         json.loads(line) for line in Path("stories.jsonl").read_text().rstrip("\n").split("\n")
     ]
@@ -65,23 +65,23 @@ def test_several_prompts_a_file_and_samples_go_to_json_lines(slm, trained, workp
     assert [r["options"]["seed"] for r in records] == [1337, 1338] * 3
     assert all(r["story"].startswith(r["prompt"]) for r in records)
     assert records[0]["story"] != records[1]["story"]
-    told = tell(slm, trained, *words)
+    text = run(slm, trained, *words)
     for record in records:
-        assert record["story"] in told
+        assert record["story"] in text
 
 
 def test_a_story_is_the_same_alone_and_in_a_batch_of_any_size(slm, trained):
     words = ("--prompt", "A cat", "--prompt", "The old dog ran", "--num_samples", "3")
-    several = [tell(slm, trained, *words, "--batch_size", n) for n in (1, 2, 16)]
+    several = [run(slm, trained, *words, "--batch_size", n) for n in (1, 2, 16)]
     assert several[0] == several[1] == several[2]
     for number in range(3):
-        alone = tell(slm, trained, "--prompt", "The old dog ran", "--seed", 1337 + number)
+        alone = run(slm, trained, "--prompt", "The old dog ran", "--seed", 1337 + number)
         assert f"--- story {4 + number} of 6\n{alone}" in several[0]
 
 
 @pytest.mark.parametrize("weights", WEIGHTS)
 def test_each_kind_of_weights_tells_and_is_recorded(slm, trained, workplace, weights):
-    tell(slm, trained, "--weights", weights, "--out", "s.jsonl", "--max_new_tokens", "9")
+    run(slm, trained, "--weights", weights, "--out", "s.jsonl", "--max_new_tokens", "9")
     (record,) = map(json.loads, Path("s.jsonl").read_bytes().splitlines())
     assert record["weights"] == weights
     assert record["tokens"] <= 9
@@ -110,31 +110,31 @@ def test_a_runs_own_config_is_no_harm(slm, trained, monkeypatch):
 
 def test_prompts_are_lines_and_nothing_else_ends_one(slm, trained, workplace):
     (workplace / "prompts.txt").write_bytes("Tom\u2028and Lily\r\nA\x85B\n".encode())
-    tell(slm, trained, "--prompt_file", "prompts.txt", "--out", "s.jsonl", "--prompt", "\udcff!")
+    run(slm, trained, "--prompt_file", "prompts.txt", "--out", "s.jsonl", "--prompt", "\udcff!")
     records = [json.loads(line) for line in Path("s.jsonl").read_bytes().splitlines()]
     assert [r["prompt"] for r in records] == ["?!", "Tom\u2028and Lily", "A\x85B"]
     assert not Path("s.jsonl.part.lock").exists()
 
 
 def test_a_stop_text_and_a_config_reach_the_story(slm, trained, workplace):
-    free = tell(slm, trained)
+    free = run(slm, trained)
     stop = free[len("Once upon a time") + 5 :][:3]
-    cut = tell(slm, trained, "--stop", stop)
+    cut = run(slm, trained, "--stop", stop)
     assert cut == free[: free.index(stop, len("Once upon a time"))] + "\n"
     options = {"stop": [stop], "prompt": ["Once upon a time"]}
-    (workplace / "telling.yaml").write_text(json.dumps(options))  # JSON is YAML
-    assert tell(slm, trained, "--config", "telling.yaml") == cut
-    assert tell(slm, trained, "--config", "tiny.yaml") == free, "a config for training is no harm"
+    (workplace / "sampling.yaml").write_text(json.dumps(options))  # JSON is YAML
+    assert run(slm, trained, "--config", "sampling.yaml") == cut
+    assert run(slm, trained, "--config", "tiny.yaml") == free, "a config for training is no harm"
     (workplace / "free.yaml").write_text("top_k: null\ntop_p: null")
-    assert tell(slm, trained, "--config", "free.yaml") == tell(slm, trained, "--top_k", "null")
-    assert tell(slm, trained, "--config", "free.yaml") != free
+    assert run(slm, trained, "--config", "free.yaml") == run(slm, trained, "--top_k", "null")
+    assert run(slm, trained, "--config", "free.yaml") != free
     (workplace / "wrong.yaml").write_text("temprature: 1.0")
     ckpt = checkpoint("best", root=trained)
     refuse(slm("predict", "--ckpt_path", ckpt, "--config", "wrong.yaml"), "no option --temprature")
 
 
 def predict_many(trained, *words):
-    """The command line of a process that tells many stories into a file."""
+    """The command line of a process that writes many stories to a file."""
     ckpt = str(checkpoint("best", root=trained))
     command = [sys.executable, "-m", "slm.cli", "predict", "--ckpt_path", ckpt]
     command += ["--trainer.accelerator", "cpu", "--prompt_file", "prompts.txt"]
@@ -156,7 +156,7 @@ def wait_for_lines(path, count, process):
 
 
 def test_a_killed_prompt_file_goes_on_where_it_was(slm, trained, workplace):
-    """Killed, cut in the middle of a line, and interrupted: the same as told at once."""
+    """Killed, cut in the middle of a line, and interrupted: the same as generated at once."""
     (workplace / "prompts.txt").write_text("".join(f"A cat {n}\n" for n in range(300)))
     part, whole = workplace / "stories.jsonl.part", workplace / "stories.jsonl"
     env = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -187,14 +187,14 @@ def test_a_killed_prompt_file_goes_on_where_it_was(slm, trained, workplace):
     records = [json.loads(line) for line in whole.read_bytes().splitlines()]
     assert [r["prompt"] for r in records] == [f"A cat {n}" for n in range(300)]
     whole.rename("interrupted.jsonl")
-    tell(slm, trained, "--prompt_file", "prompts.txt", "--out", "stories.jsonl")
+    run(slm, trained, "--prompt_file", "prompts.txt", "--out", "stories.jsonl")
     at_once = [json.loads(line) for line in whole.read_bytes().splitlines()]
-    for ours, theirs in zip(records, at_once, strict=True):
-        assert {**ours, "seconds": 0} == {**theirs, "seconds": 0}
+    for ours, reference in zip(records, at_once, strict=True):
+        assert {**ours, "seconds": 0} == {**reference, "seconds": 0}
 
 
-def test_ctrl_c_keeps_what_was_told(trained):
-    """On a terminal: pieces come while the story is told."""
+def test_ctrl_c_keeps_what_was_generated(trained):
+    """On a terminal: pieces come while the story is generated."""
     ckpt = str(checkpoint("best", root=trained))
     command = [sys.executable, "-m", "slm.cli", "predict", "--ckpt_path", ckpt]
     command += ["--min_new_tokens", "90000", "--max_new_tokens", "90000"]
@@ -203,18 +203,18 @@ def test_ctrl_c_keeps_what_was_told(trained):
         command, stdout=inside, stderr=subprocess.PIPE, text=True, preexec_fn=heed_interrupts
     ) as process:
         os.close(inside)
-        told = b""
-        while len(told) < 200:
-            told += os.read(terminal, 100)
+        text = b""
+        while len(text) < 200:
+            text += os.read(terminal, 100)
         assert process.poll() is None, "it goes on while we have read the beginning"
         process.send_signal(signal.SIGINT)
         with contextlib.suppress(OSError):  # how Linux says that the other side is closed
             while piece := os.read(terminal, 4096):
-                told += piece
+                text += piece
         err = process.stderr.read()
     assert process.returncode == 130
-    assert told.startswith(b"Once upon a time")
-    assert told.endswith(b"\n")
+    assert text.startswith(b"Once upon a time")
+    assert text.endswith(b"\n")
     assert err == "Interrupted.\n"
 
 
@@ -252,7 +252,7 @@ def test_predict_does_not_look_at_the_data(slm, trained):
         (("Tom",), '--prompt "Tom"'),
     ],
 )
-def test_mistakes_in_telling_are_explained(slm, trained, workplace, words, expected):
+def test_mistakes_in_options_are_explained(slm, trained, workplace, words, expected):
     before = (workplace / "stories.txt").read_bytes()
     ckpt = checkpoint("best", root=trained)
     refuse(slm("predict", "--ckpt_path", ckpt, "--trainer.accelerator", "cpu", *words), expected)

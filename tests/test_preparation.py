@@ -67,7 +67,7 @@ def contents(folder):
     return {name: (folder / name).read_bytes() for name in FILES}
 
 
-def told(corpus):
+def texts(corpus):
     """The stories of each split, straight from the source."""
     stories = {"train": [], "validation": []}
     for piece in corpus.opened.pieces(1 << 30):
@@ -83,7 +83,7 @@ def told(corpus):
 def test_every_story_is_there_closed_by_end_of_text(stories_txt, tmp_path, tokenizer):
     corpus, folder = corpus_of(stories_txt, tmp_path, tokenizer), tmp_path / "out"
     manifest = prepare(corpus, folder)
-    for split, expected in told(corpus).items():
+    for split, expected in texts(corpus).items():
         assert read_back(folder, split) == expected
         facts = manifest.splits[split]
         data = (folder / f"{split}.bin").read_bytes()
@@ -133,7 +133,7 @@ def test_a_vocabulary_above_16_bits_takes_32(stories_txt, tmp_path):
     corpus = corpus_of(stories_txt, tmp_path, ("bpe", 70_000))
     manifest = prepare(corpus, tmp_path / "out")
     assert manifest.dtype == np.dtype("<u4")
-    assert read_back(tmp_path / "out", "train") == told(corpus)["train"]
+    assert read_back(tmp_path / "out", "train") == texts(corpus)["train"]
 
 
 def test_a_spelt_out_separator_in_a_column_stays_text(tmp_path):
@@ -367,8 +367,8 @@ def start(folder, root, workers):
 
 def run(folder, root, workers):
     process = start(folder, root, workers)
-    told, err = process.communicate(timeout=120)
-    assert told == "done\n", err
+    out, err = process.communicate(timeout=120)
+    assert out == "done\n", err
     return err
 
 
@@ -458,7 +458,7 @@ def test_interrupting_keeps_what_is_finished_and_says_so(many):
     assert contents(many / "ctrl-c" / NAME) == contents(many / "whole" / NAME)
 
 
-def test_another_plan_begins_anew(stories_txt, tmp_path, monkeypatch, capsys):
+def test_another_plan_starts_again(stories_txt, tmp_path, monkeypatch, capsys):
     folder = tmp_path / "out"
     stopped_before_joining(corpus_of(stories_txt, tmp_path), folder, None, monkeypatch)
     prepare(corpus_of(stories_txt, tmp_path, share=0.3), folder)
@@ -481,7 +481,7 @@ def test_a_damaged_shard_is_done_again(stories_txt, tmp_path, monkeypatch, capsy
 def test_two_processes_at_once_prepare_once(many):
     first, second = start(many, "both", 2), start(many, "both", 1)
     errs = [process.communicate(timeout=120) for process in (first, second)]
-    assert [told for told, _ in errs] == ["done\n", "done\n"], errs
+    assert [out for out, _ in errs] == ["done\n", "done\n"], errs
     assert sorted("Encoded" in err for _, err in errs) == [False, True]
     assert any("Waiting    for another process" in err for _, err in errs)
     assert contents(many / "both" / NAME) == contents(many / "whole" / NAME)
@@ -500,7 +500,7 @@ def stopped_before_joining(corpus, folder, piece_bytes, monkeypatch):
     assert finished_shards(folder)
 
 
-def test_another_version_with_the_same_times_begins_anew(tmp_path, monkeypatch, capsys):
+def test_another_version_with_the_same_times_starts_again(tmp_path, monkeypatch, capsys):
     source = write_stories(tmp_path / "s.jsonl.gz", make_stories(50))
     stopped_before_joining(corpus_of(source, tmp_path), tmp_path / "out", None, monkeypatch)
     times = source.stat().st_atime_ns, source.stat().st_mtime_ns

@@ -127,7 +127,7 @@ def test_formats_that_a_device_lacks_are_refused(monkeypatch):
     assert can_compile("bf16", "cuda")
 
 
-def tell(model, compile, rows=3):
+def generate(model, compile, rows=3):
     options = SamplingOptions(temperature=0, max_new_tokens=50)
     batch = Engine(model, options, 7, rows, compile)
     stories = [TokenSequence([1 + n] * (1 + 5 * n), n) for n in range(5)]
@@ -140,11 +140,11 @@ def tell(model, compile, rows=3):
 
 
 @pytest.mark.timeout(600)
-def test_a_compiled_pass_tells_what_the_plain_one_tells():
+def test_a_compiled_pass_equals_the_plain_one():
     """Greedily, past the context, with stories that come and go; in both kinds of positions."""
     for config in (CLASSIC, MODERN):
         model = make_model(config)
-        assert tell(model, compile=True) == tell(model, compile=False)
+        assert generate(model, compile=True) == generate(model, compile=False)
 
 
 @pytest.mark.timeout(600)
@@ -174,7 +174,7 @@ def test_a_compiled_pass_of_int8_gives_the_plain_ones_logits():
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("compile", [False, True])
-def test_a_gpu_tells_what_the_cpu_tells(compile):
+def test_a_gpu_generates_what_the_cpu_does(compile):
     model = make_model(CLASSIC)
-    ours = tell(for_inference(model, "fp32", "cpu"), compile=False)
-    assert tell(for_inference(model, "fp32", "cuda"), compile) == ours
+    ours = generate(for_inference(model, "fp32", "cpu"), compile=False)
+    assert generate(for_inference(model, "fp32", "cuda"), compile) == ours

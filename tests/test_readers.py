@@ -93,8 +93,8 @@ def test_parquet_is_cut_between_row_groups(tmp_path):
     stories = [f"Story {n}. " * 50 for n in range(100)]
     path = tmp_path / "s.parquet"
     pyarrow.parquet.write_table(pyarrow.table({"text": stories}), path, row_group_size=10)
-    pieces, told = in_pieces(path, 2000)
-    assert told == stories
+    pieces, found = in_pieces(path, 2000)
+    assert found == stories
     assert 2 < len(pieces) <= 10
 
 

@@ -178,7 +178,7 @@ def test_an_untrained_model_stands_at_chance(model, tokenizer, pairs):
         # Wider than 95 %: a fresh network is no coin but has tastes of its own.
         low, high = score_pairs(model, tokenizer, found).interval(z=3.3)
         assert low <= 0.5 <= high, family
-        assert high - low < 0.35, "pairs enough to tell"
+        assert high - low < 0.35, "enough pairs"
 
 
 # ---- copies -------------------------------------------------------------------------------------
@@ -353,7 +353,7 @@ def test_a_busy_judge_is_asked_again_a_refusal_is_said(service):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A run on stories of many sentences, long enough to be told from formulas."""
+    """A run on stories of many sentences, long enough to differ from formulas."""
     folder = tmp_path_factory.mktemp("storied")
     texts = [str(story) for story in builtin_stories(1000)]
     (folder / "long.txt").write_text("\n<|endoftext|>\n".join(texts))
@@ -384,9 +384,9 @@ FEW = ("--pairs", "10", "--loss_tokens", "100")
 
 @pytest.fixture
 def fed(workplace):
-    """Options for a scorecard in no time: two stories that somebody else has told."""
-    told = [{"prompt": "Tom", "story": f"Tom saw a {what}.", "ended": "stop"} for what in "ab"]
-    (workplace / "fed.jsonl").write_text("\n".join(map(json.dumps, told)))
+    """Options for a scorecard in no time: two stories of another generator."""
+    generated = [{"prompt": "Tom", "story": f"Tom saw a {what}.", "ended": "stop"} for what in "ab"]
+    (workplace / "fed.jsonl").write_text("\n".join(map(json.dumps, generated)))
     return ("--generations", "fed.jsonl", *FEW)
 
 

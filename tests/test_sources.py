@@ -25,12 +25,12 @@ STORIES = [
 
 def split(source, share=0.5):
     """The stories of each split, stripped."""
-    told = {"train": [], "validation": []}
+    texts = {"train": [], "validation": []}
     for piece in source.pieces(1 << 20):
         for story in piece.stories():
             drawn = "validation" if held_out(story, share) else "train"
-            told[piece.split or drawn].append(story.strip())
-    return told
+            texts[piece.split or drawn].append(story.strip())
+    return texts
 
 
 @pytest.mark.parametrize(
@@ -125,11 +125,11 @@ def test_small_files_are_read_together_and_large_ones_apart(tmp_path):
     pieces = source.pieces(2000)
     assert len(pieces) < 12
     whole = split(source)
-    told = {"train": [], "validation": []}
+    texts = {"train": [], "validation": []}
     for piece in pieces:
-        told[piece.split] += [story.strip() for story in piece.stories()]
-    assert told == whole
-    assert len(told["train"]) == 32
+        texts[piece.split] += [story.strip() for story in piece.stories()]
+    assert texts == whole
+    assert len(texts["train"]) == 32
     assert len({piece.label for piece in pieces}) == len(pieces)
     assert sum(p.weight for p in pieces) == sum(f.stat().st_size for f in tmp_path.iterdir())
 

@@ -13,7 +13,7 @@ END = TOKENIZER.end_of_text
 
 
 @pytest.fixture
-def teller():
+def storyteller():
     torch.manual_seed(0)
     model = GPT(GPTConfig(block_size=32, vocab_size=257, n_layer=1, n_head=2, n_embd=16))
     for parameter in model.parameters():
@@ -69,12 +69,12 @@ def test_no_stop_text_ends_a_story_before_its_minimum():
     assert story.text == "aba"
 
 
-def test_one_story_comes_in_pieces_that_make_the_whole(teller):
+def test_one_story_comes_in_pieces_that_make_the_whole(storyteller):
     request = StoryRequest("Once", SamplingOptions(max_new_tokens=40))
-    assert "".join(teller.generate(request)) == "".join(teller.generate(request)) != ""
+    assert "".join(storyteller.generate(request)) == "".join(storyteller.generate(request)) != ""
 
 
-def test_many_stories_are_those_told_alone_and_begin_in_order(teller):
+def test_many_stories_equal_those_generated_alone_and_begin_in_order(storyteller):
     options = SamplingOptions(temperature=1.0, max_new_tokens=30, stop=("a",))
     requests = [
         StoryRequest(
@@ -82,17 +82,17 @@ def test_many_stories_are_those_told_alone_and_begin_in_order(teller):
         )
         for n, prompt in enumerate(["Tom", "A longer prompt", "", "Lily went", "x" * 50] * 2)
     ]
-    begun, told = [], {}
-    for story, piece in teller.generate_all(requests, options, batch_size=3):
-        if story.request not in told:
+    begun, texts = [], {}
+    for story, piece in storyteller.generate_all(requests, options, batch_size=3):
+        if story.request not in texts:
             begun.append(story.request)
-        told[story.request] = told.get(story.request, "") + piece
+        texts[story.request] = texts.get(story.request, "") + piece
     assert begun == requests
     for request in requests:
-        assert told[request] == "".join(teller.generate(request))
+        assert texts[request] == "".join(storyteller.generate(request))
 
 
-def test_stories_that_are_told_together_need_the_same_options(teller):
+def test_stories_generated_together_need_the_same_options(storyteller):
     requests = [StoryRequest("Tom", SamplingOptions(temperature=0.5))]
     with pytest.raises(ValueError, match="same options"):
-        list(teller.generate_all(requests, SamplingOptions(), batch_size=1))
+        list(storyteller.generate_all(requests, SamplingOptions(), batch_size=1))

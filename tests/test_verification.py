@@ -44,7 +44,7 @@ def flip(path, offset=100):
     path.write_bytes(data)
 
 
-def complaint(folder):
+def problem_of(folder):
     """What verification finds; "" if nothing."""
     try:
         verify(folder)
@@ -219,7 +219,7 @@ def test_any_flipped_bit_of_what_describes_the_data_is_named(prepared, name):
         changed = bytearray(data)
         changed[offset] ^= 1 << (offset % 7)
         (prepared / name).write_bytes(changed)
-        if found := complaint(prepared):
+        if found := problem_of(prepared):
             assert name in found or "format version" in found
         else:  # base64 has bits that stand for nothing
             assert Tokenizer.load(prepared / "tokenizer.json").to_plain() == before
