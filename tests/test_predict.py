@@ -97,8 +97,8 @@ def test_without_a_compiler_compiling_is_explained(slm, trained, workplace, monk
     words = ("--ckpt_path", checkpoint("best", root=trained), "--trainer.accelerator", "cpu")
     words += ("--compile", "true")
     with torch._inductor.config.patch({"cpp.cxx": ("no-such-compiler",)}):
-        refuse(slm("predict", *words, "--weights", "int8"), "leave out --compile")
-        refuse(slm("bench", "generate", *words, "--repeats", "1"), "leave out --compile")
+        for verb in (("predict", "--weights", "int8"), ("bench", "generate", "--repeats", "1")):
+            refuse(slm(*verb, *words), "do not compile: --compile false")
 
 
 def test_a_runs_own_config_is_no_harm(slm, trained, monkeypatch):
@@ -238,8 +238,8 @@ def test_predict_does_not_look_at_the_data(slm, trained):
         (("--top_k", "0"), "top_k is 0"),
         (("--num_samples", "0"), "num_samples is 0"),
         (("--top_p", "2"), "top_p is 2"),
-        (("--temperature", "0", "--num_samples", "2"), "num_samples is 2 with temperature 0"),
-        (("--stop", ""), "stop is an empty text"),
+        (("--temperature", "0", "--num_samples", "2"), "it must be 1 with temperature 0"),
+        (("--stop", ""), "stop is ('',)"),
         (("--batch_size", "0"), "--batch_size 0"),
         (("--weights", "int3"), "int3"),
         (("--weights", "fp32", "--compile", "true"), "--compile true with weights fp32 on cpu"),
