@@ -23,10 +23,7 @@ _PRINTS = {"predict", "info", "-h", "--help", "help"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command.
-
-    Args:
-        argv: The arguments after the command's name; None takes them from the process.
+    """Runs one command, by default that of this process.
 
     Returns:
         The exit status: 0 done, 1 a check failed, 2 the user's input must change, 128 + n stopped

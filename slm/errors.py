@@ -2,6 +2,8 @@
 
 import re
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class UserError(Exception):
@@ -30,11 +32,15 @@ class UserError(Exception):
             "check the path and its permissions, or fetch the file again",
         )
 
-    @classmethod
-    def from_value_error(cls, error: ValueError, remedy: str) -> "UserError":
-        """From an error of the option classes, whose messages are "found; expected"."""
+
+@contextmanager
+def user_errors(remedy: str) -> Iterator[None]:
+    """Turns ValueErrors of the option classes, which say "found; expected", into UserErrors."""
+    try:
+        yield
+    except ValueError as error:
         found, _, expected = str(error).partition("; ")
-        return cls(found, expected or "options in range", remedy)
+        raise UserError(found, expected or "options in range", remedy) from error
 
 
 class CheckpointError(UserError):

@@ -68,25 +68,15 @@ def packs_bfloat16() -> bool:
     return packs_float32() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
-def has_fused_adamw(device: str) -> bool:
-    """Whether torch updates all parameters of AdamW in one kernel."""
-    return device in ("cpu", "cuda")
-
-
 def widest_float(device: str) -> torch.dtype:
     """float64, or float32 on Apple's Metal, which has no float64."""
     return torch.float32 if device == "mps" else torch.float64
 
 
-def synchronize(device: torch.device | str) -> None:
-    """Waits until a device has finished its queued work; a no-op on a CPU."""
-    if torch.device(device).type != "cpu":
-        torch.accelerator.synchronize(device)
-
-
 def clock(device: torch.device | str) -> float:
     """The time in seconds after the device has finished its queued work."""
-    synchronize(device)
+    if torch.device(device).type != "cpu":
+        torch.accelerator.synchronize(device)
     return time.perf_counter()
 
 

@@ -6,7 +6,7 @@ import pytest
 from lightning.pytorch import Trainer
 from lightning.pytorch.demos.boring_classes import BoringModel
 
-from slm.training.callbacks.garbage_collection import ManualGarbageCollection
+from slm.training.callbacks.memory import ManualGarbageCollection
 
 
 def begin(collector):

@@ -67,14 +67,18 @@ class EvaluateOptions:
 
 def evaluate(arguments: Arguments) -> int:
     """Measures a model and prints its scorecard."""
-    options = parse("evaluate", EvaluateOptions, _renamed(arguments), _USAGE)
+    usage = "slm evaluate [--ckpt_path FILE] [--option value ...]"
+    options = parse("evaluate", EvaluateOptions, _renamed(arguments), usage)
     json_file = output_path("--json", options.json)
     judge, device = _make_judge(options.judge), options.trainer.device
     checkpoint = open_named(options.ckpt_path, options.trainer.logs)
     stories = _read_stories(Path(options.generations)) if options.generations else None
     held_out, trained_on = _find_texts(checkpoint, options.data)
     if judge is not None:
-        _try_judge(judge)
+        _print("whether the judge answers")  # before a long measurement
+        sample = GeneratedStory("Once upon a time", " there was a cat. It slept.", True)
+        if judge.grade(sample) is None:
+            _print(f"continuing, although {judge.model} gave a first story no grades")
     torch.manual_seed(options.measure.seed)
     model = GPT(checkpoint.gpt) if options.untrained else checkpoint.make_model()
     about = _about(options, checkpoint, held_out, model)
@@ -87,21 +91,20 @@ def evaluate(arguments: Arguments) -> int:
     files = [path for path in (json_file, run and run / "scorecard.json") if path]
     saved = False
     try:
-        _save(card, files)
+        for path in files:
+            card.save(path)
         saved = True
         if judge is not None:
             _print("the judge")
             card.judge = grade_stories(judge, [story for story, _ in card.stories])
-            _save(card, files)
+            for path in files:
+                card.save(path)
     finally:  # a judge that does not answer takes nothing else away
         print(scorecard.as_text(card))
         if run and saved:
             _log(card, run, checkpoint.step)
             print(f"\nScorecard  {run / 'scorecard.json'}; slm report {run} shows it")
     return 0
-
-
-_USAGE = "slm evaluate [--ckpt_path FILE] [--option value ...]"
 
 
 def _renamed(arguments: Arguments) -> Arguments:
@@ -162,14 +165,6 @@ def _make_judge(options: JudgeOptions) -> Judge | None:
     return Judge(url, model, key or None)
 
 
-def _try_judge(judge: Judge) -> None:
-    """Grades one story, so that a judge that does not answer is found before a long measurement."""
-    _print("whether the judge answers")
-    sample = GeneratedStory("Once upon a time", " there was a cat. It slept.", True)
-    if judge.grade(sample) is None:
-        _print(f"continuing, although {judge.model} gave a first story no grades")
-
-
 def _find_texts(checkpoint: Checkpoint, options: DataOptions) -> tuple[Texts, Texts | None]:
     """The held-out stories, and the training text if it is found."""
     own: Texts | None = None
@@ -209,19 +204,10 @@ def _read_stories(path: Path) -> list[GeneratedStory]:
 
 
 def _as_generated(line: Any) -> GeneratedStory:
-    text = line["text"] if "text" in line else line["story"]
-    prompt = str(line.get("prompt") or "")
-    ended = line.get("ended")
-    return GeneratedStory(
-        prompt,
-        str(text).removeprefix(prompt),
-        None if ended is None else ended in ("end of text", True),
-    )
-
-
-def _save(card: scorecard.Scorecard, files: list[Path]) -> None:
-    for path in files:
-        card.save(path)
+    text = str(line["text"] if "text" in line else line["story"])
+    prompt, ended = str(line.get("prompt") or ""), line.get("ended")
+    whole = None if ended is None else ended in ("end of text", True)
+    return GeneratedStory(prompt, text.removeprefix(prompt), whole)
 
 
 def _log(card: scorecard.Scorecard, run: Path, step: int) -> None:

@@ -42,17 +42,17 @@ def info(arguments: Arguments) -> int:
             "slm info without a folder", "what to describe", f"slm info {_some_folder()}"
         )
     path = Path(options.path).expanduser()
-    if path.is_file() and options.verify:
-        raise UserError(
-            f"--verify for the file {path}",
-            "a folder of prepared data; a checkpoint is checked by opening it",
-            f"slm info {path}",
-        )
-    if path.is_file() and (path.parent / "manifest.json").exists():
-        raise UserError(
-            f"{path} is one file of prepared data", "their folder", f"slm info {path.parent}"
-        )
     if path.is_file():
+        if options.verify:
+            raise UserError(
+                f"--verify for the file {path}",
+                "a folder of prepared data; a checkpoint is checked by opening it",
+                f"slm info {path}",
+            )
+        if (path.parent / "manifest.json").exists():
+            raise UserError(
+                f"{path} is one file of prepared data", "their folder", f"slm info {path.parent}"
+            )
         facts, text = _describe_checkpoint(path)
     elif path.is_dir():
         _check_is_prepared(path)

@@ -16,12 +16,8 @@ if TYPE_CHECKING:
 def open_named(named: str | None, logs: Path) -> "Checkpoint":
     """Opens the checkpoint that `--ckpt_path` names.
 
-    That is a file; `last` or `best`, of the newest run; or a run, by its folder or its name, which
-    stands for its best checkpoint. Without a name it is the best of the newest run.
-
-    Args:
-        named: The name; None if none is given.
-        logs: The folder of all runs.
+    That is a file; `last` or `best`, of the newest run; or a run, by its folder or its name in
+    `logs`, which stands for its best checkpoint. None means the best of the newest run.
     """
     from slm.training.checkpoint import open_checkpoint  # torch takes a second to load
 
@@ -41,12 +37,7 @@ def open_named(named: str | None, logs: Path) -> "Checkpoint":
 
 
 def find_run(named: str | None, logs: Path) -> Run:
-    """The run of a name, or the newest one.
-
-    Args:
-        named: A run's folder, its name in `logs`, or one of its checkpoints; None for the newest.
-        logs: The folder of all runs.
-    """
+    """The run of that folder, of that name in `logs` or of that checkpoint; None: the newest."""
     if named is None:
         found = Run.find_all(logs)
         if not found:
@@ -78,15 +69,9 @@ def find_run(named: str | None, logs: Path) -> Run:
 
 
 def find_checkpoint(run: Run, named: str | None, logs: Path) -> Path | None:
-    """The checkpoint of a run to look into.
+    """The path of a run's checkpoint: one of its files, or `last` or `best`.
 
-    Args:
-        run: The run.
-        named: One of its files, or `last` or `best`; None means the best, or else the last.
-        logs: The folder of all runs.
-
-    Returns:
-        Its path; None if none is named and the run has none.
+    If none is named, it is the best, or else the last; None if the run has neither.
     """
     if named is None:
         return run.best_checkpoint

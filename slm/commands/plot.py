@@ -14,10 +14,6 @@ from slm.training.runs import Run
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from slm.training.checkpoint import Checkpoint
-
-_FORMATS = ("png", "svg")
-
 
 @dataclass(frozen=True)
 class PlotOptions:
@@ -46,7 +42,12 @@ def plot(arguments: Arguments) -> int:
     """Draws the figures of runs."""
     usage = "slm plot [RUN ...] [--prompt TEXT] [--layer N] [--head N] [--option value ...]"
     options = parse("plot", PlotOptions, arguments, usage)
-    formats = _formats(options.formats)
+    names = options.formats.split(",") if isinstance(options.formats, str) else options.formats
+    formats = list(dict.fromkeys(name.strip() for name in names))
+    if not formats or set(formats) - {"png", "svg"}:
+        raise UserError(
+            f"--formats [{', '.join(formats)}]", "png, svg or both", "--formats png,svg"
+        )
     runs = _find_runs(options)
     several = len(runs) > 1
     first = runs[0].folder
@@ -79,17 +80,6 @@ def plot(arguments: Arguments) -> int:
         paths = [save(figure, out / f"{name}.{kind}") for kind in formats]
         print(", ".join(str(path) for path in paths))
     return 0
-
-
-def _formats(given: str | list[str]) -> list[str]:
-    """The formats to draw in."""
-    names = given.split(",") if isinstance(given, str) else given
-    formats = list(dict.fromkeys(name.strip() for name in names))
-    if not formats or set(formats) - set(_FORMATS):
-        raise UserError(
-            f"--formats [{', '.join(formats)}]", "png, svg or both", "--formats png,svg"
-        )
-    return formats
 
 
 def _find_runs(options: PlotOptions) -> list[Run]:
@@ -125,7 +115,12 @@ def _draw_model(run: Run, options: PlotOptions) -> dict[str, "Figure"]:
     from slm.training.checkpoint import open_checkpoint
 
     checkpoint = open_checkpoint(path)
-    layer, head = _layer_and_head(checkpoint, options)
+    shape = checkpoint.gpt
+    layer = shape.n_layer if options.layer is None else options.layer
+    head = 1 if options.head is None else options.head
+    for name, value, most in (("layer", layer, shape.n_layer), ("head", head, shape.n_head)):
+        if not 1 <= value <= most:
+            raise UserError(f"--{name} {value}", f"from 1 to {most}", f"--{name} 1")
     model, tokenizer = checkpoint.make_model(), checkpoint.make_tokenizer()
     text = STORY if options.prompt is None else options.prompt
     if not text.strip():
@@ -143,14 +138,3 @@ def _draw_model(run: Run, options: PlotOptions) -> dict[str, "Figure"]:
     if found := expectations(model, tokenizer, text):
         figures["next-tokens"] = draw_next_tokens(found, checkpoint.label)
     return figures
-
-
-def _layer_and_head(checkpoint: "Checkpoint", options: PlotOptions) -> tuple[int, int]:
-    """Layer and head of the large attention map, from 1."""
-    shape = checkpoint.gpt
-    layer = shape.n_layer if options.layer is None else options.layer
-    head = 1 if options.head is None else options.head
-    for name, value, most in (("layer", layer, shape.n_layer), ("head", head, shape.n_head)):
-        if not 1 <= value <= most:
-            raise UserError(f"--{name} {value}", f"from 1 to {most}", f"--{name} 1")
-    return layer, head

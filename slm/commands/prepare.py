@@ -1,7 +1,6 @@
 """The verb `prepare`: the data options of `fit`, without a model or a Trainer."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from slm.commands.parsing.arguments import Arguments
 from slm.commands.parsing.options import FIT_SECTIONS, parse
@@ -28,15 +27,10 @@ def prepare(arguments: Arguments) -> int:
     usage = "slm prepare [--config FILE] [--data.option value ...]"
     options = parse("prepare", PrepareOptions, arguments, usage, _IGNORED)
     folder = ensure_prepared(options.data)
-    print(describe(folder, Manifest.load(folder)))
-    return 0
-
-
-def describe(folder: Path, manifest: Manifest) -> str:
-    """The sizes of the splits, and what cleaning did, as lines."""
-    lines = [str(folder)]
+    manifest = Manifest.load(folder)
+    print(folder)
     for split, facts in manifest.splits.items():
-        lines.append(
+        print(
             f"{split:<11}{facts.stories:>12,} stories {facts.tokens:>14,} tokens "
             f"{facts.bytes:>15,} bytes  {facts.bytes / facts.tokens:.2f} bytes per token"
         )
@@ -50,5 +44,5 @@ def describe(folder: Path, manifest: Manifest) -> str:
             if manifest.reading[option]
         ]
         if changes:
-            lines.append(f"{'':<11}{', '.join(changes)}")
-    return "\n".join(lines)
+            print(f"{'':<11}{', '.join(changes)}")
+    return 0

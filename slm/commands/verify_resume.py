@@ -46,12 +46,12 @@ def verify_resume(arguments: Arguments) -> int:
     Returns:
         The exit status: 0 if both are identical, else 1.
     """
-    own = [
-        f"{name}={value}"
-        for name in ("--steps", "--kills")
-        if (value := arguments.take(name)) is not None
-    ]
-    own += [] if not {"-h", "--help"} & arguments.given else ["--help"]
+    own = []
+    for name in ("--steps", "--kills"):
+        if (value := arguments.take(name)) is not None:
+            own.append(f"{name}={value}")
+    if {"-h", "--help"} & arguments.given:
+        own.append("--help")
     usage = "slm verify-resume --config FILE [--steps N] [--kills N] [fit's options]"
     options = parse("verify-resume", VerifyResumeOptions, Arguments(own), usage)
     if not arguments.configs:
@@ -103,12 +103,7 @@ def fit_command(plan: Sequence[str], root: Path) -> list[str]:
 
 
 def train(plan: Sequence[str], root: Path) -> None:
-    """Trains to the end in a process of its own; resumes the run that exists.
-
-    Args:
-        plan: Options of `fit`.
-        root: The folder of its `lightning_logs`.
-    """
+    """Trains to the end in a process of its own, or resumes the run that is under the root."""
     last = run_in(root).checkpoint("last")
     max_steps = int(plan[plan.index("--trainer.max_steps") + 1])
     if last.exists():
@@ -126,16 +121,10 @@ def train(plan: Sequence[str], root: Path) -> None:
 
 
 def train_and_kill(plan: Sequence[str], root: Path, delay: float, in_write: bool = False) -> int:
-    """Trains or resumes, and kills the process some time after it has written a checkpoint.
+    """Trains or resumes, and kills the process `delay` seconds after its first checkpoint.
 
-    Args:
-        plan: Options of `fit`.
-        root: The folder of its `lightning_logs`.
-        delay: Seconds from its first checkpoint to the kill.
-        in_write: Whether to wait then until it writes the next one.
-
-    Returns:
-        The step of the last checkpoint; 0 if there is none.
+    With `in_write`, the kill then waits until the process writes another checkpoint. Returns the
+    step of the last checkpoint; 0 if there is none.
     """
     last = run_in(root).checkpoint("last")
     before = last.stat().st_mtime_ns if last.exists() else 0
@@ -161,12 +150,11 @@ def compare_runs(one: Run, other: Run) -> dict[str, list[str]]:
     curves by their steps, without repetition or gap, and their values.
     """
     first, second = (open_checkpoint(run.checkpoint("last")) for run in (one, other))
-    return {
-        "weights": differences(first.contents["state_dict"], second.contents["state_dict"]),
-        "optimizer": differences(
-            first.contents["optimizer_states"], second.contents["optimizer_states"]
-        ),
-        "schedule": differences(first.contents["lr_schedulers"], second.contents["lr_schedulers"]),
+    parts = {"weights": "state_dict", "optimizer": "optimizer_states", "schedule": "lr_schedulers"}
+    found = {
+        name: differences(first.contents[key], second.contents[key]) for name, key in parts.items()
+    }
+    return found | {
         "step": differences(first.step, second.step),
         "curves": differences(curves(one.folder), curves(other.folder)),
     }

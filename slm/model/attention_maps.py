@@ -11,17 +11,11 @@ from slm.model.reference import attention_weights
 
 @torch.no_grad()
 def attention_maps(model: GPT, tokens: Tensor) -> Tensor:
-    """The attention weights of all layers and heads.
+    """The attention weights of all layers and heads, (layers, heads, T, T).
 
-    The input of each attention layer is recorded, and its queries and keys are computed again.
-
-    Args:
-        model: The network.
-        tokens: Token ids, (T,), int64, on the model's device, with T at most `block_size`.
-
-    Returns:
-        Weights (layers, heads, T, T): row t holds the weight of each position for the output at t;
-        rows sum to one, and are zero right of the diagonal.
+    They are `reference.attention_weights`, from queries and keys that are computed again from the
+    input of each attention layer. Tokens are ids (T,), int64, on the model's device, with T at most
+    `block_size`.
     """
     maps: list[Tensor] = []
 

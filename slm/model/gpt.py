@@ -44,11 +44,7 @@ def make_norm(config: GPTConfig) -> nn.Module:
 
 
 def rotary_angles(positions: int, head_size: int) -> Tensor:
-    """Cosine and sine of position times frequency 10000^(-2 r / D), for r = 0 … D / 2 - 1.
-
-    Returns:
-        (2, positions, D / 2).
-    """
+    """Cosine and sine of position times 10000^(-2 r / D), with r < D / 2: (2, positions, D / 2)."""
     frequencies_R = 10_000.0 ** (-torch.arange(0, head_size, 2) / head_size)
     angles_TR = torch.outer(torch.arange(positions), frequencies_R)
     return torch.stack((angles_TR.cos(), angles_TR.sin()))
@@ -58,12 +54,9 @@ def rotate(x: Tensor, angles: Tensor) -> Tensor:
     """Rotary position embedding (Su et al. 2021, arXiv 2104.09864).
 
     Channels r and r + D / 2 are a point in a plane that is rotated by the angle of its position, so
-    that the product of a query and a key depends on their distance, not on their positions.
-
-    Args:
-        x: Queries or keys, (B, H, T, D).
-        angles: Cosine and sine for each position, (2, T, D / 2), or for each row and position, (2,
-            B, 1, T, D / 2).
+    that the product of a query and a key depends on their distance, not on their positions. `x`
+    holds queries or keys, (B, H, T, D); `angles` cosine and sine for each position, (2, T, D / 2),
+    or for each row and position, (2, B, 1, T, D / 2).
     """
     cosine_TR, sine_TR = angles
     a_BHTR, b_BHTR = x.chunk(2, dim=-1)
@@ -112,10 +105,8 @@ class CausalSelfAttention(nn.Module):
     ) -> Tensor:
         """Mixes each position with those before it: (B, T, C) to (B, T, C).
 
-        Args:
-            x: The input, (B, T, C).
-            angles: `rotary_angles` of the T positions; None where positions are learned.
-            cache: Keys and values of earlier positions, to which these are added; or None.
+        `angles` are those of the T positions, None where positions are learned. `cache` holds keys
+        and values of earlier positions, to which these are added.
         """
         q_BHTD, k_BHSD, v_BHSD = self.heads(x, angles)
         dropout = self.dropout if self.training else 0.0
@@ -208,10 +199,8 @@ class GPT(nn.Module):
     Tying (Press & Wolf 2017, arXiv 1608.05859): the logit of a token is the dot product of the
     last hidden state with that token's embedding, so one V x C matrix serves both ends.
 
-    Attributes:
-        recompute: Whether training keeps only the input of each block and computes the rest once
-            more when gradients need it (Chen et al. 2016, arXiv 1604.06174): less memory, a third
-            more time.
+    With `recompute`, training keeps only the input of each block and computes the rest again when
+    gradients need it (Chen et al. 2016, arXiv 1604.06174): less memory, a third more time.
     """
 
     angles: Tensor
@@ -249,15 +238,10 @@ class GPT(nn.Module):
                 nn.init.normal_(last.weight, std=0.02 / math.sqrt(2 * self.config.n_layer))
 
     def hidden(self, tokens: Tensor, cache: AttentionCache | None = None) -> Tensor:
-        """The final hidden states of a sequence, before the head.
+        """The final hidden states (B, T, C) of token ids (B, T), int64, before the head.
 
-        Args:
-            tokens: Token ids, (B, T), int64, with T at most `block_size`.
-            cache: From `KVCache.grow`; the tokens then continue the sequences it holds. None reads
-                them as whole sequences.
-
-        Returns:
-            (B, T, C).
+        `cache` comes from `KVCache.grow`; the tokens then continue the sequences it holds. Without
+        one they are whole sequences.
 
         Raises:
             ValueError: T exceeds `block_size`.

@@ -16,11 +16,7 @@ from torch import Tensor, nn
 def attention_weights(queries: Tensor, keys: Tensor) -> Tensor:
     """Causal attention weights: softmax(Q Kᵀ / √D), with later positions masked out.
 
-    Vaswani et al. 2017 (arXiv 1706.03762), section 3.2.
-
-    Args:
-        queries: (B, H, T, D).
-        keys: (B, H, T, D).
+    Vaswani et al. 2017 (arXiv 1706.03762), section 3.2. Queries and keys are (B, H, T, D).
 
     Returns:
         (B, H, T, T): row t holds the weight of each position for the output at t. Rows sum to one.
@@ -39,10 +35,7 @@ def attention(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
 def next_token_loss(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
     """Mean cross-entropy in nats per token: log(sum of exp(logits)) - logit of the target.
 
-    Args:
-        model: From token ids (B, T) to logits (B, T, V).
-        inputs: Token ids, (B, T).
-        targets: The ids that follow them, (B, T).
+    Inputs are token ids (B, T), targets the ids that follow them; the model's logits (B, T, V).
     """
     logits_BTV: Tensor = model(inputs)
     target_logits_BT = logits_BTV.gather(2, targets.unsqueeze(2)).squeeze(2)

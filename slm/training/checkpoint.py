@@ -91,11 +91,7 @@ class Checkpoint:
         return Corpus(**options | ({} if root is None else {"root": root}))
 
     def check_data(self, folder: Path, manifest: Manifest, *splits: str) -> None:
-        """Checks that prepared data are those it was trained on.
-
-        Raises:
-            UserError: A split differs, or the vocabulary does.
-        """
+        """Raises a UserError if splits or the vocabulary differ from those it was trained on."""
         self.check_tokenizer(manifest.tokenizer)
         trained = (self.entry["data"] or {}).get("splits", {})
         for split in splits:
@@ -149,11 +145,7 @@ class Checkpoint:
             )
 
     def check_tokenizer(self, found: dict[str, Any]) -> None:
-        """Compares `Tokenizer.identity()` of the data with the checkpoint's.
-
-        Raises:
-            UserError: They differ.
-        """
+        """Raises a UserError if the data's `Tokenizer.identity()` is not the checkpoint's."""
         saved = self.entry["tokenizer"]
         if found["sha256"] != saved["sha256"]:
             options = self.tokenizer_options
@@ -168,11 +160,7 @@ class Checkpoint:
             )
 
     def check_shape(self, gpt: dict[str, Any]) -> None:
-        """Compares a `GPTConfig` in plain types with the checkpoint's, dropout aside.
-
-        Raises:
-            UserError: They differ.
-        """
+        """Raises a UserError if a `GPTConfig` in plain types has another shape, dropout aside."""
         saved = asdict(self.gpt)  # options newer than the checkpoint have their defaults
         for name, value in gpt.items():
             if name != "dropout" and value != saved[name]:
@@ -247,11 +235,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
 
 
 def drop_retired(gpt: dict[str, Any], path: Path) -> None:
-    """Removes switches that models no longer have from a `GPTConfig` in plain types.
-
-    Args:
-        gpt: Possibly of an older version; changed in place.
-        path: The checkpoint or config it comes from.
+    """Removes switches that models no longer have from a `GPTConfig` in plain types, in place.
 
     Raises:
         UserError: The model uses one of them.
@@ -271,11 +255,7 @@ def drop_retired(gpt: dict[str, Any], path: Path) -> None:
 
 
 def check_vocabulary_size(data: int, model: int) -> None:
-    """Compares the sizes of the data's and the model's vocabularies.
-
-    Raises:
-        UserError: They differ.
-    """
+    """Raises a UserError if the data's and the model's vocabularies differ in size."""
     if data != model:
         raise UserError(
             f"the data's vocabulary has {data:,} tokens, the model's {model:,}",

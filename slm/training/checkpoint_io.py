@@ -20,17 +20,11 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     Lightning writes into the folder for temporary files: if that is another file system, the last
     step is a copy, and a run killed during it has no checkpoint.
-
-    Args:
-        on_failure: Whether training stops when a checkpoint cannot be written.
-
-    Attributes:
-        failed: Whether the last checkpoint could not be written.
     """
 
     def __init__(self, on_failure: OnFailure = "stop") -> None:
         self.on_failure = on_failure
-        self.failed = False
+        self.failed = False  # whether the last checkpoint could not be written
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None

@@ -22,9 +22,8 @@ a validation with its story and figures, for which the others wait."""
 def cluster_environments() -> list[ClusterEnvironment]:
     """The plugin for Lightning if its own detection would be wrong; at most one.
 
-    Within a SLURM job Lightning assumes to be one of several tasks even if `srun` has not started
-    it, as in an interactive shell; and if it has, Lightning would resume from a checkpoint of its
-    own.
+    In a SLURM job Lightning assumes that it is one of several tasks, even if `srun` has not started
+    it, as in an interactive shell; if it has, Lightning would resume from a checkpoint of its own.
     """
     if started_by_torchrun() or not in_slurm_job():
         return []
@@ -32,11 +31,7 @@ def cluster_environments() -> list[ClusterEnvironment]:
 
 
 def fsdp2(devices: Any, nodes: int) -> ModelParallelStrategy:
-    """The strategy that shards weights and optimizer state over the processes.
-
-    Args:
-        devices: `--trainer.devices`, the number on each machine.
-        nodes: The number of machines.
+    """The strategy that shards weights and optimizer state over the devices of all machines.
 
     Raises:
         UserError: The number of devices is not given.
@@ -63,15 +58,12 @@ def shard(model: GPT, mesh: DeviceMesh, optimizer: str, compile: bool) -> None:
     Raises:
         UserError: Optimizer or compilation need whole weights.
     """
-    for refused, option in (
-        (optimizer == "muon", "--model.optimizer.name muon"),
-        (compile, "--model.compile true"),
-    ):
-        if refused:
-            raise UserError(
-                f"{option} with --trainer.strategy fsdp2, which shards the weights",
-                "AdamW, without compiling",
-                "--trainer.strategy ddp: a model of this size fits on each device",
-            )
+    if optimizer == "muon" or compile:
+        option = "--model.optimizer.name muon" if optimizer == "muon" else "--model.compile true"
+        raise UserError(
+            f"{option} with --trainer.strategy fsdp2, which shards the weights",
+            "AdamW, without compiling",
+            "--trainer.strategy ddp: a model of this size fits on each device",
+        )
     for unit in (*model.blocks, model):
         fully_shard(unit, mesh=mesh["data_parallel"])

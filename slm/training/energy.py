@@ -20,11 +20,13 @@ class EnergyMeter:
     def __init__(self, device: torch.device, powercap: Path = POWERCAP) -> None:
         self._device = device
         # Not psys, which counts the packages once more.
-        packages = [each for each in sorted(powercap.glob("intel-rapl:*")) if _is_package(each)]
-        self._counters = {folder: value for folder in packages if (value := _count(folder))}
+        self._counters = {
+            folder: joules
+            for folder in sorted(powercap.glob("intel-rapl:*"))
+            if _read(folder / "name").startswith("package") and (joules := _joules(folder))
+        }
         self._since = time.perf_counter()
-        self.joules: dict[str, float] = {}
-        """So far, by what was measured; empty if nothing can be."""
+        self.joules: dict[str, float] = {}  # so far, by what is measured
         if self._counters:
             self.joules["processor"] = 0.0
         if self._watts() is not None:
@@ -33,10 +35,9 @@ class EnergyMeter:
     def read(self) -> None:
         """Adds the energy since the last call."""
         for folder, before in self._counters.items():
-            now = _count(folder)
-            if now is None:
+            if (now := _joules(folder)) is None:
                 continue
-            range_ = _count(folder, "max_energy_range_uj") or 0.0
+            range_ = _joules(folder, "max_energy_range_uj") or 0.0
             self.joules["processor"] += now - before if now >= before else now - before + range_
             self._counters[folder] = now
         seconds = time.perf_counter() - self._since
@@ -53,16 +54,14 @@ class EnergyMeter:
             return None
 
 
-def _is_package(folder: Path) -> bool:
-    try:
-        return (folder / "name").read_text().startswith("package")
-    except OSError:
-        return False
-
-
-def _count(folder: Path, name: str = "energy_uj") -> float | None:
+def _joules(folder: Path, counter: str = "energy_uj") -> float | None:
     """Joules of a counter; None if it is not readable."""
+    text = _read(folder / counter).strip()
+    return int(text) / 1e6 if text.isdecimal() else None
+
+
+def _read(path: Path) -> str:
     try:
-        return int((folder / name).read_text()) / 1e6
+        return path.read_text()
     except (OSError, ValueError):
-        return None
+        return ""

@@ -14,12 +14,7 @@ _MOST_SKIPPED = 10
 
 
 def diverged(found: str, step: int) -> UserError:
-    """The error for training that has diverged.
-
-    Args:
-        found: What is not finite.
-        step: The optimizer step, counted from 1.
-    """
+    """The error for training that has diverged; optimizer steps are counted from 1."""
     return UserError(
         f"{found} at step {step:,}",
         "finite numbers; nothing of this step is saved, earlier checkpoints are kept",
@@ -34,9 +29,6 @@ class FiniteGradients:
     On a CPU, or if bad steps are skipped, before the step is taken. On a GPU reading the norm would
     make the CPU wait in every step, so it is copied asynchronously and read one step later; weights
     that a bad step has damaged are not saved (`check_weights`).
-
-    Args:
-        skip: Whether to skip bad steps instead of stopping.
     """
 
     def __init__(self, skip: bool) -> None:
@@ -45,15 +37,11 @@ class FiniteGradients:
         self._earlier: tuple[int, Tensor, torch.cuda.Event] | None = None
 
     def check(self, norm: Tensor, step: int) -> bool:
-        """Whether to take a step.
-
-        Args:
-            norm: The norm of its gradient, a scalar.
-            step: Its number, counted from 1.
+        """Whether to take a step, counted from 1, whose gradient has this norm.
 
         Raises:
-            UserError: It, or the one before it, is not finite, and steps are not skipped; or too
-                many in a row are not.
+            UserError: The norm, or the one before it, is not finite, and steps are not skipped; or
+                too many in a row are not.
         """
         if norm.is_cuda and not self.skip:
             self._look_later(norm, step)
@@ -82,16 +70,7 @@ class FiniteGradients:
 
 
 def check_weights(model: nn.Module, trainer: Trainer, sharded: bool) -> None:
-    """Checks that all weights are finite before they are saved.
-
-    Args:
-        model: The network.
-        trainer: The Trainer, which connects the processes.
-        sharded: Whether each process holds a part of every weight.
-
-    Raises:
-        UserError: One is not.
-    """
+    """Raises a UserError if a weight is not finite; of all processes, if they are sharded."""
     parts = (p.to_local() if isinstance(p, DTensor) else p for p in model.parameters())
     finite = all(bool(part.isfinite().all()) for part in parts)
     if sharded:

@@ -29,10 +29,9 @@ class NextTokenLoss:
 
     Called with a model, token ids (B, T) and the ids that follow them (B, T), both int64.
 
-    Args:
-        compile: Whether to compile the network and the softmax, each for fixed shapes. Functions
-            are compiled, not modules: weights keep their names in checkpoints, and evaluation and
-            generation call the same model uncompiled.
+    `compile` compiles the network and the softmax, each for fixed shapes. Functions are compiled,
+    not modules: weights keep their names in checkpoints, and evaluation and generation call the
+    same model uncompiled.
     """
 
     def __init__(self, compile: bool = False) -> None:
@@ -115,7 +114,7 @@ class LinearCrossEntropy(torch.autograd.Function):
         """Computes the loss, and both gradients up to a factor.
 
         Args:
-            ctx: Keeps them.
+            ctx: Keeps the gradients.
             hidden_NC: Final hidden states.
             weight_VC: The output head.
             targets_N: int64.
@@ -132,14 +131,14 @@ class LinearCrossEntropy(torch.autograd.Function):
         P = -(-V // _PADDING) * _PADDING
         step = _SLICE if device == "cpu" else P
         with torch.autocast(device, enabled=False):
-            padded_PC = _reuse(workspace, "weight", hidden_NC, P, C, dtype)
+            padded_PC = _reuse(workspace, "weight", hidden_NC, (P, C), dtype)
             padded_PC[:V] = weight_VC
             padded_PC[V:] = 0
             inputs_NC = hidden_NC.to(dtype)
             d_inputs_NC = torch.empty_like(inputs_NC)
-            d_weight_VC = _reuse(workspace, "gradient", weight_VC, V, C, weight_VC.dtype)
+            d_weight_VC = _reuse(workspace, "gradient", weight_VC, (V, C), weight_VC.dtype)
             del workspace["gradient"]  # it is autograd's now
-            buffer_nP = _reuse(workspace, "logits", hidden_NC, min(rows, N), P, dtype)
+            buffer_nP = _reuse(workspace, "logits", hidden_NC, (min(rows, N), P), dtype)
             losses = []
             for start in range(0, N, rows):
                 inputs_nC = inputs_NC[start : start + rows]
@@ -211,19 +210,12 @@ class TiedEmbedding(torch.autograd.Function):
 
 
 def _reuse(
-    workspace: dict[str, Tensor],
-    name: str,
-    like: Tensor,
-    rows: int,
-    columns: int,
-    dtype: torch.dtype,
+    buffers: dict[str, Tensor], name: str, like: Tensor, shape: tuple[int, int], dtype: torch.dtype
 ) -> Tensor:
-    """An uninitialised matrix (rows, columns), the previous one if it fits."""
-    found = workspace.get(name)
-    if found is None or (found.shape, found.dtype, found.device) != (
-        (rows, columns), dtype, like.device,
-    ):  # fmt: skip
-        found = workspace[name] = like.new_empty(rows, columns, dtype=dtype)
+    """An uninitialised matrix, the previous one if it fits."""
+    found = buffers.get(name)
+    if found is None or (found.shape, found.dtype, found.device) != (shape, dtype, like.device):
+        found = buffers[name] = like.new_empty(shape, dtype=dtype)
     return found
 
 
@@ -243,9 +235,9 @@ def softmax_gradient_(logits_nV: Tensor, targets_n: Tensor) -> tuple[Tensor, Ten
 def _at_targets(gradient_nP: Tensor, targets_n: Tensor, losses_n: Tensor) -> Tensor:
     """Sets p - 1 for the targets: from the loss, because bfloat16's p - 1 would be mostly rounding.
 
-    Not compiled: there it would cost a copy of all logits.
+    Not compiled: there it would cost a copy of all logits. Not by scatter_, which copies a CPU's
+    whole bfloat16 matrix into float32 and back.
     """
-    # Not scatter_, which copies a CPU's whole bfloat16 matrix into float32 and back.
     rows_n = torch.arange(len(targets_n), device=targets_n.device)
     gradient_nP[rows_n, targets_n] = torch.expm1(-losses_n).to(gradient_nP.dtype)
     return gradient_nP

@@ -3,6 +3,7 @@
 import ctypes
 import gc
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -14,11 +15,8 @@ def keep_freed_memory() -> bool:
     """Makes the C library reuse freed memory instead of returning it to the system.
 
     Each training step on a CPU allocates the same large blocks. By default glibc maps large blocks
-    each time, and the system fills their pages with zeros: a fifth of a step of the 30 M model. See
-    mallopt(3).
-
-    Returns:
-        Whether there was such a setting.
+    each time, and the system fills their pages with zeros: a fifth of a step of the 30 M model.
+    Returns whether there is such a setting; see mallopt(3).
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -37,21 +35,17 @@ def return_freed_memory() -> None:
     """
     gc.collect()
     torch.cuda.empty_cache()  # nothing where CUDA is not in use
-    try:
+    with suppress(AttributeError, OSError, TypeError):  # as above
         ctypes.CDLL(None).malloc_trim(0)
-    except (AttributeError, OSError, TypeError):
-        return
 
 
 def peak_memory(device: torch.device) -> int:
     """Peak memory in bytes: of the device on CUDA, elsewhere of this process; 0 if unknown."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    try:
+    with suppress(OSError, IndexError):
         status = Path("/proc/self/status").read_text()
         return 1024 * int(status.partition("VmHWM:")[2].split()[0])
-    except (OSError, IndexError):
-        pass
     try:
         import resource
     except ImportError:  # Windows has none

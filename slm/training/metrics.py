@@ -49,10 +49,7 @@ class LanguageModelMetrics(Metric):
     def update(self, logits: Tensor, targets: Tensor) -> None:
         """Adds logits (B, T, V) and targets (B, T); targets that are `IGNORED` do not count."""
         losses_BT = F.cross_entropy(
-            logits.flatten(0, 1).float(),
-            targets.flatten(),
-            ignore_index=IGNORED,
-            reduction="none",
+            logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="none"
         )
         counted_BT = targets != IGNORED
         assert isinstance(self.byte_lengths, Tensor)

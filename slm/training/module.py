@@ -25,20 +25,19 @@ from slm.generation.storyteller import StoryRequest, Storyteller
 from slm.hardware import widest_float
 from slm.model import GPT, GPTConfig
 from slm.training.callbacks.time_budget import format_duration, time_budget
-from slm.training.checkpoint import Checkpoint, check_vocabulary_size, open_checkpoint
+from slm.training.checkpoint import (
+    FORMAT_VERSION,
+    Checkpoint,
+    check_vocabulary_size,
+    open_checkpoint,
+)
 from slm.training.cluster import shard
 from slm.training.finite import FiniteGradients, check_weights
 from slm.training.loss import NextTokenLoss, rows_at_once
 from slm.training.metrics import LanguageModelMetrics
 from slm.training.optimization import OptimizerOptions, learning_rate_curve, make_optimizer
 from slm.training.precision import can_fuse
-from slm.training.resuming import (
-    apply_options,
-    checkpoint_entry,
-    data_options,
-    prepare_to_resume,
-)
-from slm.training.seeding import seed_generators
+from slm.training.resuming import apply_options, prepare_to_resume, seed_generators
 
 
 class StoryModel(LightningModule):
@@ -107,8 +106,7 @@ class StoryModel(LightningModule):
             self.model.load_state_dict(checkpoint.make_model().state_dict())
         check_vocabulary_size(self.tokenizer.n_vocab, self.gpt.vocab_size)
         self.metrics = LanguageModelMetrics(
-            self.tokenizer.byte_lengths(),
-            widest_float(self.trainer.strategy.root_device.type),
+            self.tokenizer.byte_lengths(), widest_float(self.trainer.strategy.root_device.type)
         )
         if self.compile_model and stage == "fit":
             self._loss = NextTokenLoss(compile=True)
@@ -139,7 +137,7 @@ class StoryModel(LightningModule):
         """AdamW, or Muon with it, and a LambdaLR: linear warm-up, then decay to a floor."""
         fused = can_fuse(str(self.trainer.precision), self.device.type)
         optimizer = make_optimizer(self.model, self.optimizer_options, fused=fused)
-        # As given now: a checkpoint that is resumed restores those it was trained with.
+        # A checkpoint that is resumed restores its own; `on_train_start` applies these.
         self._group_options = [
             {name: value for name, value in group.items() if name not in ("params", "fused")}
             for group in optimizer.param_groups
@@ -207,11 +205,10 @@ class StoryModel(LightningModule):
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         norm = get_total_norm(gradients)
         self.grad_norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
-        if getattr(self.trainer.precision_plugin, "scaler", None) is None:  # it skips steps itself
-            finite = self._finite.check(self.grad_norm, self.trainer.global_step + 1)
-            if not finite:
-                self.zero_grad(set_to_none=True)  # optimizers skip parameters without a gradient
-                return
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)  # skips steps itself
+        if scaler is None and not self._finite.check(self.grad_norm, self.trainer.global_step + 1):
+            self.zero_grad(set_to_none=True)  # optimizers skip parameters without a gradient
+            return
         if gradient_clip_val:
             clip_grads_with_norm_(self.model.parameters(), gradient_clip_val, norm)
 
@@ -222,13 +219,11 @@ class StoryModel(LightningModule):
             self._loss.recycle(self.model)
         self.zero_grad(set_to_none=True)
 
-    def on_train_end(self) -> None:
-        """Frees the loss's buffers."""
-        self.release_memory()
-
     def release_memory(self) -> None:
         """Frees the loss's buffers; after an error Lightning does not call `on_train_end`."""
         self._loss.release()
+
+    on_train_end = release_memory
 
     # ---- measuring ----------------------------------------------------------------------
 
@@ -248,22 +243,14 @@ class StoryModel(LightningModule):
                 logits_BTV = self.model.unembed(hidden_BTC[some])
             self.metrics.update(logits_BTV, targets_BT[some])
 
+    test_step = validation_step
+
     def on_validation_epoch_end(self) -> None:
-        """Reports `val_loss`, `val_perplexity` and `val_bits_per_byte`."""
-        self._report("val")
-
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Adds a batch to the sums."""
-        self.validation_step(batch, batch_idx)
-
-    def on_test_epoch_end(self) -> None:
-        """Reports `test_loss`, `test_perplexity` and `test_bits_per_byte`."""
-        self._report("test")
-
-    def _report(self, prefix: str) -> None:
+        """Reports `val_loss`, `val_perplexity` and `val_bits_per_byte`; in a test `test_…`."""
         assert self.metrics is not None
         values = self.metrics.compute()
         self.metrics.reset()
+        prefix = "test" if self.trainer.testing else "val"
         # For ModelCheckpoint and the callbacks. Not for the logger: Lightning would write it one
         # step to the left of the training curves, so TrainingCurves does.
         self.log_dict(
@@ -271,6 +258,8 @@ class StoryModel(LightningModule):
             logger=False,
             sync_dist=True,  # equal in all processes already: compute() sums over them
         )
+
+    on_test_epoch_end = on_validation_epoch_end
 
     # ---- stories ------------------------------------------------------------------------
 
@@ -298,9 +287,12 @@ class StoryModel(LightningModule):
         """
         check_weights(self.model, self.trainer, self.sharded)
         assert self.tokenizer is not None
-        checkpoint[CHECKPOINT_KEY] = checkpoint_entry(
-            self.tokenizer, self.data, self._training_options()
-        )
+        checkpoint[CHECKPOINT_KEY] = {
+            "format_version": FORMAT_VERSION,
+            "tokenizer": self.tokenizer.to_plain(),
+            "data": self.data.manifest.to_plain() if self.data else None,
+            "training": self._training_options(),
+        }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Checks the vocabulary; on resuming, reports which options have changed.
@@ -329,4 +321,11 @@ class StoryModel(LightningModule):
         if budget := time_budget(self.trainer):
             del options["decay_steps"]  # an estimate for this machine, not an option
             options["budget"] = format_duration(budget.seconds)
-        return options | (data_options(self.data) if self.data else {})
+        if data := self.data:
+            options |= {
+                "batch_size": data.batch_size,
+                "seed": data.seed,
+                "order": data.order,
+                "train.bin": data.manifest.splits["train"].sha256[:12],
+            }
+        return options

@@ -90,11 +90,7 @@ class Muon(Optimizer):
 
     Unlike `torch.optim.Muon`, which always computes in bfloat16, it uses float32 where bfloat16 is
     not native; it batches the products of matrices of one size; and it orthogonalizes each matrix
-    separately where a parameter stacks several of them along its rows.
-
-    Args:
-        groups: Parameters with `lr`, `momentum` and `weight_decay`.
-        pieces: How many matrices each parameter holds.
+    separately where a parameter stacks several of them along its rows: `pieces` of them.
     """
 
     def __init__(self, groups: list[dict[str, Any]], pieces: Mapping[Tensor, int]) -> None:
@@ -138,34 +134,20 @@ class Muon(Optimizer):
 class MuonAdamW(Optimizer):
     """Two optimizers that Lightning, a schedule and a checkpoint see as one.
 
-    The parts share this optimizer's groups and state. In distributed training every process
-    orthogonalizes the same averaged gradient, so nothing more is exchanged.
-
-    Args:
-        muon: The group of hidden matrices, with `lr`, `momentum` and `weight_decay`.
-        adamw: The other groups, with `lr`, `betas` and `weight_decay` each.
-        pieces: As `Muon`'s.
-        fused: Whether AdamW uses torch's fused kernel.
+    The parts share this optimizer's groups, of which Muon has the first, and its state. In
+    distributed training every process orthogonalizes the same averaged gradient, so nothing more
+    is exchanged.
     """
 
-    def __init__(
-        self,
-        muon: list[dict[str, Any]],
-        adamw: list[dict[str, Any]],
-        pieces: Mapping[Tensor, int],
-        *,
-        fused: bool,
-    ) -> None:
-        self.parts: list[Optimizer] = [Muon(muon, pieces), AdamW(adamw, fused=fused)]
-        super().__init__([group for part in self.parts for group in part.param_groups], {})
+    def __init__(self, muon: Muon, adamw: AdamW) -> None:
+        self.parts: list[Optimizer] = [muon, adamw]
+        super().__init__(muon.param_groups + adamw.param_groups, {})
         self._share()
 
     def _share(self) -> None:
-        start = 0
-        for part in self.parts:
-            stop = start + len(part.param_groups)
-            part.param_groups, part.state = self.param_groups[start:stop], self.state
-            start = stop
+        muon, adamw = self.parts
+        muon.param_groups, adamw.param_groups = self.param_groups[:1], self.param_groups[1:]
+        muon.state = adamw.state = self.state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores both parts."""

@@ -9,7 +9,7 @@ from torch.optim import AdamW, Optimizer
 
 from slm.model import GPT
 from slm.model.config import check
-from slm.training.muon import MuonAdamW, hidden_matrices
+from slm.training.muon import Muon, MuonAdamW, hidden_matrices
 
 
 @dataclass(frozen=True)
@@ -71,16 +71,17 @@ def make_optimizer(model: GPT, options: OptimizerOptions, *, fused: bool) -> Opt
     """
     pieces = hidden_matrices(model.blocks) if options.name == "muon" else {}
     rest = [p for p in model.parameters() if p.requires_grad and p not in pieces]
-    adamw: dict[str, Any] = {"lr": options.lr, "betas": (options.beta1, options.beta2)}
+    common: dict[str, Any] = {"lr": options.lr, "betas": (options.beta1, options.beta2)}
     decay = options.weight_decay
     groups = [
-        {"params": [p for p in rest if p.dim() >= 2], "weight_decay": decay} | adamw,
-        {"params": [p for p in rest if p.dim() < 2], "weight_decay": 0.0} | adamw,
+        {"params": [p for p in rest if p.dim() >= 2], "weight_decay": decay} | common,
+        {"params": [p for p in rest if p.dim() < 2], "weight_decay": 0.0} | common,
     ]
+    adamw = AdamW(groups, fused=fused)
     if options.name == "adamw":
-        return AdamW(groups, fused=fused)
+        return adamw
     muon = {"lr": options.muon_lr, "momentum": options.muon_momentum, "weight_decay": decay}
-    return MuonAdamW([{"params": list(pieces)} | muon], groups, pieces, fused=fused)
+    return MuonAdamW(Muon([{"params": list(pieces)} | muon], pieces), adamw)
 
 
 def learning_rate_curve(options: OptimizerOptions, total: int) -> Callable[[float], float]:

@@ -42,22 +42,11 @@ def measure(
     compile: bool = False,
     seconds: float = 1.5,
 ) -> Measurement | None:
-    """Trains a model with random weights for some steps.
+    """Trains a model with random weights for some steps; None if the memory does not suffice.
 
-    The random state is left unchanged, except on MPS, where that is impossible.
-
-    Args:
-        gpt: Shape of the network.
-        optimizer: Its options.
-        device: Where to train.
-        batch_size: Windows per micro-batch.
-        precision: As the Trainer's.
-        compile: Whether to train through torch.compile.
-        seconds: How long to measure, at least two steps, after one that does not count. Shorter
-            measurements depend too much on other processes.
-
-    Returns:
-        The measurement, or None if the memory does not suffice.
+    The random state is left unchanged, except on MPS, where that is impossible. After one step that
+    does not count, at least two steps and `seconds` are measured: shorter measurements depend too
+    much on other processes.
     """
     cuda = device.type == "cuda"
     if device.type == "cpu":

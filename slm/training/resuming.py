@@ -1,15 +1,14 @@
-"""What a checkpoint contains besides Lightning's own state, and what happens when it is resumed."""
+"""What happens when a checkpoint is resumed."""
 
 import sys
 from typing import Any
 
+import torch
 from lightning.pytorch.utilities import rank_zero_only
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from slm.data.datamodule import StoryData
-from slm.data.tokenizer import CHECKPOINT_KEY, Tokenizer
-from slm.training.checkpoint import FORMAT_VERSION
+from slm.data.tokenizer import CHECKPOINT_KEY
 
 _SCHEDULE = "The learning rate continues on another curve; it may jump."
 _STEPS = "Steps have another size; training continues after the last window it has seen."
@@ -28,43 +27,12 @@ EFFECTS = {
 """What a changed option means for a resumed run."""
 
 
-def checkpoint_entry(
-    tokenizer: Tokenizer, data: StoryData | None, options: dict[str, Any]
-) -> dict[str, Any]:
-    """What a checkpoint of this project adds to Lightning's, in plain types.
-
-    Args:
-        tokenizer: The model's tokenizer.
-        data: The data it is trained on.
-        options: What determines the course of the run.
-    """
-    return {
-        "format_version": FORMAT_VERSION,
-        "tokenizer": tokenizer.to_plain(),
-        "data": data.manifest.to_plain() if data else None,
-        "training": options,
-    }
-
-
-def data_options(data: StoryData) -> dict[str, Any]:
-    """The data's part of what determines the course of a run."""
-    return {
-        "batch_size": data.batch_size,
-        "seed": data.seed,
-        "order": data.order,
-        "train.bin": data.manifest.splits["train"].sha256[:12],
-    }
-
-
 def prepare_to_resume(
     checkpoint: dict[str, Any], options: dict[str, Any], micro_batches: int
 ) -> None:
-    """Aligns a checkpoint's counters, and prints which options have changed and their effects.
+    """Aligns a checkpoint's counters in place, and prints which options differ and their effects.
 
-    Args:
-        checkpoint: Everything that Lightning saved; changed in place.
-        options: What determines the course of the run now.
-        micro_batches: Per optimizer step, from now on.
+    `options` and `micro_batches`, per optimizer step, are those of the run that resumes it.
     """
     _align_progress(checkpoint, micro_batches)
     before = checkpoint[CHECKPOINT_KEY]["training"]
@@ -104,19 +72,25 @@ def _align_progress(checkpoint: dict[str, Any], micro_batches: int) -> None:
 def apply_options(
     optimizer: Optimizer, scheduler: LambdaLR, options: list[dict[str, Any]], step: int
 ) -> None:
-    """Lets the options given now override those that a checkpoint has restored.
+    """Lets the options given now override those that a checkpoint, at `step`, has restored.
 
     Optimizer and LambdaLR restore their old settings; without this, a new learning rate on the
     command line would be ignored silently.
-
-    Args:
-        optimizer: The optimizer, changed.
-        scheduler: Its schedule, changed.
-        options: Of each parameter group, as given now.
-        step: Optimizer steps taken.
     """
     scheduler.base_lrs = [group["lr"] for group in options]
     scheduler.last_epoch = step
     factor = scheduler.lr_lambdas[0](step)
     for group, given in zip(optimizer.param_groups, options, strict=True):
         group |= given | {"initial_lr": given["lr"], "lr": given["lr"] * factor}
+
+
+def seed_generators(device: torch.device, seed: int) -> None:
+    """Seeds torch's random numbers on the CPU and on a device.
+
+    `torch.manual_seed` seeds every kind of device each time, which takes a tenth of a millisecond.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.default_generators[device.index].manual_seed(seed)
+    elif device.type == "mps":
+        torch.mps.manual_seed(seed)

@@ -3,6 +3,7 @@
 import sys
 import threading
 from contextlib import suppress
+from functools import partialmethod
 from pathlib import Path
 from typing import Any
 
@@ -62,10 +63,6 @@ class LastingEvents:
     """TensorBoard's event files; if they cannot be written, training continues without curves.
 
     On a full disk the writer's thread dies with a traceback, and every later call raises.
-
-    Args:
-        writer: TensorBoard's `EventFileWriter`.
-        folder: Where it writes.
     """
 
     def __init__(self, writer: Any, folder: Path) -> None:
@@ -93,17 +90,9 @@ class LastingEvents:
                 file=sys.stderr,
             )
 
-    def add_event(self, event: Any) -> None:
-        """Writes an event."""
-        self._call("add_event", event)
-
-    def flush(self) -> None:
-        """Writes buffered events."""
-        self._call("flush")
-
-    def close(self) -> None:
-        """Closes the file."""
-        self._call("close")
+    add_event = partialmethod(_call, "add_event")
+    flush = partialmethod(_call, "flush")
+    close = partialmethod(_call, "close")
 
     def get_logdir(self) -> str:
         """The folder."""

@@ -1,6 +1,7 @@
 """Runs as folders: what they contain, which is the newest, and who may write to them."""
 
 import errno
+import itertools
 import json
 import re
 import shutil
@@ -128,29 +129,20 @@ _TEXTS = {"started", "machine", "device", "precision", "compiled"}
 
 
 def _is_complete(entry: Any) -> bool:
-    if not isinstance(entry, dict) or not isinstance(entry.get("joules"), dict):
-        return False
-    numbers = [entry.get(name) for name in _NUMBERS] + list(entry["joules"].values())
-    if not all(isinstance(each, int | float) for each in numbers) or not entry.keys() >= _TEXTS:
-        return False
     try:
         datetime.fromisoformat(entry["started"])
-    except (TypeError, ValueError):
+        numbers = [*(entry[name] for name in _NUMBERS), *entry["joules"].values()]
+    except (AttributeError, LookupError, TypeError, ValueError):
         return False
-    return True
+    return entry.keys() >= _TEXTS and all(isinstance(each, int | float) for each in numbers)
 
 
 class RunClaim:
-    """While entered, keeps other processes out of a run's folder.
-
-    Attributes:
-        folder: The folder, once one has been created or resumed.
-        resumed: Whether it contained a run before.
-    """
+    """While entered, keeps other processes out of a run's folder."""
 
     def __init__(self) -> None:
-        self.folder: Path | None = None
-        self.resumed = False
+        self.folder: Path | None = None  # until one has been created or resumed
+        self.resumed = False  # whether the folder contained a run before
         self._lock: BaseFileLock | None = None
 
     def __enter__(self) -> "RunClaim":
@@ -171,17 +163,15 @@ class RunClaim:
         Raises:
             UserError: The folder cannot be created.
         """
-        numbers = (re.fullmatch(r"version_(\d+)", path.name) for path in root.glob("version_*"))
-        number = max((int(found[1]) for found in numbers if found), default=-1) + 1
+        names = (re.fullmatch(r"version_(\d+)", path.name) for path in root.glob("version_*"))
+        taken = [int(name[1]) for name in names if name]
         try:
             root.mkdir(parents=True, exist_ok=True)
-            while True:
+            for number in itertools.count(max(taken, default=-1) + 1):
                 folder = root / f"version_{number}"
-                try:
+                with suppress(FileExistsError):
                     folder.mkdir()
                     break
-                except FileExistsError:
-                    number += 1
         except OSError as error:
             raise UserError(
                 f"the run's folder cannot be created under {root}: {error.strerror}",

@@ -10,9 +10,6 @@ def expected_bits_per_byte(parameters: int, tokens: float) -> float:
 
     The constants are fitted to eight runs of 0.9 to 3.3 M parameters on 0.6 to 7 M tokens, which
     they meet within 0.013 (benchmarks/2026-11-24-recipe.md). Far outside these it is a guess.
-
-    Args:
-        parameters: N, all of them.
-        tokens: D, tokens trained on.
+    N counts all parameters, D the tokens trained on.
     """
     return 0.45 + 8447.0 * math.pow(parameters, -0.8) + 57.8 * math.pow(tokens, -0.35)

@@ -26,7 +26,7 @@ from slm.commands.parsing.configs import model_of_config
 from slm.commands.parsing.device import DeviceOptions
 from slm.commands.parsing.errors import output_path
 from slm.commands.parsing.options import parse
-from slm.errors import UserError
+from slm.errors import UserError, user_errors
 from slm.evaluation.loss import measure_loss
 from slm.evaluation.texts import texts_of
 from slm.generation import SamplingOptions
@@ -173,12 +173,10 @@ def _plan(
 ) -> tuple[str, list[Literal["fp32", "bf16", "int8"]], SamplingOptions]:
     """Device, number formats and sampling; prints which formats are left out."""
     device = options.trainer.device.type
-    try:
+    with user_errors("slm bench generate --help explains it"):
         named = options.weights or native_formats(device)
         formats = [resolve_quantization(name, device) for name in named]
         sampling = SamplingOptions(options.temperature, options.top_k)
-    except ValueError as error:
-        raise UserError.from_value_error(error, "slm bench generate --help explains it") from error
     if not options.weights and "bf16" not in formats:
         print(f"Left out   bf16, which this {device} does not multiply natively", file=sys.stderr)
     return device, list(dict.fromkeys(formats)), sampling

@@ -18,7 +18,7 @@ from slm.commands.parsing.configs import find_config, model_of_config, read_conf
 from slm.commands.parsing.device import AcceleratorOptions
 from slm.commands.parsing.errors import output_path
 from slm.commands.parsing.options import parse
-from slm.errors import UserError
+from slm.errors import UserError, user_errors
 from slm.hardware import describe_device, describe_machine
 from slm.model import GPT, GPTConfig
 from slm.model.flops import training_flops_per_token
@@ -153,18 +153,17 @@ def _trainings(options: BenchTrainOptions) -> list[Training]:
     config, gpt = read_config(path), model_of_config(path)
     model, data, trainer = (config.get(name) or {} for name in ("model", "data", "trainer"))
     device = options.trainer.device.type
+    shape: dict[str, Any] = {"block_size": options.block_size, "dropout": options.dropout}
     try:
-        shape: dict[str, Any] = {"block_size": options.block_size, "dropout": options.dropout}
-        gpt = replace(gpt, **{name: value for name, value in shape.items() if value is not None})
-        optimizer = OptimizerOptions(**model.get("optimizer", {}))
+        with user_errors("slm bench train --help explains it"):
+            gpt = replace(gpt, **{key: value for key, value in shape.items() if value is not None})
+            optimizer = OptimizerOptions(**model.get("optimizer", {}))
     except TypeError as error:
         raise UserError(
             f"model.optimizer of {options.config}: {error}",
             "the optimizer's options",
             "slm fit --help lists them",
         ) from error
-    except ValueError as error:
-        raise UserError.from_value_error(error, "slm bench train --help explains it") from error
     if options.vs and gpt != GPTConfig(**{name: getattr(gpt, name) for name in _NANOGPT}):
         raise UserError(
             f"--vs with the model of {options.config}",
@@ -202,8 +201,7 @@ def _nanogpt_variants(training: Training) -> dict[str, Training]:
     compiled = " compiled" if training.compile else ""
     variants = {f"nanoGPT{compiled} {training.precision}": training}
     if training.device == "cpu":
-        eager = replace(training, precision="32-true", compile=False)
-        variants["nanoGPT float32, eager"] = eager
+        variants["nanoGPT float32, eager"] = replace(training, precision="32-true", compile=False)
     return variants
 
 
@@ -233,10 +231,8 @@ def _table(rates: Sequence[Rate]) -> list[str]:
         median, low, high = rate.times(baseline)
         times = "1" if rate is baseline else f"{median:.2f} ({low:.2f} to {high:.2f})"
         share = sorted(rate.utilization)[len(rate.utilization) // 2]
-        of_sheet = ""
-        if sheet:
-            flops = rate.median * training_flops_per_token(rate.training.gpt)
-            of_sheet = f"  {flops / sheet:>12.0%}"
+        flops = rate.median * training_flops_per_token(rate.training.gpt)
+        of_sheet = f"  {flops / sheet:>12.0%}" if sheet else ""
         lines.append(
             f"{rate.arm:{width}}  {rate.median:>8,.0f}  {min(rate.tokens_per_second):>9,.0f} to "
             f"{max(rate.tokens_per_second):<8,.0f} {times:<30}  {share:>20.0%}{of_sheet}  "

@@ -13,20 +13,17 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.strategies.launchers import subprocess_script
 
-from slm.commands.fit.checks import check_data
-from slm.commands.fit.interruptible import interruptible
-from slm.commands.fit.options import FitOptions
+from slm.commands.fit.options import FitOptions, check_data
 from slm.commands.fit.out_of_memory import SmallerBatch, StageAtError, smaller_batch
-from slm.commands.fit.parser import StoryParser, add_core_options, add_run_options, tidy_help
+from slm.commands.fit.parser import RunOptions, StoryParser, add_core_options, tidy_help
 from slm.commands.fit.plan import plan_run
-from slm.commands.fit.resume import checkpoint_in_config
-from slm.commands.fit.summary import RunHeader, print_figures, print_summary
+from slm.commands.fit.summary import RunHeader, interruptible, print_figures, print_summary
 from slm.commands.fit.trainer import DEFAULTS, SaveConfig, fit_arguments, measure_arguments
 from slm.commands.parsing.arguments import Arguments
 from slm.commands.parsing.errors import output_path
-from slm.commands.parsing.options import flatten
+from slm.commands.parsing.options import add_options, flatten
 from slm.data.datamodule import StoryData
-from slm.errors import Stopped, UserError
+from slm.errors import Stopped, UserError, user_errors
 from slm.processes import observe_children, run_is_over, watch_parent
 from slm.signals import handled_by, raise_stopped
 from slm.training.callbacks.interruption import Interruption
@@ -45,17 +42,10 @@ jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
 class StoryCLI(LightningCLI):
     """Parses the options, builds model, data and Trainer, and runs the verb.
 
-    What a checkpoint says of its model and data replaces the defaults: a config file and the
-    command line override it, as they do any default.
-
-    Args:
-        verb: fit, validate or test.
-        arguments: The command line after the verb.
-        claim: Keeps other processes out of the run's folder.
-        checkpoint: The opened checkpoint that `--ckpt_path` names, if any.
-        initial: The opened checkpoint that `--model.init_from` names, if any; its shape and
-            vocabulary replace those defaults.
-        choose_size: Whether `--budget` may choose the model's size.
+    The model and data options in `checkpoint`, which `--ckpt_path` names, replace the defaults; of
+    `initial`, which `--model.init_from` names, only the model's shape and the vocabulary do. A
+    config file and the command line override them. With `choose_size`, `--budget` may choose the
+    model's size.
     """
 
     def __init__(
@@ -120,7 +110,9 @@ class StoryCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds the options of a run, and the checkpoint's defaults."""
-        add_run_options(parser, self.verb)
+        add_options(parser, RunOptions, hidden=("json",) if self.verb == "fit" else ())
+        parser.link_arguments("model.gpt.block_size", "data.block_size")
+        parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
         if source := self.checkpoint or self.initial:
             options: dict[str, Any] = {"model": {"gpt": source.model_options["gpt"]}, "data": {}}
             if self.checkpoint is not None:
@@ -144,13 +136,17 @@ class StoryCLI(LightningCLI):
             self._set_options({"model.init_from": None})  # its weights have been trained further
             self.checkpoint.check_shape(options.model.gpt.as_dict())
         elif options.ckpt_path:
-            raise checkpoint_in_config(options.ckpt_path)
+            raise UserError(
+                f"ckpt_path {options.ckpt_path} in a config file",
+                "a checkpoint named on the command line",
+                f"remove it from the file and add --ckpt_path {options.ckpt_path}",
+            )
         if self.verb != "fit":
             output_path("--json", options.json)
         else:
-            planned = FitOptions.of(options, self.given)
+            fit_options = FitOptions.of(options, self.given)
             self.budget, changed = plan_run(
-                planned, self.checkpoint, self.initial, self.choose_size
+                fit_options, self.checkpoint, self.initial, self.choose_size
             )
             self._set_options(changed)
 
@@ -163,14 +159,10 @@ class StoryCLI(LightningCLI):
 
     def instantiate_classes(self) -> None:
         """Builds model, data and Trainer."""
-        try:
+        with user_errors(f"slm {self.verb} --help explains the options"):
             super().instantiate_classes()
             if self.checkpoint:
                 self.checkpoint.find_moved_data(self.datamodule)
-        except ValueError as error:
-            raise UserError.from_value_error(
-                error, f"slm {self.verb} --help explains the options"
-            ) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Builds the Trainer."""
@@ -247,7 +239,8 @@ class StoryCLI(LightningCLI):
         if smaller.checkpoint:
             self.checkpoint = open_checkpoint(smaller.checkpoint)
             self._set_options({"model.init_from": None})  # its weights have been trained further
-        self._set_options(smaller.options())
+        self._set_options({"data.batch_size": smaller.batch_size})
+        self._set_options({"trainer.accumulate_grad_batches": smaller.accumulate})
         self._set_seed()
         self.instantiate_classes()
 

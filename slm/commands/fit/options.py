@@ -1,14 +1,15 @@
-"""A typed view of the options of `fit`, for checks and plans."""
+"""A typed view of the options of `fit`, and their checks before anything is built."""
 
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from jsonargparse import Namespace
 
 from slm.data.cleaning import Cleaning
 from slm.data.datamodule import StoryData
-from slm.errors import UserError
+from slm.errors import UserError, user_errors
 from slm.model import GPTConfig
+from slm.training.checkpoint import Checkpoint, check_vocabulary_size
 from slm.training.optimization import OptimizerOptions
 from slm.training.precision import Precision
 
@@ -47,25 +48,123 @@ class FitOptions:
     """Names of the options on the command line, with their dashes."""
 
     @classmethod
+    @user_errors("slm fit --help explains the options")
     def of(cls, parsed: Namespace, given: frozenset[str]) -> "FitOptions":
         """The options that LightningCLI has parsed."""
         data = parsed.data.as_dict()
-        try:
-            return cls(
-                gpt=GPTConfig(**parsed.model.gpt.as_dict()),
-                optimizer=OptimizerOptions(**parsed.model.optimizer.as_dict()),
-                compile=parsed.model.compile,
-                data=StoryData(**data | {"clean": Cleaning(**data["clean"])}),
-                trainer=TrainerOptions(
-                    **{field.name: parsed.trainer[field.name] for field in fields(TrainerOptions)}
-                ),
-                val_interval=parsed.val_interval,
-                save_interval=parsed.save_interval,
-                budget=parsed.budget,
-                check_device=parsed.check_device,
-                given=given,
+        return cls(
+            gpt=GPTConfig(**parsed.model.gpt.as_dict()),
+            optimizer=OptimizerOptions(**parsed.model.optimizer.as_dict()),
+            compile=parsed.model.compile,
+            data=StoryData(**data | {"clean": Cleaning(**data["clean"])}),
+            trainer=TrainerOptions(
+                **{field.name: parsed.trainer[field.name] for field in fields(TrainerOptions)}
+            ),
+            val_interval=parsed.val_interval,
+            save_interval=parsed.save_interval,
+            budget=parsed.budget,
+            check_device=parsed.check_device,
+            given=given,
+        )
+
+
+def check_options(options: FitOptions) -> None:
+    """Checks options against each other."""
+    if options.budget is not None:
+        _check_budget(options)
+    _check_numbers(options)
+    for field, choice, needed in (
+        ("muon_lr", "name", "muon"),
+        ("muon_momentum", "name", "muon"),
+        ("cooldown_share", "schedule", "trapezoid"),
+    ):
+        chosen = getattr(options.optimizer, choice)
+        if f"--model.optimizer.{field}" in options.given and chosen != needed:
+            raise UserError(
+                f"--model.optimizer.{field} has no effect with {choice} {chosen}",
+                f"--model.optimizer.{choice} {needed}",
+                f"add --model.optimizer.{choice} {needed}, or leave the option out",
             )
-        except ValueError as error:
-            raise UserError.from_value_error(
-                error, "slm fit --help explains the options"
-            ) from error
+
+
+def _check_budget(options: FitOptions) -> None:
+    trainer = options.trainer
+    ends = {"--trainer.max_steps", "--model.optimizer.decay_steps"} & options.given
+    ends |= {f"--trainer.{name}" for name in ("max_time", "min_steps") if getattr(trainer, name)}
+    if ends:
+        name = min(ends)
+        raise UserError(
+            f"{name} in a run with a budget of {options.budget}",
+            "one option that determines when training ends",
+            f"leave {name} out, or plan by steps: --budget null --trainer.max_steps 1000",
+        )
+    if trainer.devices not in ("auto", 1, "1") or trainer.num_nodes != 1:
+        raise UserError(
+            f"--budget with --trainer.devices {trainer.devices}",
+            "one device: the plan is made from measurements on one",
+            "--trainer.devices 1, or plan by --trainer.max_steps",
+        )
+
+
+def _check_numbers(options: FitOptions) -> None:
+    trainer = options.trainer
+    if options.budget is None and trainer.max_steps < 1:
+        raise UserError(
+            f"--trainer.max_steps {trainer.max_steps}",
+            "the number of optimizer steps to train; the learning rate is planned by it",
+            "--trainer.max_steps 1000, --budget 20m, or a config: --config configs/quickstart.yaml",
+        )
+    for name, value in (
+        ("val_interval", options.val_interval),
+        ("save_interval", options.save_interval),
+        ("trainer.log_every_n_steps", trainer.log_every_n_steps or 1),
+        ("trainer.accumulate_grad_batches", trainer.accumulate_grad_batches),
+    ):
+        if value < 1:
+            raise UserError(f"--{name} {value}", "1 or more", f"--{name} 1")
+    if trainer.log_every_n_steps == 0:
+        raise UserError("--trainer.log_every_n_steps 0", "1 or more", "--trainer.logger false")
+    if trainer.val_check_interval is not None:
+        raise UserError(
+            f"--trainer.val_check_interval {trainer.val_check_interval}, which counts "
+            "micro-batches",
+            "the interval in optimizer steps",
+            "--val_interval STEPS",
+        )
+    if trainer.gradient_clip_algorithm not in (None, "norm"):
+        raise UserError(
+            f"--trainer.gradient_clip_algorithm {trainer.gradient_clip_algorithm}",
+            "norm, the only way of clipping here",
+            "leave the option out",
+        )
+
+
+def check_resumed(options: FitOptions, checkpoint: Checkpoint) -> None:
+    """Checks that training can continue from a checkpoint, and has steps left."""
+    before = checkpoint.entry["training"].get("name", "adamw")
+    if options.optimizer.name != before:
+        raise UserError(
+            f"--model.optimizer.name {options.optimizer.name} for a run begun with {before}",
+            "the same optimizer: the state of one means nothing to the other",
+            f"--model.optimizer.name {before}, or a new run from these weights: "
+            f"--model.init_from {checkpoint.path}",
+        )
+    max_steps = options.trainer.max_steps
+    if options.budget is None and checkpoint.step >= max_steps and checkpoint.validated:
+        raise UserError(
+            f"{checkpoint.path} has already been trained for {checkpoint.step} steps",
+            f"more steps to train than that, not --trainer.max_steps {max_steps}",
+            f"--trainer.max_steps {2 * checkpoint.step}",
+        )
+
+
+def check_data(options: FitOptions, data: StoryData, initial: Checkpoint | None) -> None:
+    """Checks the data's vocabulary, before they are prepared, against the model and its weights."""
+    known = data.known_tokenizer()
+    if initial is not None:
+        initial.check_tokenizer(
+            known or {"name": "own", "n_vocab": data.corpus.vocab_size, "sha256": "not yet learnt"}
+        )
+        initial.check_shape(asdict(options.gpt))
+    n_vocab = known["n_vocab"] if known else data.corpus.vocab_size
+    check_vocabulary_size(n_vocab, options.gpt.vocab_size)

@@ -24,26 +24,14 @@ class SmallerBatch(NamedTuple):
     checkpoint: Path | None
     """Where training stopped, if it had taken a step."""
 
-    def options(self) -> dict[str, Any]:
-        """The options of `fit` that change."""
-        return {
-            "data.batch_size": self.batch_size,
-            "trainer.accumulate_grad_batches": self.accumulate,
-        }
-
 
 class StageAtError(Callback):
-    """Remembers whether an error came from a training step; the Trainer forgets it.
+    """Remembers whether an error came from a training step; the Trainer forgets it."""
 
-    Attributes:
-        training: Whether it did.
-    """
-
-    def __init__(self) -> None:
-        self.training = False
+    training = False
 
     def on_exception(self, trainer: Trainer, *_: Any) -> None:
-        """Notes the Trainer's stage."""
+        """Stores the Trainer's stage."""
         self.training = trainer.training
 
 
@@ -52,9 +40,9 @@ def smaller_batch(
 ) -> SmallerBatch | None:
     """How to continue after an error; None if smaller micro-batches would not help.
 
-    That is: if the memory was not exhausted, if micro-batches are single windows already, in a
-    validation, whose batches are others, if steps would be lost, and with several processes, each
-    of which would have to know of the others' errors.
+    They do not if the memory was not exhausted, a micro-batch is a single window already, the error
+    came from a validation, steps would be lost, or there are several processes, each of which would
+    have to know of the others' errors.
     """
     possible = stage.training and data.batch_size > 1 and trainer.world_size == 1
     if not possible or not is_out_of_memory(error):

@@ -2,6 +2,7 @@
 
 import re
 from argparse import SUPPRESS
+from dataclasses import dataclass
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser
@@ -12,23 +13,16 @@ from slm.training.checkpoint_io import OnFailure
 from slm.training.module import StoryModel
 from slm.training.precision import Precision
 
-# What the help of a verb shows: options and sections. With a checkpoint, the data's and the model's
-# defaults are the checkpoint's.
-_DEVICE = (
-    "config",
-    "print_config",
-    "ckpt_path",
-    "trainer.accelerator",
-    "trainer.devices",
-    "trainer.precision",
+_MEASURE = (
+    "config", "print_config", "ckpt_path", "json", "data.source", "data.root",
+    "data.eval_batch_size", "trainer.accelerator", "trainer.devices", "trainer.precision",
     "trainer.default_root_dir",
-)
-_MEASURE = ("data.source", "data.root", "data.eval_batch_size", "json", *_DEVICE)
-HELP_SHOWS: dict[str, tuple[str, ...]] = {
-    "fit": ("",),
-    "validate": ("trainer.limit_val_batches", *_MEASURE),
-    "test": ("trainer.limit_test_batches", *_MEASURE),
+)  # fmt: skip
+HELP_SHOWS = {
+    "validate": (*_MEASURE, "trainer.limit_val_batches"),
+    "test": (*_MEASURE, "trainer.limit_test_batches"),
 }
+"""Options and sections that the help of a verb shows; that of `fit` shows all."""
 
 HELP = {
     "--config": "A YAML file of options, or the name of one that comes with slm, such as small.",
@@ -47,6 +41,34 @@ TITLES = {
     "Perform": "Checkpoint",
 }
 """Titles in place of the first lines of Lightning's docstrings, by their beginnings."""
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """The options of a run.
+
+    Every verb understands every config, so that one file serves all of them; the help of a verb
+    shows what matters to it.
+    """
+
+    val_interval: int = 500
+    """Optimizer steps between two validations; the last step is always validated."""
+    save_interval: int = 500
+    """Optimizer steps between two writes of last.ckpt."""
+    budget: str | None = None
+    """Time to train for, such as 20m or 1h30m, in place of trainer.max_steps: a short measurement
+    plans micro-batch, accumulation, precision and compile, and, if no config is named, the model's
+    size; the learning rate ends when the time does."""
+    on_save_error: OnFailure = "stop"
+    """Whether training stops when a checkpoint cannot be written, for example to a full disk, or
+    only warns; the earlier checkpoint is kept in both cases."""
+    report: bool = True
+    """Whether fit ends by writing report.html into the run's folder."""
+    check_device: bool = True
+    """Whether fit compares loss and gradients of a small batch on a GPU with the CPU's before it
+    begins, and stops if they differ by more than rounding."""
+    json: str | None = None
+    """Also write the figures to a file."""
 
 
 class StoryParser(ParsingErrors, LightningArgumentParser):
@@ -74,72 +96,15 @@ def add_core_options(parser: LightningArgumentParser) -> None:
     )
 
 
-def add_run_options(parser: LightningArgumentParser, verb: str) -> None:
-    """Adds the options of a run.
-
-    Every verb understands every config, so that one file serves all of them; the help of a verb
-    shows what matters to it.
-    """
-    parser.add_argument(
-        "--val_interval",
-        type=int,
-        default=500,
-        help="Optimizer steps between two validations; the last step is always validated.",
-    )
-    parser.add_argument(
-        "--save_interval",
-        type=int,
-        default=500,
-        help="Optimizer steps between two writes of last.ckpt.",
-    )
-    parser.add_argument(
-        "--budget",
-        type=str | None,
-        default=None,
-        help="Time to train for, such as 20m or 1h30m, in place of trainer.max_steps: a short "
-        "measurement plans micro-batch, accumulation, precision and compile, and, if no config is "
-        "named, the model's size; the learning rate ends when the time does.",
-    )
-    parser.add_argument(
-        "--on_save_error",
-        type=OnFailure,
-        default="stop",
-        help="Whether training stops when a checkpoint cannot be written, for example to a full "
-        "disk, or only warns; the earlier checkpoint is kept in both cases.",
-    )
-    parser.add_argument(
-        "--report",
-        type=bool,
-        default=True,
-        help="Whether fit ends by writing report.html into the run's folder.",
-    )
-    parser.add_argument(
-        "--check_device",
-        type=bool,
-        default=True,
-        help="Whether fit compares loss and gradients of a small batch on a GPU with the CPU's "
-        "before it begins, and stops if they differ by more than rounding.",
-    )
-    if verb != "fit":
-        parser.add_argument(
-            "--json", type=str | None, default=None, help="Also write the figures to a file."
-        )
-    parser.link_arguments("model.gpt.block_size", "data.block_size")
-    parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
-
-
 def tidy_help(parser: LightningArgumentParser, verb: str) -> None:
     """Makes a parser's help shorter, and readable where Lightning's docstrings contain markup.
 
-    Args:
-        parser: Changed in place. It still understands the options that it does not show.
-        verb: Its verb.
+    The parser still understands the options that its help does not show.
     """
     for action in parser._actions:
         name = next((name for name in action.option_strings if name.startswith("--")), "")
-        bare = name.removeprefix("--")
-        shown = any(
-            start in ("", bare) or bare.startswith(f"{start}.") for start in HELP_SHOWS[verb]
+        shown = verb == "fit" or any(
+            f"{name}.".startswith(f"--{option}.") for option in HELP_SHOWS[verb]
         )
         if name != "--help" and (not shown or ".help" in name):
             action.help = SUPPRESS

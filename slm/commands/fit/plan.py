@@ -8,9 +8,8 @@ from typing import Any
 
 import torch
 
-from slm.commands.fit.checks import check_data, check_options, check_resumed
-from slm.commands.fit.options import FitOptions
-from slm.errors import UserError
+from slm.commands.fit.options import FitOptions, check_data, check_options, check_resumed
+from slm.errors import UserError, user_errors
 from slm.hardware import find_device
 from slm.model import GPT, GPTConfig
 from slm.model.gpt import ParameterCounts
@@ -129,11 +128,7 @@ def plan_run(
 ) -> tuple[TimeBudget | None, dict[str, Any]]:
     """Checks the options of a run, and plans it if it has a budget.
 
-    Args:
-        options: The options.
-        checkpoint: The checkpoint to resume, if any.
-        initial: The checkpoint whose weights to start from, if any.
-        choose_size: Whether a plan may choose the model's size.
+    The data are prepared before anything is measured, so that errors in them are found first.
 
     Returns:
         The clock of the budget, if there is one, and the options that the plan changes.
@@ -145,43 +140,21 @@ def plan_run(
         return None, {}
     seconds = parse_duration(options.budget)
     endless = {"trainer.max_steps": -1}
-    if resumed := resume_budget(checkpoint, seconds, options.budget):
+    if resumed := _resume_budget(checkpoint, seconds, options.budget):
         return resumed, endless
-    plan = plan_budget(options, seconds, initial=initial, choose_size=choose_size)
-    print(plan.describe(), file=sys.stderr)
-    return TimeBudget(seconds, plan.steps), plan.options(options) | endless
-
-
-def plan_budget(
-    options: FitOptions, seconds: float, *, initial: Checkpoint | None, choose_size: bool
-) -> Plan:
-    """Prepares the data, so that errors in them are found first; then measures and plans.
-
-    Args:
-        options: The options of the run.
-        seconds: The time.
-        initial: The checkpoint whose weights to start from, if any.
-        choose_size: Whether the model's size is chosen, too.
-    """
-    try:
+    with user_errors("slm fit --help explains it"):
         find_device(options.trainer.accelerator)
         check_data(options, options.data, initial)
         options.data.prepare_data()
         options.data.setup("fit")
         tokens = options.data.manifest.splits["validation"].tokens
-        return make_plan(options, seconds, validation_tokens=tokens, choose_size=choose_size)
-    except ValueError as error:
-        raise UserError.from_value_error(error, "slm fit --help explains it") from error
+        plan = make_plan(options, seconds, validation_tokens=tokens, choose_size=choose_size)
+    print(plan.describe(), file=sys.stderr)
+    return TimeBudget(seconds, plan.steps), plan.options(options) | endless
 
 
-def resume_budget(checkpoint: Checkpoint | None, seconds: float, budget: str) -> TimeBudget | None:
-    """The budget of a run that was begun with one; None if it was not, or nothing is resumed.
-
-    Args:
-        checkpoint: The checkpoint to resume, if any.
-        seconds: The time of the whole run.
-        budget: The same, as it was typed.
-    """
+def _resume_budget(checkpoint: Checkpoint | None, seconds: float, budget: str) -> TimeBudget | None:
+    """The clock of a resumed run with a budget; None if there is no such run."""
     states = checkpoint.contents["callbacks"] if checkpoint else {}
     saved = states.get(TimeBudget.__qualname__)
     if checkpoint is None or not saved:
@@ -199,14 +172,9 @@ def resume_budget(checkpoint: Checkpoint | None, seconds: float, budget: str) ->
 def make_plan(
     options: FitOptions, seconds: float, *, validation_tokens: int, choose_size: bool
 ) -> Plan:
-    """Measures what fits into a time.
+    """Measures what fits into a time; options that the user has given are kept.
 
-    Args:
-        options: The options of the run; those that the user has given are kept.
-        seconds: The time.
-        validation_tokens: Tokens of the validation split.
-        choose_size: Whether layers and width, and with them the tokens per step, are chosen;
-            otherwise the options determine them.
+    Only if `choose_size` is set, the plan chooses layers, width and the tokens per step.
     """
     gpt, trainer = options.gpt, options.trainer
     device = find_device(trainer.accelerator)
@@ -219,14 +187,9 @@ def make_plan(
         with torch.random.fork_rng():
             check_device(GPT(gpt), device, precision)
 
-    def probe(gpt: GPTConfig, windows: int, compile: bool = False) -> Measurement | None:
+    def probe(gpt: GPTConfig, windows: int, compile: bool) -> Measurement | None:
         return measure(
-            gpt,
-            options.optimizer,
-            device,
-            batch_size=windows,
-            precision=precision,
-            compile=compile,
+            gpt, options.optimizer, device, batch_size=windows, precision=precision, compile=compile
         )
 
     windows = options.data.batch_size * trainer.accumulate_grad_batches
@@ -242,15 +205,9 @@ def make_plan(
         pays = compiled and compiled.micro_batch_seconds < 0.97 * measured.micro_batch_seconds
         compile = bool(chosen or pays)
         measured = compiled if compiled and compile else measured
+    accumulate = -(-windows // batch_size)
     return Plan(
-        seconds,
-        gpt,
-        precision,
-        compile,
-        batch_size,
-        -(-windows // batch_size),
-        validation_tokens,
-        measured,
+        seconds, gpt, precision, compile, batch_size, accumulate, validation_tokens, measured
     )
 
 

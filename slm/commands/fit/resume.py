@@ -8,6 +8,7 @@ import yaml
 from slm.commands.lookup import open_named
 from slm.commands.parsing.arguments import NULL, Arguments
 from slm.commands.parsing.configs import read_config
+from slm.commands.parsing.options import RootOptions
 from slm.errors import UserError
 from slm.processes import process_rank
 from slm.training.checkpoint import Checkpoint, drop_retired, open_checkpoint
@@ -35,9 +36,9 @@ def resolve_checkpoint(
             "--ckpt_path without a value", "a file, last or best", f"slm {verb} --ckpt_path last"
         )
     named = None if named in NULL else named
-    logs = Path(str(arguments.trainer_option("default_root_dir") or ".")).expanduser()
-    logs = logs / "lightning_logs"
-    if named is None and (verb == "fit" or arguments.only_prints):
+    logs = RootOptions(str(arguments.trainer_option("default_root_dir") or ".")).logs
+    only_prints = {"-h", "--help", "--print_config"} & arguments.given
+    if named is None and (verb == "fit" or only_prints):
         return arguments, None
     chosen = os.environ.get(_CHOSEN) if process_rank() else None
     if chosen and named in ("last", "best"):
@@ -56,7 +57,7 @@ def resolve_checkpoint(
     configs = Run.of(checkpoint.path).configs()
     if verb == "fit" and configs and "--config" not in arguments.given:
         arguments = arguments.with_config(_current(configs[-1]))
-    return arguments.with_options(f"--ckpt_path={checkpoint.path}"), checkpoint
+    return Arguments([*arguments, f"--ckpt_path={checkpoint.path}"]), checkpoint
 
 
 def _current(config: Path) -> str:
@@ -76,12 +77,3 @@ def initial_checkpoint(
     if verb != "fit" or resumed or path in NULL:
         return None
     return open_checkpoint(Path(str(path)).expanduser())
-
-
-def checkpoint_in_config(path: str) -> UserError:
-    """The error for a checkpoint that is named in a config file."""
-    return UserError(
-        f"ckpt_path {path} in a config file",
-        "a checkpoint named on the command line",
-        f"remove it from the file and add --ckpt_path {path}",
-    )

@@ -4,6 +4,7 @@ import logging
 import re
 import time
 import warnings
+from functools import partial
 
 from torch import distributed
 
@@ -18,21 +19,6 @@ from slm.training.runs import RunClaim
 _SIZE = {"--model.gpt.n_layer", "--model.gpt.n_head", "--model.gpt.n_embd", "--model.gpt"}
 _LOST = re.compile(r"gloo|NCCL|[Cc]onnection (closed|reset|refused)|[Ss]ocket|timed? ?out")
 """Errors of the libraries that connect processes, when one of them has ended."""
-
-
-def fit(arguments: Arguments) -> int:
-    """Trains a model."""
-    return _run("fit", arguments)
-
-
-def validate(arguments: Arguments) -> int:
-    """Measures a checkpoint on the validation split."""
-    return _run("validate", arguments)
-
-
-def test(arguments: Arguments) -> int:
-    """Measures as `validate` does, under the name of `test`."""
-    return _run("test", arguments)
 
 
 def _run(verb: str, arguments: Arguments) -> int:
@@ -55,6 +41,11 @@ def _run(verb: str, arguments: Arguments) -> int:
             time.sleep(1.0)  # the observer of the other processes knows more about it
             end_run("another process of this run has ended or cannot be reached")
     return 0
+
+
+fit = partial(_run, "fit")
+validate = partial(_run, "validate")
+test = partial(_run, "test")
 
 
 def _silence() -> None:

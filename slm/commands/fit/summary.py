@@ -1,16 +1,20 @@
-"""What is printed before and after a run, and of measurements."""
+"""What is printed before a run, after it or its interruption, and of measurements."""
 
 import json
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from jsonargparse import Namespace
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerStatus
 from lightning.pytorch.utilities import rank_zero_only
 
 from slm.commands.parsing.errors import output_path
 from slm.data.datamodule import StoryData
-from slm.errors import UserError
+from slm.errors import Stopped, UserError
 from slm.generation.storyteller import PROMPT, example_story
 from slm.reports.figures.curves import draw_loss, read_run
 from slm.reports.figures.style import save
@@ -25,11 +29,7 @@ from slm.training.run_logger import run_of
 
 
 class RunHeader(Callback):
-    """Prints what is trained, on what, how, and where it is saved.
-
-    Args:
-        resumed: The checkpoint that training continues from, if any.
-    """
+    """Prints what is trained, on what, how, where it is saved, and what it continues from."""
 
     def __init__(self, resumed: Checkpoint | None) -> None:
         self._resumed = None if resumed is None else (resumed.path, resumed.step)
@@ -58,13 +58,42 @@ class RunHeader(Callback):
         print(*lines, sep="\n", file=sys.stderr)
 
 
-def print_summary(trainer: Trainer, report: bool) -> None:
-    """Draws the loss, prints where everything is, and a story by the best checkpoint.
+@contextmanager
+def interruptible(trainer: Trainer, options: Namespace) -> Iterator[None]:
+    """Turns Lightning's exit after a signal back into that signal, and prints how to continue."""
+    try:
+        yield
+    except (SystemExit, KeyboardInterrupt) as error:
+        stopped = isinstance(error, KeyboardInterrupt)
+        if not stopped and trainer.state.status != TrainerStatus.INTERRUPTED:
+            raise
+        if trainer.is_global_zero:
+            root = options.trainer.default_root_dir
+            print(_how_to_continue(trainer, root), file=sys.stderr)
+        cause = error if stopped else error.__context__  # Lightning has exited because of it
+        raise Stopped(getattr(cause, "number", signal.SIGINT)) from None
 
-    Args:
-        trainer: The Trainer that has trained.
-        report: Whether to write the run's report, too.
-    """
+
+def _how_to_continue(trainer: Trainer, root: str | None) -> str:
+    step, run = trainer.global_step, run_of(trainer)
+    if trainer.state.fn != "fit" or not step:
+        return "\nInterrupted before the first step; the same command starts again."
+    if run is None:
+        return f"\nInterrupted at step {step:,}."
+    last = run.checkpoint("last")
+    if not last.is_file():
+        return f"\nInterrupted at step {step:,}; checkpoints are turned off."
+    where = f" --trainer.default_root_dir {root}" if root else ""
+    if step >= trainer.max_steps > 0 and open_checkpoint(last).validated:
+        how = "Training is finished."
+    else:
+        how = f"To continue: slm fit --ckpt_path last{where}"
+    folder = shortened(run.folder)
+    return f"\nInterrupted at step {step:,}. {how}\nTo look at it: slm report {folder}"
+
+
+def print_summary(trainer: Trainer, report: bool) -> None:
+    """Draws the loss, prints where everything is, and a story by the best checkpoint."""
     run = _folder(trainer)
     print(f"\nRun        {shortened(run)}")
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
@@ -101,15 +130,7 @@ def print_summary(trainer: Trainer, report: bool) -> None:
 def print_figures(
     verb: str, trainer: Trainer, data: StoryData, checkpoint: Path | None, options: Namespace
 ) -> None:
-    """Prints what was measured on the validation split.
-
-    Args:
-        verb: validate or test.
-        trainer: The Trainer that measured.
-        data: The data it measured on.
-        checkpoint: What was measured.
-        options: Parsed options of the verb.
-    """
+    """Prints what `validate` or `test` has measured on the validation split."""
     prefix = "val" if verb == "validate" else "test"
     option = f"limit_{prefix}_batches"
     share = options.trainer[option]

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -52,47 +52,23 @@ class SaveConfig(SaveConfigCallback):
         super().setup(trainer, pl_module, stage)
 
 
-def fit_callbacks(
-    options: Namespace, curves: TrainingCurves, budget: TimeBudget | None
-) -> list[Callback]:
-    """All callbacks of `fit`, in the order in which they are called.
-
-    Args:
-        options: Parsed options of `fit`.
-        curves: The curves, which the progress line reads.
-        budget: The clock of `--budget`.
-    """
+def fit_arguments(
+    options: Namespace, claim: RunClaim, step: int, budget: TimeBudget | None
+) -> dict[str, Any]:
+    """The Trainer's arguments for `fit`; `step` is that of the resumed checkpoint, or 0."""
     trainer = options.trainer
-    return [
+    arguments = _common_arguments(options)
+    arguments["callbacks"] = [  # called in this order
         *(trainer.callbacks or []),
         *([budget] if budget else []),
-        *standard_callbacks(curves, trainer.enable_progress_bar is not False),
+        *standard_callbacks(TrainingCurves(), trainer.enable_progress_bar is not False),
         Pictures(),
         RunRecord(),
         *([DeviceCheck()] if options.check_device else []),
         CompileAtStart(),
-        *(
-            [BestCheckpoint(), LastCheckpoint(options.save_interval)]
-            if trainer.enable_checkpointing is not False
-            else []
-        ),
     ]
-
-
-def fit_arguments(
-    options: Namespace, claim: RunClaim, step: int, budget: TimeBudget | None
-) -> dict[str, Any]:
-    """The Trainer's arguments for `fit`.
-
-    Args:
-        options: Parsed options, with user's plugins and callbacks instantiated.
-        claim: Keeps other processes out of the run's folder.
-        step: The step of the checkpoint that is resumed, or 0.
-        budget: The clock of `--budget`.
-    """
-    trainer = options.trainer
-    arguments = _common_arguments(options)
-    arguments["callbacks"] = fit_callbacks(options, TrainingCurves(), budget)
+    if trainer.enable_checkpointing is not False:
+        arguments["callbacks"] += [BestCheckpoint(), LastCheckpoint(options.save_interval)]
     arguments["val_check_interval"] = options.val_interval * trainer.accumulate_grad_batches
     if trainer.logger in (None, True):
         root = Path(trainer.default_root_dir or ".").expanduser().absolute()

@@ -12,11 +12,7 @@ _CONFIG = ("-c", "--config")
 
 
 class Arguments:
-    """The arguments of a command, with options as `--name value` or `--name=value`.
-
-    Args:
-        arguments: The arguments; None takes the process's.
-    """
+    """A command's arguments, by default this process's: `--name value` or `--name=value`."""
 
     def __init__(self, arguments: Sequence[str] | None = None) -> None:
         self._arguments = list(sys.argv[1:] if arguments is None else arguments)
@@ -49,15 +45,6 @@ class Arguments:
     def configs(self) -> list[str]:
         """The values of `--config`, in order."""
         return [value or "" for _, _, value in self._find(*_CONFIG)]
-
-    @property
-    def only_prints(self) -> bool:
-        """Whether the command prints its help or its config and does nothing else."""
-        return bool({"-h", "--help", "--print_config"} & self.given)
-
-    def with_options(self, *options: str) -> "Arguments":
-        """A copy with more arguments at the end; a later option overrides an earlier one."""
-        return Arguments([*self, *options])
 
     def with_config(self, config: str) -> "Arguments":
         """A copy with a config in front, which other configs and options override."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from slm.commands.parsing.options import RootOptions
-from slm.errors import UserError
+from slm.errors import user_errors
 from slm.hardware import Accelerator, find_device
 
 
@@ -17,14 +17,10 @@ class AcceleratorOptions:
     """The device; `auto` takes the best one."""
 
     @property
+    @user_errors("--trainer.accelerator auto takes what there is")
     def device(self) -> torch.device:
         """The device."""
-        try:
-            return find_device(self.accelerator)
-        except ValueError as error:
-            raise UserError.from_value_error(
-                error, "--trainer.accelerator auto takes what there is"
-            ) from error
+        return find_device(self.accelerator)
 
 
 @dataclass(frozen=True)

@@ -125,12 +125,7 @@ def _wrong_value(text: str, remedy: str) -> UserError | None:
 
 
 def output_path(option: str, file: str | Path | None) -> Path | None:
-    """The path of a file that is going to be written; None if none is named.
-
-    Args:
-        option: Which option names it, with its dashes.
-        file: The name.
-    """
+    """The path of a file that will be written and that `option` names; None if none is named."""
     if file is None:
         return None
     path = Path(file).expanduser()

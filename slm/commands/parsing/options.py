@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import Field, dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
@@ -14,7 +14,7 @@ import jsonargparse
 from slm.commands.parsing.arguments import Arguments
 from slm.commands.parsing.configs import read_config
 from slm.commands.parsing.errors import ParsingErrors
-from slm.errors import UserError
+from slm.errors import UserError, user_errors
 from slm.verbs import VERBS
 
 Options = TypeVar("Options")
@@ -70,36 +70,33 @@ def parse(
     Args:
         verb: Name in `VERBS`.
         options: The dataclass.
-        arguments: The command line after the verb.
-        usage: The line after "usage:".
+        arguments: What follows the verb.
+        usage: The text after "usage:".
         ignored: Sections and options of config files that decide nothing here; None if `--config`
             is an option like any other.
     """
     parser = Parser(
         prog="slm", usage=usage, description=VERBS[verb].description, allow_abbrev=False
     )
-    repeated = _add_options(parser, options)
+    repeated = add_options(parser, options)
     if ignored is not None:
         defaults = parser.get_defaults()
-        known: Mapping[str, Any] = {
-            name.removeprefix("--"): defaults.get(name.removeprefix("--"))
-            for name in parser.option_names()
-            if name not in ("--config", "--help")
-        }
+        names = {name.removeprefix("--") for name in parser.option_names()} - {"config", "help"}
+        known = {name: defaults.get(name) for name in names}
         arguments = arguments.with_configs_expanded(
             lambda path: _options_of_config(verb, path, known, ignored, repeated)
         )
     namespace = parser.parse_args(list(arguments))
-    try:
+    command = re.split("[^a-z -]", usage)[0]
+    with user_errors(f"{command}--help explains it"):
         return _build(options, namespace)
-    except ValueError as error:
-        command = re.match("[a-z -]+", usage)
-        assert command is not None
-        raise UserError.from_value_error(error, f"{command[0]}--help explains it") from error
 
 
-def _add_options(
-    parser: Parser, options: type[Any], prefix: str = "", hidden: tuple[str, ...] = ()
+def add_options(
+    parser: jsonargparse.ArgumentParser,
+    options: type[Any],
+    prefix: str = "",
+    hidden: tuple[str, ...] = (),
 ) -> set[str]:
     """Adds an option for each field; returns the names of those that can be repeated."""
     help_texts = {
@@ -116,7 +113,7 @@ def _add_options(
         if is_dataclass(kind):
             assert isinstance(kind, type)
             inner = "" if each.metadata.get("inline") else f"{name}."
-            repeated |= _add_options(parser, kind, inner, each.metadata.get("hidden", ()))
+            repeated |= add_options(parser, kind, inner, each.metadata.get("hidden", ()))
         elif "nargs" in each.metadata:
             parser.add_argument(name, type=str, nargs=each.metadata["nargs"], help=text)
         elif kind == tuple[str, ...]:
@@ -125,12 +122,10 @@ def _add_options(
         elif kind is bool and each.metadata.get("flag"):
             parser.add_argument(f"--{name}", action="store_true", help=text)
         else:
-            parser.add_argument(f"--{name}", type=kind, default=_default(each), help=text)
+            factory = each.default_factory
+            default = factory() if callable(factory) else each.default
+            parser.add_argument(f"--{name}", type=kind, default=default, help=text)
     return repeated
-
-
-def _default(each: "Field[Any]") -> Any:
-    return each.default_factory() if callable(each.default_factory) else each.default
 
 
 def _build(options: type[Options], namespace: jsonargparse.Namespace, prefix: str = "") -> Options:
@@ -150,11 +145,7 @@ def _build(options: type[Options], namespace: jsonargparse.Namespace, prefix: st
 
 
 def _options_of_config(
-    verb: str,
-    path: str,
-    known: Mapping[str, Any],
-    ignored: frozenset[str],
-    repeated: set[str],
+    verb: str, path: str, known: Mapping[str, Any], ignored: frozenset[str], repeated: set[str]
 ) -> list[str]:
     """The options of a config file as arguments of a verb."""
     arguments: list[str] = []

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from slm.commands.parsing.device import DeviceOptions
-from slm.commands.parsing.options import FIT_SECTIONS, inline
+from slm.commands.parsing.options import inline
 from slm.errors import UserError
 from slm.generation import SamplingOptions
 from slm.generation.quantization import Quantization
@@ -12,9 +12,6 @@ from slm.generation.storyteller import PROMPT, StoryRequest
 
 BATCH_SIZES = {"cpu": 16, "mps": 64, "cuda": 256}
 """Sequences that are generated together, by device."""
-
-IGNORED = FIT_SECTIONS
-"""What a config for training may contain that decides nothing here."""
 
 
 @dataclass(frozen=True)
@@ -59,11 +56,11 @@ class PredictOptions:
 
     def prompts(self) -> list[str]:
         """The prompts of the command line and of the file, or the classic one."""
-        from_file = read_prompts(Path(self.prompt_file)) if self.prompt_file else []
+        from_file = _read_prompts(Path(self.prompt_file)) if self.prompt_file else []
         return [*self.prompt, *from_file] or [PROMPT]
 
 
-def read_prompts(path: Path) -> list[str]:
+def _read_prompts(path: Path) -> list[str]:
     """The lines of a file, without empty ones."""
     try:
         # Not splitlines(), which also splits at Unicode's line separators within a text.

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from filelock import FileLock, Timeout
 from tqdm import tqdm
@@ -15,60 +15,33 @@ from slm.errors import UserError
 from slm.generation.storyteller import Story, StoryRequest
 
 
-class Output(Protocol):
-    """Receives stories piece by piece."""
-
-    def write(self, story: Story, piece: str) -> None:
-        """Writes the piece by which a story has grown; at its end, `story.ended` is set."""
-
-    def close(self, finished: bool) -> None:
-        """Called at the end, or after an interruption."""
-
-
 class InOrder:
-    """Puts the pieces of stories that are generated together into the order of the requests.
-
-    Args:
-        requests: The requests.
-    """
+    """Puts the pieces of stories that are generated together into the order of the requests."""
 
     def __init__(self, requests: Iterable[StoryRequest]) -> None:
         self._waiting = iter(requests)
         self._current = next(self._waiting, None)
-        self._kept: dict[StoryRequest, tuple[Story, list[str]]] = {}
-        self._complete: set[StoryRequest] = set()
+        self._kept: dict[StoryRequest, tuple[Story, str, bool]] = {}
 
     def add(self, story: Story, piece: str) -> list[tuple[Story, str, bool]]:
-        """Adds a piece; returns what can be written now.
+        """Adds a piece; returns what can be written now: stories, pieces, whether each is the last.
 
-        Returns:
-            Stories, pieces of them, and whether each is the story's last. Nothing of a story is
-            returned before the previous one has ended.
+        Nothing of a story is returned before the previous one has ended.
         """
+        _, before, _ = self._kept.get(story.request, (story, "", False))
+        # Only this story's piece: others may have ended before their last piece arrives.
+        self._kept[story.request] = story, before + piece, story.ended is not None
         ready: list[tuple[Story, str, bool]] = []
-        kept = self._kept.setdefault(story.request, (story, []))
-        kept[1].append(piece)
-        if story.ended is not None:  # others may have ended before their last piece arrives
-            self._complete.add(story.request)
         while self._current is not None and self._current in self._kept:
-            story, pieces = self._kept[self._current]
-            last = self._current in self._complete
-            ready.append((story, "".join(pieces), last))
-            pieces.clear()
-            if not last:
+            ready.append(self._kept.pop(self._current))
+            if not ready[-1][2]:
                 break
-            del self._kept[self._current]
-            self._complete.remove(self._current)
             self._current = next(self._waiting, None)
         return ready
 
 
 class Terminal:
-    """Prints stories as they are generated, one after the other.
-
-    Args:
-        requests: The requests.
-    """
+    """Prints stories as they are generated, one after the other."""
 
     def __init__(self, requests: Sequence[StoryRequest]) -> None:
         self._count = len(requests)

@@ -6,10 +6,10 @@ from typing import Literal
 
 from slm.commands.lookup import open_named
 from slm.commands.parsing.arguments import Arguments
-from slm.commands.parsing.options import parse
-from slm.commands.predict.options import BATCH_SIZES, IGNORED, PredictOptions, make_requests
-from slm.commands.predict.outputs import JsonLines, Output, Terminal
-from slm.errors import UserError
+from slm.commands.parsing.options import FIT_SECTIONS, parse
+from slm.commands.predict.options import BATCH_SIZES, PredictOptions, make_requests
+from slm.commands.predict.outputs import JsonLines, Terminal
+from slm.errors import UserError, user_errors
 from slm.generation.quantization import can_compile, for_inference, resolve_quantization
 from slm.generation.storyteller import Storyteller
 
@@ -17,7 +17,7 @@ from slm.generation.storyteller import Storyteller
 def predict(arguments: Arguments) -> int:
     """Generates the stories that a command line asks for."""
     usage = 'slm predict [--ckpt_path FILE] [--prompt "Once upon a time"] [--option value ...]'
-    options = parse("predict", PredictOptions, arguments, usage, IGNORED)
+    options = parse("predict", PredictOptions, arguments, usage, FIT_SECTIONS)
     device, quantization = _arithmetic(options)
     checkpoint = open_named(options.ckpt_path, options.trainer.logs)
     storyteller = Storyteller(
@@ -27,7 +27,7 @@ def predict(arguments: Arguments) -> int:
     prompts = options.prompts()
     _check_lengths(prompts, storyteller, sampling.past_context)
     requests = make_requests(prompts, sampling)
-    output: Output = Terminal(requests)
+    output: Terminal | JsonLines = Terminal(requests)
     if options.out:
         facts = {
             "checkpoint": str(checkpoint.path.resolve()),
@@ -57,10 +57,8 @@ def predict(arguments: Arguments) -> int:
 def _arithmetic(options: PredictOptions) -> tuple[str, Literal["fp32", "bf16", "int8"]]:
     """Device and number format."""
     device = options.trainer.device.type
-    try:
+    with user_errors("slm predict --help explains it"):
         quantization = resolve_quantization(options.weights, device)
-    except ValueError as error:
-        raise UserError.from_value_error(error, "slm predict --help explains it") from error
     if options.compile and not can_compile(quantization, device):
         raise UserError(
             f"--compile true with weights {quantization} on {device}",

@@ -25,9 +25,7 @@ class BestCheckpoint(ModelCheckpoint):
             monitor="val_loss", mode="min", filename="best", enable_version_counter=False
         )
 
-    def on_load_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_load_checkpoint(self, trainer: Trainer, *_: Any) -> None:
         if trainer.state.fn == "fit" and self.dirpath and trainer.ckpt_path:
             folder = Path(self.dirpath)
             if Path(trainer.ckpt_path).resolve().parent == folder.resolve():

@@ -11,10 +11,9 @@ from slm.training.module import StoryModel
 
 
 class CompileAtStart(Callback):
-    """Compiles forward and backward on a batch of zeros, so that no step has to wait for it."""
+    """Compiles both passes on a batch of zeros; changes neither weights nor random state."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Runs one micro-batch; neither weights nor random state change."""
         assert isinstance(pl_module, StoryModel)
         data, device = pl_module.data, pl_module.device
         if data is None or not pl_module.compile_model:

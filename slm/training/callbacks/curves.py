@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
-from torch import distributed
 from torch.optim import Optimizer
 
 from slm.data.datamodule import StoryData
@@ -49,15 +48,11 @@ class TrainingCurves(Callback):
 
     Its state is each process's sum of the losses since the last log point, up to the last complete
     step: a resumed run completes the interval that it was stopped in.
-
-    Attributes:
-        latest: The values logged last.
-        seconds: From the start of the first step to the end of the last one, with validations.
     """
 
     def __init__(self) -> None:
-        self.latest: dict[str, float] = {}
-        self.seconds = 0.0
+        self.latest: dict[str, float] = {}  # the values logged last
+        self.seconds = 0.0  # from the first step's start to the last one's end, with validations
         self._first_batch: float | None = None
         self._trainer: Trainer | None = None
         self._saved: dict[str, Any] | None = None
@@ -69,7 +64,7 @@ class TrainingCurves(Callback):
         self._trainer = trainer
         self._paused: float | None = None
         self._begin_interval(trainer.global_step, pl_module.device)
-        if self._saved is not None:  # a resumed run finishes the interval that it was stopped in
+        if self._saved is not None:
             losses = self._saved["losses"].to(pl_module.device)
             same = len(losses) == trainer.world_size
             self._loss = losses[trainer.global_rank] if same else losses.mean()
@@ -81,19 +76,14 @@ class TrainingCurves(Callback):
         self._loss = torch.zeros((), device=device)
         self._batches = 0
         self._whole_steps = self._loss, 0
-        self._step = step
-        self._since = time.perf_counter()
+        self._step, self._since = step, time.perf_counter()
 
     def state_dict(self) -> dict[str, Any]:
         if self._trainer is None:
             return {}
         loss, batches = self._whole_steps
-        losses = [torch.zeros_like(loss) for _ in range(self._trainer.world_size)]
-        if len(losses) == 1:
-            losses = [loss]
-        else:
-            distributed.all_gather(losses, loss)
-        return {"losses": torch.stack(losses).cpu(), "batches": batches}
+        losses = self._trainer.strategy.all_gather(loss).reshape(-1)
+        return {"losses": losses.cpu(), "batches": batches}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._saved = state_dict or None
@@ -118,15 +108,14 @@ class TrainingCurves(Callback):
         self._batches += 1
         assert self._first_batch is not None
         self.seconds = time.perf_counter() - self._first_batch
-        step = trainer.global_step
         if (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
             self._whole_steps = self._loss, self._batches
+        step = trainer.global_step
         if step == self._step or (step % log_interval(trainer) and not trainer.should_stop):
             return
         assert isinstance(pl_module, StoryModel)
         assert pl_module.grad_norm is not None
-        mean = self._loss / self._batches
-        mean_loss = float(trainer.strategy.reduce(mean, reduce_op="mean"))
+        mean_loss = float(trainer.strategy.reduce(self._loss / self._batches, reduce_op="mean"))
         if not math.isfinite(mean_loss) and not pl_module.skip_nonfinite:
             raise diverged(f"the loss is {mean_loss}", step)
         seconds = time.perf_counter() - self._since

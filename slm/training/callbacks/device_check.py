@@ -48,10 +48,8 @@ class DeviceCheck(Callback):
 def check_device(model: GPT, device: torch.device, precision: str) -> tuple[float, float]:
     """Compares loss and gradients of a small batch on a device with the CPU's.
 
-    Args:
-        model: The network; copies of it are used.
-        device: The device to compare with the CPU.
-        precision: As the Trainer's; the CPU computes in the weights' own dtype.
+    Copies of the model are used. The precision is the device's; the CPU computes in the weights'
+    own dtype.
 
     Returns:
         Relative differences of the losses and of the gradients. The latter is the norm of the

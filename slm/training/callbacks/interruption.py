@@ -23,13 +23,10 @@ class Interruption(Callback):
     at the next micro-batch of training or validation; with several processes, when all of them
     know of it. A second signal ends the process at once, and so does one while no batches are
     running, after cleaning up.
-
-    Attributes:
-        number: The signal that was received; 0 if there was none.
     """
 
     def __init__(self) -> None:
-        self.number = 0
+        self.number = 0  # the signal that was received, if any
         self._running = False
         self._group: Any = None
 
@@ -56,7 +53,16 @@ class Interruption(Callback):
                 file=sys.stderr,
             )
 
-    def _check(self, trainer: Trainer) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Lightning's handler of SIGTERM talks to the other processes itself.
+        ours = threading.current_thread() is threading.main_thread()
+        if ours and signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN:
+            signal.signal(signal.SIGTERM, self._note)
+        if trainer.world_size > 1 and distributed.get_backend() != "gloo":
+            # On the CPU: a GPU would have to finish its queued work before it could answer.
+            self._group = distributed.new_group(backend="gloo")
+
+    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
         self._running = True
         number = self.number
         if trainer.world_size > 1:
@@ -69,20 +75,7 @@ class Interruption(Callback):
             run_is_over()
             raise Stopped(number)
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # Lightning's handler of SIGTERM talks to the other processes itself.
-        ours = threading.current_thread() is threading.main_thread()
-        if ours and signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN:
-            signal.signal(signal.SIGTERM, self._note)
-        if trainer.world_size > 1 and distributed.get_backend() != "gloo":
-            # On the CPU: a GPU would have to finish its queued work before it could answer.
-            self._group = distributed.new_group(backend="gloo")
-
-    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
-        self._check(trainer)
-
-    def on_validation_batch_start(self, trainer: Trainer, *_: Any) -> None:
-        self._check(trainer)
+    on_validation_batch_start = on_train_batch_start  # type: ignore[assignment]
 
     def on_train_end(self, *_: Any) -> None:
         self._running = False  # from here on a signal takes effect at once

@@ -18,10 +18,7 @@ SAY_EVERY = 30.0
 class ProgressLine(Callback):
     """A bar with loss and tokens per second on a terminal, elsewhere a line every half minute.
 
-    Each validation prints a line, too.
-
-    Args:
-        curves: Where loss and speed are read from.
+    Each validation prints a line, too. Loss and speed are read from the curves.
     """
 
     def __init__(self, curves: TrainingCurves) -> None:
@@ -43,9 +40,7 @@ class ProgressLine(Callback):
         )
 
     @rank_zero_only
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         step, bar = trainer.global_step, self._bar
         if bar is None or step % log_interval(trainer) or step == bar.n:
             return
@@ -81,9 +76,7 @@ class ProgressLine(Callback):
         if self._validation is not None:
             self._validation.update()
 
-    @rank_zero_only
-    def on_test_batch_end(self, *_: Any) -> None:
-        self.on_validation_batch_end()
+    on_test_batch_end = on_validation_batch_end  # type: ignore[assignment]
 
     @rank_zero_only
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -100,9 +93,7 @@ class ProgressLine(Callback):
                 file=sys.stderr,
             )
 
-    @rank_zero_only
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._close(self._validation)
+    on_test_end = on_validation_end
 
     @rank_zero_only
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -111,9 +102,7 @@ class ProgressLine(Callback):
         self._close(self._bar)
 
     @rank_zero_only
-    def on_exception(
-        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
-    ) -> None:
+    def on_exception(self, *_: Any) -> None:
         self._close(self._validation)
         self._close(self._bar)
 

@@ -55,21 +55,15 @@ class RunRecord(Callback):
             self._read_at = now
 
     @rank_zero_only
-    def on_save_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_save_checkpoint(self, trainer: Trainer, *_: Any) -> None:
         self._write(trainer)
 
     @rank_zero_only
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_end(self, trainer: Trainer, *_: Any) -> None:
         self._write(trainer)
         self._entry = {}
 
-    @rank_zero_only
-    def on_exception(
-        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
-    ) -> None:
-        self.on_train_end(trainer, pl_module)
+    on_exception = on_train_end  # type: ignore[assignment]
 
     def _write(self, trainer: Trainer) -> None:
         run = run_of(trainer)

@@ -4,8 +4,7 @@ from lightning.pytorch import Callback, Trainer
 
 from slm.hardware import describe_device
 from slm.training.callbacks.curves import TrainingCurves
-from slm.training.callbacks.garbage_collection import ManualGarbageCollection
-from slm.training.callbacks.memory import ReuseMemory
+from slm.training.callbacks.memory import ManualGarbageCollection, ReuseMemory
 from slm.training.callbacks.progress import ProgressLine
 from slm.training.callbacks.stories import SampledStories
 from slm.training.callbacks.validation import LastStep, PendingValidation
@@ -15,19 +14,14 @@ def standard_callbacks(curves: TrainingCurves, progress: bool = True) -> list[Ca
     """The callbacks around each step, apart from those that save.
 
     In this order: `LastStep` first, because the others ask it whether to stop.
-
-    Args:
-        curves: The curves, from which the progress line reads.
-        progress: Whether there is a progress line.
     """
-    line: list[Callback] = [ProgressLine(curves)] if progress else []
     return [
         LastStep(),
         ReuseMemory(),
         curves,
         SampledStories(),
         ManualGarbageCollection(),
-        *line,
+        *([ProgressLine(curves)] if progress else []),
         PendingValidation(),
     ]
 

@@ -12,15 +12,13 @@ from slm.training.module import StoryModel
 class SampledStories(Callback):
     """Writes a story into TensorBoard at each validation: same prompt and seed, other weights."""
 
-    def __init__(self, prompt: str = PROMPT, max_new_tokens: int = 256) -> None:
-        self.request = StoryRequest(prompt, SamplingOptions(max_new_tokens=max_new_tokens))
-
     @rank_zero_only
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, StoryModel)
         if trainer.state.fn != "fit" or trainer.sanity_checking or pl_module.sharded:
             return
-        story = self.request.prompt + "".join(pl_module.storyteller().generate(self.request))
+        request = StoryRequest(PROMPT, SamplingOptions(max_new_tokens=256))
+        story = request.prompt + "".join(pl_module.storyteller().generate(request))
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 # Two spaces before a line end: a line break in TensorBoard's Markdown.

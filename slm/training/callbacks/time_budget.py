@@ -38,11 +38,8 @@ class TimeBudget(Callback):
 
     The clock runs from the first step to the last, validations between them included; what comes
     before (preparation, compilation) and after is not counted. A resumed run continues with the
-    time that its checkpoint had used.
-
-    Args:
-        seconds: The time.
-        steps: Optimizer steps that are expected to fit into it: the unit of `position`.
+    time that its checkpoint had used. `steps` are the optimizer steps expected to fit into the
+    time: the unit of `position`.
     """
 
     def __init__(self, seconds: float, steps: int) -> None:
@@ -71,9 +68,7 @@ class TimeBudget(Callback):
         if self._started is None:
             self._started = time.perf_counter()
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         step, ended = self._last_step
         if trainer.global_step == step:
             return  # in the middle of an accumulation

@@ -11,9 +11,7 @@ class LastStep(Callback):
     It asks Lightning to stop, which Lightning precedes by a validation.
     """
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         if trainer.global_step >= trainer.max_steps > 0:
             trainer.should_stop = True
 
