@@ -1,4 +1,4 @@
-"""The shape and the architecture options of a GPT."""
+"""The shape of a GPT, and its switches."""
 
 from dataclasses import dataclass
 from typing import Literal

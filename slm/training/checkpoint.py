@@ -1,4 +1,4 @@
-"""Opening checkpoints."""
+"""Checkpoints: opening them, and what they contain."""
 
 import hashlib
 import os
@@ -48,7 +48,7 @@ class Checkpoint:
 
     @property
     def validated(self) -> bool:
-        """False if the run stopped during a validation, which must then be repeated."""
+        """Whether it was not written during a validation, which must then still be run."""
         state = self.contents["callbacks"].get("PendingValidation", {"step": None})
         return state["step"] is None
 

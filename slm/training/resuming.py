@@ -1,4 +1,4 @@
-"""Continuing from a checkpoint: what it must have in common with the new options."""
+"""What happens when a checkpoint is resumed."""
 
 import sys
 from typing import Any
