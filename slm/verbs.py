@@ -36,7 +36,7 @@ VERBS = {
     ),
     "test": Verb(
         "slm.commands.fit.run:test",
-        "the same, reported as test_*: TinyStories has no third split",
+        "measure a checkpoint as validate does, reported as test_*: TinyStories has no test split",
         _TRAINER_MEMORY,
     ),
     "predict": Verb(
@@ -52,11 +52,11 @@ VERBS = {
     ),
     "evaluate": Verb(
         "slm.commands.evaluate:evaluate",
-        "measure a model's stories: minimal pairs, generated stories, loss",
+        "score a model: minimal pairs, generated stories, loss",
     ),
     "verify-resume": Verb(
         "slm.commands.verify_resume:verify_resume",
-        "prove that a killed and resumed run equals an uninterrupted one here",
+        "check on this machine that a killed and resumed run equals an uninterrupted one",
     ),
     "prepare": Verb("slm.commands.prepare:prepare", "tokenise data without training"),
     "info": Verb(
@@ -74,7 +74,7 @@ usage: slm VERB [--option value ...]      (or: python -m slm.cli VERB ...)
   slm fit --config configs/quickstart.yaml            a first model, in minutes on a CPU
   slm fit --config configs/small.yaml                 the 30 M model on TinyStories
   slm fit --config configs/small.yaml --data.source stories.txt --trainer.max_steps 2000
-  slm fit --budget 20m --data.source stories.txt      a training plan that fits into a time
+  slm fit --budget 20m --data.source stories.txt      plan the training to fit a time budget
   slm fit --ckpt_path last                            resume an interrupted run
   slm validate                                        the best checkpoint of the newest run
   slm predict --prompt "Once upon a time"             a story from it

@@ -525,7 +525,7 @@ def test_the_overview_names_every_verb(slm):
         ("fit", "--trainer.precision", "bf16-mixed where the device multiplies it natively"),
         ("predict", "--temperature", "Divides the logits"),
         ("predict", "--num_samples", "Stories per prompt"),
-        ("validate", "--json", "Also write the figures"),
+        ("validate", "--json", "Also write the metrics"),
     ],
 )
 def test_help_explains_the_options(slm, verb, option, words):

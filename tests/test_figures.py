@@ -316,7 +316,7 @@ def test_the_newest_run_may_have_curves_only(slm, trained, workplace):
         (["--layer", "3"], "from 1 to 2"),
         (["--head", "0"], "from 1 to 2"),
         (["--formats", "[pdf]"], "png, svg or both"),
-        (["--ckpt_path", "absent.ckpt"], "--ckpt_path absent.ckpt is no checkpoint"),
+        (["--ckpt_path", "absent.ckpt"], "--ckpt_path absent.ckpt does not exist"),
         (["--ckpt_path", "lastt"], "remedy:   --ckpt_path last\n"),
         (["--prompt", " "], "--prompt is empty"),
         (["--out", "stories.txt"], "stories.txt is a file"),
@@ -329,5 +329,5 @@ def test_mistakes_are_explained(slm, trained, words, expected):
 
 def test_what_is_no_run_is_refused(slm, workplace):
     refuse(slm("plot"), "there is no run")
-    refuse(slm("plot", "absent"), "'absent' is no folder")
+    refuse(slm("plot", "absent"), "'absent' is not a folder")
     refuse(slm("report", workplace), "neither curves nor checkpoints")

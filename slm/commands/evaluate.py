@@ -30,7 +30,7 @@ class DataOptions:
     """Which stories the model has not seen."""
 
     source: str | None = None
-    """Held-out stories of other data than the model's own."""
+    """Evaluate on the held-out stories of this source, not of the model's own data."""
     root: str | None = None
     """The folder of prepared data."""
 
@@ -54,7 +54,7 @@ class EvaluateOptions:
     default."""
     measure: scorecard.Options = inline(scorecard.Options())
     untrained: bool = False
-    """Measure a model with random weights of that shape instead: where chance is."""
+    """Measure a randomly initialised model of that shape instead: the chance baseline."""
     generations: str | None = None
     """Measure these stories instead of generating some: JSON lines with `text` or `story`, and
     perhaps `prompt`, as `predict --out` writes them."""

@@ -85,7 +85,7 @@ def _check_is_prepared(folder: Path) -> None:
         )
     inside = sorted(str(found.parent) for found in folder.glob("**/manifest.json"))
     raise UserError(
-        f"{folder} is no folder of prepared data: it contains no manifest.json",
+        f"{folder} is not a folder of prepared data: it contains no manifest.json",
         "a folder of prepared data, or a checkpoint",
         f"slm info {inside[0] if inside else _some_folder()}"
         + (f" (there is also {', '.join(inside[1:5])})" if inside[1:] else ""),

@@ -54,14 +54,14 @@ def find_run(named: str | None, logs: Path) -> Run:
     if not run.folder.is_dir():
         known = ", ".join(sorted(str(run.folder) for run in Run.find_all(logs))[:5])
         raise UserError(
-            f"{named!r} is no folder",
+            f"{named!r} is not a folder",
             "a run's folder, such as lightning_logs/version_0",
             f"one of {known}" if known else "train one: slm fit --config configs/quickstart.yaml",
         )
     if not (run.has_checkpoint or run.has_curves):
         inside = ", ".join(str(found.folder) for found in Run.find_all(run.folder)[:5])
         raise UserError(
-            f"{run.folder} is no run: it contains neither curves nor checkpoints",
+            f"{run.folder} is not a run: it contains neither curves nor checkpoints",
             "a run's folder, such as lightning_logs/version_0",
             f"name one of {inside}" if inside else "name another folder",
         )
@@ -103,7 +103,7 @@ def check_checkpoint_name(named: str) -> None:
     if named.endswith(".ckpt") and Path(named).expanduser().is_file():
         return
     raise UserError(
-        f"--ckpt_path {named} is no checkpoint that exists",
+        f"--ckpt_path {named} does not exist or is not a checkpoint",
         "a file whose name ends in .ckpt, last or best",
         f"--ckpt_path {close[0] if close else 'lightning_logs/version_0/checkpoints/best.ckpt'}",
     )

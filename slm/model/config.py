@@ -1,4 +1,4 @@
-"""The shape of a GPT, and its switches."""
+"""The shape and the architecture options of a GPT."""
 
 from dataclasses import dataclass
 from typing import Literal

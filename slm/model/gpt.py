@@ -23,7 +23,7 @@ from slm.model.reference import attention_weights
 
 
 class AttentionCache(Protocol):
-    """Keys and values of earlier positions, which replace reading them again.
+    """A KV cache: keys and values of earlier positions, so that they are not recomputed.
 
     `slm.generation.cache.CacheView` is one.
     """
@@ -33,7 +33,7 @@ class AttentionCache(Protocol):
         """Positions of the tokens of this pass: (T,), or (B, T) if rows differ."""
 
     def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """Stores keys and values, and attends to all stored ones: four times (B, H, T, D)."""
+        """Stores keys and values, and attends to all stored ones: all (B, H, T, D)."""
 
 
 def make_norm(config: GPTConfig) -> nn.Module:
@@ -91,7 +91,7 @@ class CausalSelfAttention(nn.Module):
         self.residual_dropout = nn.Dropout(config.dropout)
 
     def heads(self, x: Tensor, angles: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values of all heads: (B, T, C) to three times (B, H, T, D)."""
+        """Queries, keys and values of all heads: (B, T, C) to (B, H, T, D) each."""
         qkv_BT3HD = self.qkv(x).unflatten(2, (3, self.n_head, -1))
         q_BHTD, k_BHTD, v_BHTD = qkv_BT3HD.permute(2, 0, 3, 1, 4).unbind()
         if self.qk_norm:  # Henry et al. 2020, arXiv 2010.04245, with RMSNorm
@@ -199,8 +199,8 @@ class GPT(nn.Module):
     Tying (Press & Wolf 2017, arXiv 1608.05859): the logit of a token is the dot product of the
     last hidden state with that token's embedding, so one V x C matrix serves both ends.
 
-    With `recompute`, training keeps only the input of each block and computes the rest again when
-    gradients need it (Chen et al. 2016, arXiv 1604.06174): less memory, a third more time.
+    With `recompute`, training keeps only each block's input and recomputes the rest in the backward
+    pass (Chen et al. 2016, arXiv 1604.06174): less memory, a third more time.
     """
 
     angles: Tensor

@@ -1,4 +1,4 @@
-"""Checkpoints: opening them, and what they contain."""
+"""Opening checkpoints."""
 
 import hashlib
 import os
@@ -48,7 +48,7 @@ class Checkpoint:
 
     @property
     def validated(self) -> bool:
-        """Whether it was not written during a validation, which must then still be run."""
+        """False if the run stopped during a validation, which must then be repeated."""
         state = self.contents["callbacks"].get("PendingValidation", {"step": None})
         return state["step"] is None
 

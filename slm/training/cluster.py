@@ -58,8 +58,8 @@ def shard(model: GPT, mesh: DeviceMesh, optimizer: str, compile: bool) -> None:
     Raises:
         UserError: Optimizer or compilation need whole weights.
     """
-    if optimizer == "muon" or compile:
-        option = "--model.optimizer.name muon" if optimizer == "muon" else "--model.compile true"
+    if optimizer != "adamw" or compile:
+        option = "--model.compile true" if compile else f"--model.optimizer.name {optimizer}"
         raise UserError(
             f"{option} with --trainer.strategy fsdp2, which shards the weights",
             "AdamW, without compiling",

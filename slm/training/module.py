@@ -41,7 +41,7 @@ from slm.training.resuming import apply_options, prepare_to_resume, seed_generat
 
 
 class StoryModel(LightningModule):
-    """A GPT, with how it is trained.
+    """A GPT and its training step.
 
     Args:
         gpt: Shape of the network.
@@ -51,8 +51,8 @@ class StoryModel(LightningModule):
             the data must be in its vocabulary. Not saved in the model's own checkpoints.
         skip_nonfinite: Whether a step whose gradient is not finite is skipped and training
             continues. Otherwise it stops there. On a GPU this costs a synchronisation per step.
-        grad_checkpointing: Whether to keep only the input of each block and compute the rest again
-            for the gradients: less memory, a third more time.
+        grad_checkpointing: Activation checkpointing: keep only each block's input, and recompute
+            the rest in the backward pass. Less memory, a third more time.
     """
 
     def __init__(

@@ -27,8 +27,8 @@ class OptimizerOptions:
     warmup_steps: int = 100
     """Steps of linear growth from 0 to the peak."""
     decay_steps: int | None = None
-    """Step at which the cosine reaches its end; null means trainer.max_steps. With a
-    budget of time the end of the time takes its place."""
+    """Step at which the decay ends; null means trainer.max_steps. With a budget the decay ends with
+    the budget."""
     weight_decay: float = 0.1
     """Decoupled decay of matrices and embeddings; biases and norms have none."""
     beta1: float = 0.9
@@ -42,8 +42,8 @@ class OptimizerOptions:
     muon_momentum: float = 0.95
     """Muon's decay rate of the gradient's running mean."""
     schedule: Literal["cosine", "trapezoid"] = "cosine"
-    """How the learning rate falls after the warm-up: along a half cosine, or constant and then in a
-    straight line over the last part, `cooldown_share`."""
+    """The learning rate after the warm-up: a half cosine, or constant and then linear decay over
+    the last part, `cooldown_share` (trapezoid, also known as WSD)."""
     cooldown_share: float = 0.5
     """Part of the steps over which a trapezoid falls; 1 makes it a straight line."""
 

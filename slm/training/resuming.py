@@ -1,4 +1,4 @@
-"""What happens when a checkpoint is resumed."""
+"""Continuing from a checkpoint: what it must have in common with the new options."""
 
 import sys
 from typing import Any

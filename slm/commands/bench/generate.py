@@ -74,7 +74,7 @@ class BenchGenerateOptions:
     cold: bool = True
     """Whether to time `predict` from the start of its process, too."""
     json: str | None = None
-    """Also write the figures to a file."""
+    """Also write the measurements to a JSON file."""
     trainer: DeviceOptions = DeviceOptions()
 
     def __post_init__(self) -> None:
@@ -202,7 +202,7 @@ def _table(speeds: Sequence[Speed], memory: float) -> list[str]:
     title = f"times {baseline}" if baseline else ""
     lines = [
         f"{'':{width}}  stories  tokens/s   slowest to fastest  {title:>23}  first token  "
-        "share of memory's speed"
+        "share of memory bandwidth"
     ]
     for s in speeds:
         times = f"{s.tokens_per_second / reference[s.stories]:.2f}" if baseline else ""

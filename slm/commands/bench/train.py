@@ -46,7 +46,7 @@ class BenchTrainOptions:
     dropout: float | None = None
     """Probability of dropping an activation."""
     grad_checkpointing: bool | None = None
-    """Whether to compute blocks twice."""
+    """Whether to use activation checkpointing."""
     repeats: int = 5
     """Rounds, of which the median counts."""
     steps: int | None = None
@@ -57,7 +57,7 @@ class BenchTrainOptions:
     """The model.py of a nanoGPT of your own: trained in its bare loop, compiled and in float32, in
     rounds with slm."""
     json: str | None = None
-    """Also write the figures to a file."""
+    """Also write the measurements to a JSON file."""
     trainer: AcceleratorOptions = AcceleratorOptions()
 
     def __post_init__(self) -> None:
@@ -225,7 +225,7 @@ def _table(rates: Sequence[Rate]) -> list[str]:
         sheet = datasheet_rate(describe_device("cuda"))
     lines = [
         f"{'':{width}}  tokens/s   slowest to fastest  times {baseline.arm:<24}  "
-        f"share of matrix rate{'  of datasheet' if sheet else ''}  peak memory"
+        f"share of matrix rate (MFU){'  of datasheet' if sheet else ''}  peak memory"
     ]
     for rate in rates:
         median, low, high = rate.times(baseline)

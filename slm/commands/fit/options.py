@@ -111,7 +111,7 @@ def _check_numbers(options: FitOptions) -> None:
     if options.budget is None and trainer.max_steps < 1:
         raise UserError(
             f"--trainer.max_steps {trainer.max_steps}",
-            "the number of optimizer steps to train; the learning rate is planned by it",
+            "the number of optimizer steps to train; the learning-rate schedule ends there",
             "--trainer.max_steps 1000, --budget 20m, or a config: --config configs/quickstart.yaml",
         )
     for name, value in (

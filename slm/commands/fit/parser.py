@@ -30,7 +30,7 @@ HELP = {
     "also take a run).",
     "--seed_everything": "Seed of the weights, the batches and dropout.",
     "--trainer.default_root_dir": "The folder that contains lightning_logs, the folder of runs.",
-    "--trainer.max_steps": "Optimizer steps to train; the learning rate is planned by it. "
+    "--trainer.max_steps": "Optimizer steps to train; the learning-rate schedule ends there. "
     "--budget replaces it.",
 }
 """Help in place of Lightning's, where that says too little or something else."""
@@ -58,7 +58,7 @@ class RunOptions:
     budget: str | None = None
     """Time to train for, such as 20m or 1h30m, in place of trainer.max_steps: a short measurement
     plans micro-batch, accumulation, precision and compile, and, if no config is named, the model's
-    size; the learning rate ends when the time does."""
+    size; the learning-rate schedule ends with the budget."""
     on_save_error: OnFailure = "stop"
     """Whether training stops when a checkpoint cannot be written, for example to a full disk, or
     only warns; the earlier checkpoint is kept in both cases."""
@@ -68,7 +68,7 @@ class RunOptions:
     """Whether fit compares loss and gradients of a small batch on a GPU with the CPU's before it
     begins, and stops if they differ by more than rounding."""
     json: str | None = None
-    """Also write the figures to a file."""
+    """Also write the metrics to a JSON file."""
 
 
 class StoryParser(ParsingErrors, LightningArgumentParser):

@@ -1,4 +1,4 @@
-"""The plan behind `fit --budget`: what to train, and how, so that it is done in some time."""
+"""The plan behind `fit --budget`: what to train, and how, so that it finishes within the budget."""
 
 import math
 import sys

@@ -45,7 +45,7 @@ class BestCheckpoint(ModelCheckpoint):
             self._take_up(trainer, Path(self.dirpath) / "best.ckpt")
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Does nothing: the file counts."""
+        """Does nothing: best.ckpt itself is authoritative."""
 
 
 def _best_score(path: Path) -> float | None:

@@ -34,7 +34,7 @@ def format_duration(seconds: float) -> str:
 
 
 class TimeBudget(Callback):
-    """Ends training at the step that ends nearest to the end of a time.
+    """Ends training at the step that ends nearest to the end of the time budget.
 
     The clock runs from the first step to the last, validations between them included; what comes
     before (preparation, compilation) and after is not counted. A resumed run continues with the
