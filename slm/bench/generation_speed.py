@@ -1,4 +1,4 @@
-"""Speed of generation: tokens per second, time to the first token, share of the memory's speed."""
+"""Speed of generation: tokens per second, time to the first token, share of memory bandwidth."""
 
 import random
 import statistics
@@ -96,13 +96,7 @@ def measure(
 ) -> list[Speed]:
     """Measures all variants in rounds, so that a disturbance of the machine affects all of them.
 
-    Args:
-        generators: By name, each with the bytes of weights that a token reads.
-        stories: How many at once.
-        tokens: New tokens of each.
-        vocab_size: Of the prompts' tokens.
-        repeats: Rounds that count; one before them does not.
-        device: Where they run.
+    Each comes with the bytes of weights that a token reads. The first round does not count.
     """
     prompts = make_prompts(stories, vocab_size)
     whole: dict[str, list[float]] = {name: [] for name in generators}

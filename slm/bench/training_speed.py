@@ -120,11 +120,8 @@ def measure_training(
 ) -> tuple[list[Rate], float]:
     """Measures several variants of training in rounds. All of them are in memory at once.
 
-    Args:
-        variants: By their names in the table: a name in `VARIANTS`, what to train, nanoGPT's path.
-        repeats: Rounds that count.
-        steps: Steps of a round; None takes what lasts some seconds.
-        say: Called with a line about what is being done.
+    By their names in the table come a name in `VARIANTS`, what to train, and nanoGPT's path. A
+    round without a number of steps lasts some seconds.
 
     Returns:
         Rates of those that did not fail, and operations per second of matrix products, the median.

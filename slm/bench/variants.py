@@ -67,12 +67,7 @@ class Training:
 
 
 class Rounds:
-    """A worker's end of the connection: it works on demand, for some steps, and reports the time.
-
-    Args:
-        connection: The other end sends numbers of steps, and finally None.
-        device: Synchronised before the clock is read.
-    """
+    """A worker's end of the connection: it trains on demand, and reports the time of the steps."""
 
     def __init__(self, connection: Connection, device: str) -> None:
         self._connection = connection
@@ -345,14 +340,7 @@ VARIANTS: dict[str, Callable[[Training, Rounds, Path], dict[str, float] | None]]
 
 
 def work(connection: Connection, variant: str, training: Training, path: Path | None) -> None:
-    """The main function of a worker; finally it reports peak memory and the parts of a step.
-
-    Args:
-        connection: To the parent process. Errors are sent as text.
-        variant: A name in `VARIANTS`.
-        training: What to train.
-        path: Of nanoGPT's model.py.
-    """
+    """A worker's main function; it sends errors as text, finally peak memory and a step's parts."""
     warnings.filterwarnings("ignore")
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)

@@ -120,14 +120,7 @@ def compare(
     shared: Sequence[Overlap],
     frequent: Sequence[str],
 ) -> StoryStatistics:
-    """Adds the statistics that compare stories with the training text.
-
-    Args:
-        statistics: Statistics of the stories.
-        stories: At least one.
-        shared: What each has in common with the training text.
-        frequent: The words of (a sample of) the training text, the most frequent first.
-    """
+    """Adds what compares stories with the training text: overlaps, and its words by frequency."""
     known, common = set(frequent), set(frequent[:1000])
     everything = [word for each in _words(stories) for word in each]
     return replace(

@@ -58,15 +58,8 @@ def sentences(story: str) -> list[str]:
 def make_pairs(stories: Sequence[str], seed: int, count: int) -> dict[str, list[Pair]]:
     """Pairs of each family, at most one from a story (two in "agreement": number and tense).
 
-    Opposite pairs are neighbours, and are included or left out together.
-
-    Args:
-        stories: Held-out stories. Some families find something to swap in one of eight only.
-        seed: Seed of all random choices.
-        count: Pairs of a family at most; of an odd number one less.
-
-    Returns:
-        Pairs by family, in the order of `FAMILIES`.
+    Opposite pairs are neighbours, and are included or left out together: of an odd `count` one
+    pair fewer is kept. Some families find something to swap in one story of eight only.
     """
     return {
         family: [pair for pair in make(stories, seed) if _fits(pair)][: count - count % 2]

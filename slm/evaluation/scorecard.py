@@ -135,17 +135,7 @@ def measure(
     stories: Sequence[GeneratedStory] | None = None,
     say: Say = lambda _: None,
 ) -> Scorecard:
-    """Measures a model.
-
-    Args:
-        model: The network, in evaluation mode.
-        held_out: Stories that it has not seen.
-        trained_on: The training text, if there is one.
-        options: How much, and the seed.
-        about: Copied into the scorecard.
-        stories: Stories to evaluate; None generates some.
-        say: Called with what is being done.
-    """
+    """Measures a model in evaluation mode, on the given stories or on some that it generates."""
     tokenizer = held_out.tokenizer
     card = Scorecard(about)
     texts = held_out.held_out(options.pairs * _STORIES_A_PAIR)

@@ -66,13 +66,7 @@ def texts_of(
     root: str | None = None,
     prepare: bool = True,
 ) -> Texts:
-    """Data in a checkpoint's vocabulary.
-
-    Args:
-        checkpoint: Determines the vocabulary, and the data if no source is given.
-        source: Other data, as for `--data.source`.
-        root: The folder of prepared data; None takes the checkpoint's.
-        prepare: Whether to prepare them if necessary.
+    """Data in a checkpoint's vocabulary: its own, or of another source or root; found or prepared.
 
     Raises:
         UserError: There are no such data, or they are in another vocabulary.

@@ -78,12 +78,6 @@ class StaticCache:
 class KVCache:
     """Memory for the keys and values of up to `batch_size` sequences of up to `block_size` tokens.
 
-    Args:
-        config: The model's shape.
-        batch_size: Number of sequences.
-        dtype: Number format of keys, values and attention.
-        device: Where they are stored.
-
     Attributes:
         lengths: How many positions each row contains.
     """

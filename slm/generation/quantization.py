@@ -1,7 +1,7 @@
 """Weights in the format that a device reads fastest, for inference.
 
-Decoding one sequence reads every weight once per token, so its speed is that of the memory: half
-the bytes are up to twice the tokens.
+Decoding one sequence reads every weight once per token, so it is bound by the memory bandwidth:
+half the bytes are up to twice the tokens per second.
 
 Shape suffixes: N output channels, K input channels, M rows of input.
 """

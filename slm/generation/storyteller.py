@@ -15,13 +15,9 @@ PROMPT = "Once upon a time"
 
 
 class StoryRequest:
-    """One story to generate.
+    """One story to generate: how it begins, and how it continues.
 
     A plain class: Lightning takes tuples and dataclasses apart to look for tensors in them.
-
-    Args:
-        prompt: How the story begins.
-        options: How it continues.
     """
 
     def __init__(self, prompt: str, options: SamplingOptions) -> None:
@@ -93,12 +89,7 @@ def _overlap(text: str, stop: str) -> int:
 
 
 class Storyteller:
-    """Generates stories.
-
-    Args:
-        model: The network, as it was trained or from `for_inference`.
-        tokenizer: The one it was trained with.
-    """
+    """Generates stories, with a network as it was trained or from `for_inference`."""
 
     def __init__(self, model: GPT, tokenizer: Tokenizer) -> None:
         self.model = model
@@ -121,13 +112,7 @@ class Storyteller:
         batch_size: int,
         compile: bool = False,
     ) -> Iterator[tuple[Story, str]]:
-        """Generates many stories together.
-
-        Args:
-            requests: The stories. Their options may differ in the seed and nothing else.
-            options: These options.
-            batch_size: Stories at once.
-            compile: As in `Engine`.
+        """Generates stories, `batch_size` at once; the requests' options differ only in the seed.
 
         Yields:
             At every token of a story, the story and the piece by which it has grown, which may be

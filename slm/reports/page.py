@@ -54,14 +54,7 @@ def tiles(figures: Iterable[tuple[str, str]]) -> str:
 
 
 def folded(summary: str, text: str, opened: bool = False, tag: str = "p") -> str:
-    """A text that is shown when its summary is clicked.
-
-    Args:
-        summary: What is always shown.
-        text: In plain text.
-        opened: Whether it is shown from the beginning.
-        tag: p, or pre for code.
-    """
+    """A plain text, in the tag p or pre, that is shown when its summary is clicked."""
     return (
         f"<details{' open' if opened else ''}><summary>{escape(summary)}</summary>"
         f"<{tag}>{escape(text)}</{tag}></details>"
@@ -69,14 +62,7 @@ def folded(summary: str, text: str, opened: bool = False, tag: str = "p") -> str
 
 
 def drawn(name: str, figure: Figure, caption: str, kind: str = "svg") -> str:
-    """An embedded figure.
-
-    Args:
-        name: Its alternative text.
-        figure: The figure.
-        caption: What it shows.
-        kind: svg, or png if there are too many lines for an svg.
-    """
+    """An embedded figure: svg, or png if there are too many lines for an svg."""
     encoded = base64.b64encode(as_bytes(figure, kind)).decode()
     form = "svg+xml" if kind == "svg" else kind
     return (

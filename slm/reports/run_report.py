@@ -45,16 +45,7 @@ CAPTIONS = {
 
 
 def write_report(run: Path, out: Path | None = None, curves: RunCurves | None = None) -> Path:
-    """Writes the report of a run.
-
-    Args:
-        run: The run's folder.
-        out: The file; None takes `report.html` in that folder.
-        curves: The run's curves, if they have been read already.
-
-    Returns:
-        The file's path.
-    """
+    """Writes a run's report, by default `report.html` in its folder; returns the path."""
     path = out or run / "report.html"
     page = _page(_Run.open(run, curves))
     with replacing(path) as temporary:

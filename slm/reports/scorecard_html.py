@@ -25,13 +25,7 @@ def read_card(path: Path) -> dict[str, Any]:
 def scorecard_section(
     card: dict[str, Any] | None, checkpoint: Checkpoint | None, folder: Path
 ) -> str:
-    """The part of a run's report that shows its scorecard, or says how to get one.
-
-    Args:
-        card: From `read_card`; None if the run has none.
-        checkpoint: The checkpoint that the report describes.
-        folder: The run's folder.
-    """
+    """The part of a run's report that shows its scorecard, or says how to get one."""
     command = (
         f"<code>slm evaluate --ckpt_path {escape(str(shortened(checkpoint.path)))}</code>, then "
         f"<code>slm report {escape(str(shortened(folder)))}</code>"

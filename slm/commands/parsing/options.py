@@ -65,15 +65,8 @@ def parse(
     """Parses a command line into a dataclass.
 
     A field that is a dataclass becomes a section of options, a tuple of texts an option that can
-    be given several times.
-
-    Args:
-        verb: Name in `VERBS`.
-        options: The dataclass.
-        arguments: What follows the verb.
-        usage: The text after "usage:".
-        ignored: Sections and options of config files that decide nothing here; None if `--config`
-            is an option like any other.
+    be given several times. `ignored` names sections and options of config files that decide nothing
+    here; without it `--config` is an option like any other.
     """
     parser = Parser(
         prog="slm", usage=usage, description=VERBS[verb].description, allow_abbrev=False

@@ -70,15 +70,10 @@ class Terminal:
 
 
 class JsonLines:
-    """Writes a file with a JSON object for each story, in the order of the requests.
+    """Writes a file with a JSON object for each story and the facts it depends on, in order.
 
     Until the last one is written, `.part` is appended to the file's name. If such a file exists,
     from the same command, its stories are kept.
-
-    Args:
-        path: The file.
-        requests: The requests.
-        facts: Written into each object: the checkpoint, and what else the stories depend on.
 
     Attributes:
         done: How many stories are complete.

@@ -48,11 +48,7 @@ def maps_of_text(
 ) -> tuple[list[int], Tensor]:
     """The attention weights of a text's beginning, after the end-of-text that begins a story.
 
-    Args:
-        model: The network, in evaluation mode.
-        tokenizer: Its tokenizer.
-        text: The text.
-        most: Read no more tokens than this, and than fit into the context.
+    Reads at most `most` tokens, and what fits into the context of a model in evaluation mode.
 
     Returns:
         The token ids, and weights (L, H, T, T) on the CPU.
@@ -93,10 +89,7 @@ def _add_bar(figure: Figure, image: AxesImage, axes: Axes) -> None:
 
 
 def draw_heads(maps_LHTT: Tensor, title: str = "All heads") -> Figure:
-    """Every head of every layer, small: layers from top to bottom, heads from left to right.
-
-    Drawn as one picture.
-    """
+    """Every head of every layer in one picture: layers downwards, heads from left to right."""
     layers, heads, T, _ = maps_LHTT.shape
     gap = max(1, T // 16)
     canvas = np.full((layers * (T + gap) - gap, heads * (T + gap) - gap), np.nan)

@@ -30,14 +30,9 @@ class Expectation:
 def expectations(
     model: GPT, tokenizer: Tokenizer, text: str, most: int = MOST_TOKENS - 1, among: int = 3
 ) -> list[Expectation]:
-    """The model's expectations at each token of a text's beginning.
+    """The model's expectations at each token of a text's beginning, after an end-of-text.
 
-    Args:
-        model: The network, in evaluation mode.
-        tokenizer: Its tokenizer.
-        text: Read after the end-of-text that begins a story.
-        most: Read no more tokens than this, and than fit into the context.
-        among: How many of the likeliest tokens to keep.
+    Reads at most `most` tokens, and what fits into the context; keeps the likeliest of each.
     """
     room = min(most, model.config.block_size)
     tokens = [tokenizer.end_of_text, *tokenizer.encode(text)][: room + 1]
