@@ -28,7 +28,10 @@ def test_a_template_names_each_column_once():
     assert StoryText("text").columns == ("text",)
 
 
-@pytest.mark.parametrize("spec", ["{Context", "Context}", "{} {Response}", "{{x}}"])
+@pytest.mark.parametrize(
+    "spec",
+    ["{Context", "Context}", "{} {Response}", "{{x}}", "{title: en}", "{a!r}", "{a:>9} {b}"],
+)
 def test_a_malformed_template_is_explained(spec):
     with pytest.raises(UserError, match=r"--data\.text_column"):
         StoryText(spec)
@@ -66,3 +69,9 @@ def test_the_remedy_names_the_column_that_was_meant(spec, present, remedy):
 def test_a_missing_or_other_column_is_explained(spec, message):
     with pytest.raises(UserError, match=message):
         StoryText(spec).of(ROW, "here")
+
+
+def test_a_column_that_occurs_twice_is_refused():
+    with pytest.raises(UserError, match=r"a\.csv: 2 columns are called 'b'"):
+        StoryText("{a} {b}").check(["a", "b", "b"], "a.csv")
+    StoryText("a").check(["a", "b", "b"], "a.csv")

@@ -167,8 +167,22 @@ def test_a_story_beyond_all_measure_is_refused_before_it_fills_the_memory(
         ("quote.csv", b'text\none\n"two\nthree\n', "unexpected end of data"),
         ("latin2.csv", b"text\nfine\ncaf\xe9", "line 3 is not UTF-8"),
         ("broken.jsonl", b'{"text": "a"}\n{"text": \n', "line 2"),
-        ("list.jsonl", b"[1, 2]\n", "line 1 contains a JSON list"),
-        ("array.json", b'[\n{"text": "a"}\n]', "array.json, line 1"),
+        ("list.jsonl", b'{"text": "a"}\n[1]\n', "line 2 contains a JSON list"),
+        ("array.json", b'[{"text": "a"},\n 5]', "object 2 contains a JSON int"),
+        ("open.json", b'[{"text": "a"}', "after object 1: the array does not end"),
+        ("after.json", b'[{"text": "a"}]\n[]', "after object 1: text after the end of the array"),
+        ("comma.json", b'[{"text": "a"} {"text": "b"}]', "after object 1: no comma"),
+        ("latin.json", b'[{"text": "caf\xe9"}]', "byte 14 of the file is not UTF-8"),
+        ("deep.jsonl", b'{"text": "a"}\n{"text": ' + b"[" * 100_000, "line 2: maximum recursion"),
+        ("deep.json", b'[{"text": ' + b"[" * 100_000, "deep.json: maximum recursion"),
+        ("twice.jsonl", b'{"text": "a", "text": "b"}', "line 1: the key 'text' occurs twice"),
+        ("twice.csv", b"text,text\na,b\n", "2 columns are called 'text'"),
+        ("utf16.txt", "a b c".encode("utf-16"), "iconv -f UTF-16 -t"),
+        ("utf16le.txt", "a b c".encode("utf-16-le"), "a NUL character.*[^$]*iconv -f UTF-16LE"),
+        ("utf16be.jsonl", '{"text": "a"}'.encode("utf-16-be"), "iconv -f UTF-16BE"),
+        ("utf16.csv", "text\na b c".encode("utf-16"), "iconv -f UTF-16 -t"),
+        ("utf32.csv", "text\na b c".encode("utf-32"), "iconv -f UTF-32 -t"),
+        ("nul.txt", b"Once upon\0 a time", "byte 0x00 at 9.*[^$]*tr -d"),
         ("cells.csv", b"text\nOnce, there was\n", "line 2 has 2 cells"),
         ("few.csv", b"id,text\n1,a\n2\n", "line 3 has 1 cells"),
         ("number.jsonl", b'{"text": 5}\n', "line 1: column 'text' contains int"),
@@ -185,6 +199,30 @@ def test_a_bad_file_is_explained_with_its_name(tmp_path, name, content, message)
     with pytest.raises(UserError, match=message) as error:
         list(read_stories(path, "text"))
     assert name in error.value.found
+
+
+def test_a_row_of_parquet_that_is_not_utf8_is_named(tmp_path):
+    column = pyarrow.array([b"a", b"b", b"c", b"caf\xe9"]).view(pyarrow.string())
+    path = tmp_path / "latin.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"text": column}), path, row_group_size=3)
+    with pytest.raises(UserError, match=r"latin.parquet, row 4 is not UTF-8"):
+        list(read_stories(path, "text"))
+    (_, second) = cut_file(path, StoryText("text"), None, 1)
+    with pytest.raises(UserError, match=r"row 4"):
+        list(second.stories())
+
+
+@pytest.mark.parametrize("length", [1, 300_000, 1_500_000])
+def test_an_array_is_read_in_blocks(tmp_path, length):
+    """TinyStories' own download: one array per file."""
+    stories = [f"{n} " + "é" * length for n in range(3)]
+    rows = [{"text": story, "instruction": {"words": ["a", "}"]}} for story in stories]
+    path = tmp_path / "data00.json"
+    for text in (json.dumps(rows), "\ufeff " + json.dumps(rows, ensure_ascii=False, indent=1)):
+        path.write_text(text, encoding="utf-8")
+        assert list(read_stories(path, "text")) == stories
+    path.write_text(" [ ] ", encoding="utf-8")
+    assert list(read_stories(path, "text")) == []
 
 
 def test_an_unreadable_place_is_explained(tmp_path):

@@ -158,6 +158,23 @@ def test_hidden_files_are_passed_over_and_what_is_left_out_is_said(tmp_path):
     assert joined.describe() == source.describe()
 
 
+def test_json_files_are_read_where_there_are_no_others(tmp_path):
+    for name in ("data00.json", "data01.json", ".hidden.txt", "readme.md"):
+        write_stories(tmp_path / "stories.jsonl", [name]).rename(tmp_path / name)
+    source = open_source(str(tmp_path))
+    assert split(source, 0)["train"] == ["data00.json", "data01.json"]
+    write_stories(tmp_path / "a.txt", ["a"])
+    assert split(open_source(str(tmp_path)), 0)["train"] == ["a"]
+
+
+def test_a_file_whose_name_is_not_utf8_is_read(tmp_path):
+    name = os.fsdecode(b"b\xef.txt")
+    write_stories(tmp_path / "a.txt", ["a"]).rename(tmp_path / name)
+    source = open_source(str(tmp_path))
+    assert split(source, 0)["train"] == ["a"]
+    assert source.unchanged_since(source.revision())
+
+
 @pytest.mark.parametrize("spec", ["", "  ", "hub:", ["builtin", ""]])
 def test_a_source_without_a_name_is_explained(spec):
     with pytest.raises(UserError, match="names no source"):

@@ -68,6 +68,29 @@ def test_a_story_of_five_megabytes(own, story):
     assert ids[-1] == own.end_of_text
 
 
+@pytest.mark.parametrize("blank", [" ", "\n", "\t"])
+def test_a_million_of_white_space_is_encoded(gpt2, blank):
+    """tiktoken's regular expression panics there."""
+    text = "a" + blank * 1_200_000 + "b"
+    ids = gpt2.encode(text)
+    assert gpt2.decode(ids) == text
+    assert list(gpt2.encode_stories(["c", text])) == [
+        *gpt2.encode("c"), gpt2.end_of_text, *ids, gpt2.end_of_text,
+    ]  # fmt: skip
+
+
+def test_less_white_space_is_encoded_as_by_tiktoken(gpt2):
+    text = " " * 400_000 + "end"
+    assert gpt2.encode(text) == gpt2._encoding.encode_ordinary(text)
+
+
+@pytest.mark.parametrize("unit", ["ab", " ", "\n", "é1", "!?"])
+def test_a_vocabulary_is_learnt_from_one_unbroken_word(unit):
+    """Its time grows in proportion to the length: it took minutes."""
+    tokenizer = Tokenizer.train([unit * 200_000], 300)
+    assert tokenizer.decode(tokenizer.encode(unit * 7)) == unit * 7
+
+
 def test_a_tokenizer_is_saved_and_loaded(own, gpt2, tmp_path):
     for tokenizer in (own, gpt2):
         tokenizer.save(tmp_path / "tokenizer.json")

@@ -26,7 +26,10 @@ class StoryText:
 
     def __post_init__(self) -> None:
         try:
+            # `{a: b}` and `{a!r}` are formats in Python's templates, and nothing here.
+            parts = list(Formatter().parse(self.normalized)) if self.is_template else []
             valid = bool(self.columns) and all(self.columns)
+            valid = valid and not any(spec or conversion for _, _, spec, conversion in parts)
         except ValueError:
             valid = False
         if not valid:
@@ -64,9 +67,12 @@ class StoryText:
         """Checks that a table, called `source` in the message, has the columns.
 
         Raises:
-            UserError: A column is missing.
+            UserError: A column is missing, or occurs twice.
         """
         for column in self.columns:
+            if present.count(column) > 1:
+                found = f"{source}: {present.count(column)} columns are called {column!r}"
+                raise UserError(found, "one", "rename all but one of them in the file")
             if column in present:
                 continue
             found = f"{source}: there is no column {column!r} among {', '.join(present) or 'none'}"

@@ -2,6 +2,7 @@
 
 import glob
 import hashlib
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -56,13 +57,15 @@ class FileSource:
                 "check the path, or try --data.source builtin",
             )
         files: dict[str, list[Path]] = {"train": [], "validation": []}
-        for path in sorted(path for path in matches if path.is_file()):
-            name = path.relative_to(base)
-            if any(part.startswith(".") for part in name.parts):
-                continue  # hidden: copies, caches and environments
+        names = sorted(path.relative_to(base) for path in matches if path.is_file())
+        # Hidden files are copies, caches and environments.
+        names = [name for name in names if not any(part.startswith(".") for part in name.parts)]
+        # Beside files of other kinds, .json files rarely contain stories.
+        json_too = self.is_pattern or not any(n.name.lower().endswith(SUFFIXES) for n in names)
+        for name in names:
+            path = base / name
             parts = set(re.split(r"[^a-z]+", str(name).lower()))
-            # Other .json files in a folder rarely contain stories.
-            known = path.name.lower().endswith(SUFFIXES) or (self.is_pattern and kind_of(path))
+            known = path.name.lower().endswith(SUFFIXES) or (json_too and kind_of(path))
             if not known or parts & {"test", "readme", "license"}:
                 self.left_out.append(str(name))
             else:
@@ -92,7 +95,7 @@ class FileSource:
             for split, paths in self._files.items():
                 for path in paths:
                     size = path.stat().st_size
-                    digest.update(f"{split} {path.name} {size}\n".encode())
+                    digest.update(os.fsencode(f"{split} {path.name} {size}\n"))
                     with path.open("rb") as file:
                         digest.update(file.read(1 << 16))
                         file.seek(max(0, size - (1 << 16)))

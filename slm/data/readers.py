@@ -1,9 +1,9 @@
 """Stories from files, in pieces: .txt, .jsonl, .csv and .parquet, each also as .gz."""
 
+import codecs
 import contextlib
 import csv
 import gzip
-import json
 import shutil
 import string
 import sys
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from slm.data.columns import StoryText
+from slm.data.json_array import DECODER, is_array, read_array
 from slm.data.tokenizer import END_OF_TEXT
 from slm.errors import UserError
 
@@ -71,7 +72,7 @@ class FilePiece:
             UserError: The file is missing, not UTF-8, malformed, or has no such column; the message
                 names the position.
         """
-        readers = {".txt": _read_txt, ".jsonl": _read_jsonl, ".csv": _read_csv}
+        readers = {".txt": _read_txt, ".jsonl": _read_json, ".csv": _read_csv}
         try:
             if (kind := kind_of(self.path)) in readers:
                 with _open(self.path) as file:
@@ -85,8 +86,8 @@ class FilePiece:
 def cut_file(path: Path, text: StoryText, split: str | None, piece_bytes: int) -> list[FilePiece]:
     """Cuts a file into pieces of about `piece_bytes` that can be read independently.
 
-    A compressed file and a `.csv` (whose cells may contain line breaks) are one piece, because they
-    can only be read from the beginning. A parquet file is cut between its row groups.
+    A compressed file, a `.csv` (whose cells may contain line breaks) and a JSON array can only be
+    read from the beginning, so each is one piece. A parquet file is cut between its row groups.
 
     Raises:
         UserError: The file is of an unknown kind, or cannot be read.
@@ -100,7 +101,8 @@ def cut_file(path: Path, text: StoryText, split: str | None, piece_bytes: int) -
         )
     try:
         size = path.stat().st_size
-        if path.suffix.lower() == ".gz" or kind == ".csv":
+        array = kind == ".jsonl" and _is_array(path)
+        if path.suffix.lower() == ".gz" or kind == ".csv" or array:
             return [FilePiece(path, text, split, 0, sys.maxsize, size)]
         if kind == ".parquet":
             return _cut_parquet(path, text, split, piece_bytes)
@@ -183,25 +185,41 @@ def _lines(file: IO[bytes], piece: FilePiece) -> Iterator[tuple[int, str]]:
         position += len(line)
 
 
-def _read_jsonl(file: IO[bytes], piece: FilePiece) -> Iterator[str]:
-    for begin, line in _lines(file, piece):
-        if not line.strip(string.whitespace):
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise UserError(
-                f"{_Line(piece.path, begin)}: {error}",
-                "one JSON object per line",
-                "repair or delete that line; write the objects of a JSON array on one line each",
-            ) from error
-        if not isinstance(row, dict):
-            raise UserError(
-                f"{_Line(piece.path, begin)} contains a JSON {type(row).__name__}",
-                'one JSON object per line, such as {"text": "Once upon a time"}',
-                "write each story as such a line",
-            )
-        yield piece.text.of(row, _Line(piece.path, begin))
+def _read_json(file: IO[bytes], piece: FilePiece) -> Iterator[str]:
+    """One object per line, or one array of objects."""
+    position: object = ""
+    try:
+        if piece.stop == sys.maxsize and _is_array(piece.path):
+            for count, row in enumerate(read_array(file, LONGEST_STORY), 1):
+                position = f"{piece.path}, object {count}"
+                yield _story(row, piece, position)
+                position = f"{piece.path}, after object {count}"
+            return
+        for begin, line in _lines(file, piece):
+            if line.strip(string.whitespace):
+                position = _Line(piece.path, begin)
+                yield _story(DECODER.decode(line), piece, position)
+    except (ValueError, RecursionError) as error:
+        raise UserError(
+            f"{position or piece.path}: {error}",
+            "one JSON object per line, or one array of objects",
+            "repair or delete what is there",
+        ) from error
+
+
+def _is_array(path: Path) -> bool:
+    with _open(path) as file:
+        return is_array(file.read(4096))
+
+
+def _story(row: Any, piece: FilePiece, position: object) -> str:
+    if not isinstance(row, dict):
+        raise UserError(
+            f"{position} contains a JSON {type(row).__name__}",
+            'a JSON object, such as {"text": "Once upon a time"}',
+            "write each story as such an object",
+        )
+    return piece.text.of(row, position)
 
 
 def _read_csv(file: IO[bytes], piece: FilePiece) -> Iterator[str]:
@@ -233,9 +251,16 @@ def _read_parquet(piece: FilePiece) -> Iterator[str]:
         piece.text.check(table.schema_arrow.names, piece.path)
         groups = range(piece.start, min(piece.stop, table.num_row_groups))
         columns = list(piece.text.columns)
+        count = sum(table.metadata.row_group(group).num_rows for group in range(piece.start))
         for batch in table.iter_batches(batch_size=128, row_groups=groups, columns=columns):
-            for row in batch.to_pylist():
-                yield piece.text.of(row, piece.path)
+            for row in batch.to_struct_array():
+                count += 1
+                position = f"{piece.path}, row {count}"
+                try:
+                    yield piece.text.of(row.as_py(), position)
+                except UnicodeDecodeError as error:
+                    found = f"{position} is not UTF-8 text: {error.reason}"
+                    raise UserError(found, "UTF-8", "repair or delete that row") from error
 
 
 def _cut_parquet(
@@ -277,14 +302,32 @@ def _parquet(path: Path) -> Iterator[Any]:
 
 def _decode(data: bytes, begin: int, path: Path) -> str:
     try:
+        if (nul := data.find(b"\0")) >= 0:
+            raise UnicodeDecodeError("utf-8", data, nul, nul + 1, "a NUL character")
         return data.decode()
     except UnicodeDecodeError as error:
         raise UserError(
             f"{_Line(path, begin + error.start)} is not UTF-8 text: {error.reason} "
             f"(byte 0x{data[error.start]:02x} at {begin + error.start:,})",
             "UTF-8",
-            "convert the file, for instance: iconv -f WINDOWS-1252 -t UTF-8 OLD > NEW",
+            f"convert the file, for instance: {_conversion(path)}",
         ) from error
+
+
+def _conversion(path: Path) -> str:
+    """A command that converts a file to UTF-8, by what its beginning looks like."""
+    with _open(path) as file:
+        head = file.read(4096)
+    encoding = "WINDOWS-1252"
+    if head.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
+        encoding = "UTF-32"
+    elif head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        encoding = "UTF-16"
+    elif head.count(0) > len(head) / 4:  # every second byte of Latin letters
+        encoding = "UTF-16LE" if head[1::2].count(0) > head[::2].count(0) else "UTF-16BE"
+    elif 0 in head:
+        return "tr -d '\\000' < OLD > NEW"
+    return f"iconv -f {encoding} -t UTF-8 OLD > NEW"
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import json
 import os
 import zipfile
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -28,6 +29,14 @@ CHECKPOINT_KEY = "slm"
 _SPLIT_PATTERN = (
     r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
 )
+# The same with words of at most 100 characters, for learning, whose time grows with the square of
+# a word's length.
+_BOUNDED_PATTERN = (
+    r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}{1,100}| ?\p{N}{1,100}| ?[^\s\p{L}\p{N}]{1,100}"""
+    r"""|(?>\s{1,100})$|\s{1,100}(?!\S)|\s"""
+)
+_BLANKS = 250_000
+"""Characters. tiktoken's regular expression panics at a million of white space in a row."""
 # tiktoken verifies its own download against these hashes.
 _VOCAB_BPE_SHA256 = "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"
 _ENCODER_JSON_SHA256 = "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783"
@@ -93,8 +102,9 @@ class Tokenizer:
     def train(cls, texts: Iterable[str], n_vocab: int) -> "Tokenizer":
         """Learns a byte-pair vocabulary (Sennrich et al. 2016, arXiv 1508.07909).
 
-        The 256 single bytes come first, then the merges in the order found, then end-of-text. If
-        the text has fewer merges than requested, the ids before end-of-text stay unused.
+        Words are cut after 100 characters. The 256 single bytes come first, then the merges in the
+        order found, then end-of-text. If the text has fewer merges than requested, the ids before
+        end-of-text stay unused.
 
         Raises:
             UserError: `n_vocab` is below 257.
@@ -106,7 +116,7 @@ class Tokenizer:
             expected = "at least 257: one token for each byte, and end-of-text"
             raise UserError(f"a vocabulary of {n_vocab}", expected, "--data.vocab_size 4096")
         learner = Learner(models.BPE())
-        split = pre_tokenizers.Split(Regex(_SPLIT_PATTERN), "isolated")
+        split = pre_tokenizers.Split(Regex(_BOUNDED_PATTERN), "isolated")
         byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
         learner.pre_tokenizer = pre_tokenizers.Sequence([split, byte_level])
         alphabet = byte_level.alphabet()
@@ -123,11 +133,14 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text, without end-of-text."""
-        return self._encoding.encode_ordinary(text)
+        ids = []
+        for part in _parts(text):
+            ids += self._encoding.encode_ordinary(part)
+        return ids
 
     def encode_stories(self, stories: Sequence[str]) -> npt.NDArray[np.uint32]:
         """Token ids of consecutive stories, each closed by end-of-text, (tokens,) uint32."""
-        if any(END_OF_TEXT in story for story in stories):
+        if any(END_OF_TEXT in story or len(_parts(story)) > 1 for story in stories):
             ids = (i for story in stories for i in (*self.encode(story), self.end_of_text))
             return np.fromiter(ids, dtype=np.uint32)
         # One call that encodes the separators too: no call per story, no lists of Python integers.
@@ -228,6 +241,13 @@ class StreamDecoder:
     def flush(self) -> str:
         """The rest: U+FFFD if a character is incomplete, else ""."""
         return self._decoder.decode(b"", final=True)
+
+
+def _parts(text: str) -> list[str]:
+    """Cuts a text so that no part has 2 * `_BLANKS` characters of white space in a row."""
+    ends = range(_BLANKS, len(text), _BLANKS)
+    cuts = [0, *(end for end in ends if text[end - _BLANKS : end].isspace())]
+    return [text[start:end] for start, end in pairwise([*cuts, len(text)])]
 
 
 def _byte_of_printable() -> dict[str, int]:
