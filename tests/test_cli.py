@@ -309,7 +309,7 @@ def test_info_says_what_else_a_folder_is(slm, workplace):
     """And never advises to remove it."""
     assert slm("prepare", "--config", "tiny.yaml").status == 0
     result = slm("info", "data")
-    refuse(result, "no folder of prepared data", "slm info data/stories-bpe300")
+    refuse(result, "not a folder of prepared data", "slm info data/stories-bpe300")
     assert "remove" not in result.err
     refuse(slm("info", "data/stories-bpe300/train.bin"), "slm info data/stories-bpe300")
     unfinished = workplace / "half" / "unfinished"
