@@ -14,8 +14,15 @@ from slm import __version__
 from slm.commands.parsing.arguments import Arguments
 from slm.commands.parsing.errors import explain
 from slm.errors import Stopped, UserError
-from slm.processes import process_rank
-from slm.signals import STOPPING, handled_by, lasting_output, raise_stopped
+from slm.printable import printable
+from slm.processes import drop_left_over_rank, process_rank
+from slm.signals import (
+    STOPPING,
+    handled_by,
+    lasting_output,
+    open_missing_streams,
+    raise_stopped,
+)
 from slm.verbs import OVERVIEW, VERBS
 
 _PRINTS = {"predict", "info", "-h", "--help", "help"}
@@ -59,7 +66,7 @@ def _run(verb: str | None, arguments: Arguments) -> int:
             raise
         rank = process_rank()
         process = f" in process {rank}" if rank else ""
-        print(f"slm: error{process}: {explained}", file=sys.stderr)
+        print(f"slm: error{process}: {printable(str(explained))}", file=sys.stderr)
         return 2
 
 
@@ -83,6 +90,10 @@ def _dispatch(verb: str | None, arguments: Arguments) -> int:
 
 def run() -> None:
     """The entry point of the installed command: exits with `main`'s status."""
+    open_missing_streams()
+    drop_left_over_rank()
+    # A notebook's backend, which its shell commands inherit, cannot be imported by them.
+    os.environ["MPLBACKEND"] = "agg"
     sys.exit(main())
 
 

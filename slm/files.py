@@ -1,10 +1,15 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and JSON."""
 
+import codecs
+import json
+import math
 import os
+import shlex
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -43,6 +48,50 @@ def free_space(path: Path) -> str:
     """The free space on the disk of a path, which need not exist."""
     existing = next(each for each in (path, *path.absolute().parents) if each.exists())
     return f"{shutil.disk_usage(existing).free / 1e6:,.1f} MB are free"
+
+
+def quoted(path: object) -> str:
+    """A path or text as part of a command to paste into a shell."""
+    return shlex.quote(str(path))
+
+
+def utf8_conversion(head: bytes) -> str:
+    """A command that converts a file to UTF-8, by what its beginning looks like."""
+    encoding = "WINDOWS-1252"
+    if head.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
+        encoding = "UTF-32"
+    elif head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        encoding = "UTF-16"
+    elif head.count(0) > len(head) / 4:  # every second byte of Latin letters
+        encoding = "UTF-16LE" if head[1::2].count(0) > head[::2].count(0) else "UTF-16BE"
+    elif 0 in head:
+        return "tr -d '\\000' < OLD > NEW"
+    return f"iconv -f {encoding} -t UTF-8 OLD > NEW"
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Parses JSON.
+
+    Raises:
+        ValueError: It is malformed, or nested too deeply.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("JSON that is nested too deeply") from error
+
+
+def json_text(plain: Any) -> str:
+    """JSON for a file. Numbers that are not finite, which JSON lacks, become null."""
+    return json.dumps(_finite(plain), indent=1, allow_nan=False) + "\n"
+
+
+def _finite(plain: Any) -> Any:
+    if isinstance(plain, dict):
+        return {name: _finite(value) for name, value in plain.items()}
+    if isinstance(plain, list | tuple):
+        return [_finite(value) for value in plain]
+    return None if isinstance(plain, float) and not math.isfinite(plain) else plain
 
 
 def remove_leftovers(folder: Path) -> None:

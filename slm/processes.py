@@ -41,6 +41,19 @@ def started_by_torchrun() -> bool:
     return "TORCHELASTIC_RUN_ID" in os.environ
 
 
+def drop_left_over_rank() -> None:
+    """Removes a rank that belongs to no run of several processes, as a shell may still have it."""
+    size = os.environ.get("WORLD_SIZE", "")
+    several = "MASTER_ADDR" in os.environ and size.isdigit() and int(size) > 1
+    for name in ("RANK", "LOCAL_RANK"):
+        if not (several or started_by_torchrun()) and (rank := os.environ.pop(name, None)):
+            print(
+                f"Ignored    {name}={rank} in the environment: without MASTER_ADDR and WORLD_SIZE "
+                "there is one process",
+                file=sys.stderr,
+            )
+
+
 def end_run(what: str) -> None:
     """Exits with an error message because another process of the run has ended.
 

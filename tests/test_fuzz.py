@@ -1,6 +1,7 @@
 """Whatever is typed or written into a config: an answer, no crash, and no lost file."""
 
 import contextlib
+import gzip
 import hashlib
 import io
 import os
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import checkpoint
+from conftest import checkpoint, make_stories, write_stories
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -180,6 +181,47 @@ def try_configs(verb, count, folder):
     (folder / "fuzz.yaml").unlink()
 
 
+ENDINGS = (".txt", ".jsonl", ".csv", ".parquet", ".json", ".txt.gz", ".jsonl.gz", ".csv.gz")
+odd_bytes = st.one_of(
+    st.binary(max_size=8),
+    st.sampled_from(
+        [b"\0", b"\xff\xfe", b"\xef\xbb\xbf", b"<|endoftext|>", b"\r\n", b'"', b"\\", b"[", b"{}",
+         b"\xed\xa0\x80", b"\n\n", b",", b" " * 5000, b"[" * 5000, b'{"text": null}', b"NaN"]
+    ),
+)  # fmt: skip
+edits = st.lists(st.tuples(st.floats(0, 1), st.integers(0, 30), odd_bytes), max_size=6)
+"""Where something is removed, how many bytes, and what is put there."""
+
+
+def try_sources(ending, count, folder):
+    """Files of stories with some bytes changed, as they are or before they are compressed."""
+    name = "fuzz.jsonl" if ending == ".json" else f"fuzz{ending.removesuffix('.gz')}"
+    whole = write_stories(folder / name, make_stories(30)).read_bytes()
+    (folder / name).unlink()
+
+    @settings(
+        max_examples=count, deadline=None, derandomize=True, database=None,
+        suppress_health_check=list(HealthCheck),
+    )  # fmt: skip
+    @given(edits, st.booleans())
+    def attempt(changes, array):
+        data = whole
+        if array and ending == ".json":
+            data = b"[" + b",".join(whole.split()) + b"]"
+        inside = ending.endswith(".gz") and array
+        data = data if inside or not ending.endswith(".gz") else gzip.compress(data)
+        for place, removed, put in changes:
+            start = int(place * len(data))
+            data = data[:start] + put + data[start + removed :]
+        path = folder / f"fuzz{ending}"
+        path.write_bytes(gzip.compress(data) if inside else data)
+        answer(folder, ["prepare", f"--data.source={path.name}", "--data.root=fuzzed"])
+        shutil.rmtree(folder / "fuzzed", ignore_errors=True)
+
+    attempt()
+    (folder / f"fuzz{ending}").unlink()
+
+
 TRAINS = ("fit", "validate", "test")
 filters = pytest.mark.filterwarnings("ignore")
 
@@ -204,6 +246,20 @@ def test_many_command_lines_have_an_answer(folder, options, verb):
 @pytest.mark.parametrize("verb", [*TRAINS, "predict", "prepare"])
 def test_many_configs_have_an_answer(folder, verb):
     try_configs(verb, 75, folder)
+
+
+@filters
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_some_sources_have_an_answer(folder, ending):
+    try_sources(ending, 5, folder)
+
+
+@filters
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_many_sources_have_an_answer(folder, ending):
+    try_sources(ending, 400, folder)
 
 
 def test_the_run_was_not_touched(folder, trained):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "slm"
-BASIS = {"errors", "files", "hardware", "processes", "signals"}
+BASIS = {"errors", "files", "hardware", "printable", "processes", "signals"}
 CORE = {*BASIS, "model", "data", "generation", "training"}
 ALLOWED = {
     "model": set(),
@@ -20,10 +20,11 @@ ALLOWED = {
     "export": CORE,
     "bench": {*CORE, "export"},
     "commands": {*CORE, "verbs", "evaluation", "reports", "export", "bench"},
-    "cli.py": {"errors", "processes", "signals", "verbs", "commands", "__version__"},
+    "cli.py": {"errors", "printable", "processes", "signals", "verbs", "commands", "__version__"},
     "errors.py": set(),
     "files.py": set(),
     "hardware.py": set(),
+    "printable.py": set(),
     "processes.py": set(),
     "signals.py": {"errors"},
     "verbs.py": {"__version__"},

@@ -1,6 +1,5 @@
 """The verb `evaluate`: a scorecard of a model's stories."""
 
-import json
 import os
 import sys
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from slm.evaluation import scorecard
 from slm.evaluation.generated import GeneratedStory
 from slm.evaluation.judge import Judge, grade_stories
 from slm.evaluation.texts import Texts, texts_of
+from slm.files import parse_json, quoted
 from slm.hardware import describe_machine
 from slm.model import GPT
 from slm.training.checkpoint import Checkpoint
@@ -103,7 +103,7 @@ def evaluate(arguments: Arguments) -> int:
         print(scorecard.as_text(card))
         if run and saved:
             _log(card, run, checkpoint.step)
-            print(f"\nScorecard  {run / 'scorecard.json'}; slm report {run} shows it")
+            print(f"\nScorecard  {run / 'scorecard.json'}; slm report {quoted(run)} shows it")
     return 0
 
 
@@ -191,7 +191,7 @@ def _read_stories(path: Path) -> list[GeneratedStory]:
     for number, line in enumerate(path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
         try:
             if line.strip():
-                stories.append(_as_generated(json.loads(line)))
+                stories.append(_as_generated(parse_json(line)))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(
                 f"--generations {path}, line {number}, cannot be understood: {error!r}",

@@ -1,6 +1,6 @@
 """The verb `info`: describes, and verifies, prepared data; describes a checkpoint."""
 
-import json
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,8 @@ from slm.data.statistics import SplitStatistics, count_split, examples, histogra
 from slm.data.tinystories import difference_from_known
 from slm.data.verification import check_touched, verify
 from slm.errors import UserError
+from slm.files import json_text, parse_json, quoted
+from slm.printable import printable
 
 _CONTEXTS = (128, 256, 512, 1024)
 _BAR = 40
@@ -47,11 +49,13 @@ def info(arguments: Arguments) -> int:
             raise UserError(
                 f"--verify for the file {path}",
                 "a folder of prepared data; a checkpoint is checked by opening it",
-                f"slm info {path}",
+                f"slm info {quoted(path)}",
             )
         if (path.parent / "manifest.json").exists():
             raise UserError(
-                f"{path} is one file of prepared data", "their folder", f"slm info {path.parent}"
+                f"{path} is one file of prepared data",
+                "their folder",
+                f"slm info {quoted(path.parent)}",
             )
         facts, text = _describe_checkpoint(path)
     elif path.is_dir():
@@ -64,7 +68,7 @@ def info(arguments: Arguments) -> int:
             f"slm info {_some_folder()}",
         )
     if out := output_path("--json", options.json):
-        out.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+        out.write_text(json_text(facts), encoding="utf-8")
     print(text)
     return 0
 
@@ -75,7 +79,9 @@ def _check_is_prepared(folder: Path) -> None:
         return
     plan = folder / "unfinished" / "plan.json"
     if plan.exists():
-        total = len(json.loads(plan.read_text(encoding="utf-8"))["pieces"])
+        total: object = "an unknown number of"
+        with suppress(ValueError, LookupError, TypeError):
+            total = len(parse_json(plan.read_bytes())["pieces"])
         finished = len(list(plan.parent.glob("?????.json")))
         raise UserError(
             f"{folder} contains an unfinished preparation: {finished} of {total} shards are "
@@ -83,7 +89,7 @@ def _check_is_prepared(folder: Path) -> None:
             "prepared data",
             "repeat the command that prepared it; it continues from there",
         )
-    inside = sorted(str(found.parent) for found in folder.glob("**/manifest.json"))
+    inside = sorted(quoted(found.parent) for found in folder.glob("**/manifest.json"))
     raise UserError(
         f"{folder} is not a folder of prepared data: it contains no manifest.json",
         "a folder of prepared data, or a checkpoint",
@@ -94,7 +100,7 @@ def _check_is_prepared(folder: Path) -> None:
 
 def _some_folder() -> str:
     found = sorted(Path("data").glob("*/manifest.json"))
-    return str(found[0].parent) if found else "data/NAME, after slm prepare"
+    return quoted(found[0].parent) if found else "data/NAME, after slm prepare"
 
 
 # ---- prepared data ------------------------------------------------------------------------
@@ -125,7 +131,11 @@ def _describe_folder(folder: Path, verified: bool, seed: int) -> tuple[dict[str,
     stories = examples(folder, manifest, "train", ends, seed, 3)
     plain["examples"] = stories
     for number, story in enumerate(stories, 1):
-        lines += ["", f"--- story {number} of {len(stories)}, drawn with --seed {seed}", story]
+        lines += [
+            "",
+            f"--- story {number} of {len(stories)}, drawn with --seed {seed}",
+            printable(story),
+        ]
     return plain, "\n".join(lines)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from slm.errors import UserError
+from slm.files import quoted
 from slm.processes import process_rank
 from slm.training.runs import Run
 
@@ -52,14 +53,14 @@ def find_run(named: str | None, logs: Path) -> Run:
     if path.is_file() and path.suffix == ".ckpt":
         run = Run.of(path.resolve())
     if not run.folder.is_dir():
-        known = ", ".join(sorted(str(run.folder) for run in Run.find_all(logs))[:5])
+        known = ", ".join(sorted(quoted(run.folder) for run in Run.find_all(logs))[:5])
         raise UserError(
             f"{named!r} is not a folder",
             "a run's folder, such as lightning_logs/version_0",
             f"one of {known}" if known else "train one: slm fit --config configs/quickstart.yaml",
         )
     if not (run.has_checkpoint or run.has_curves):
-        inside = ", ".join(str(found.folder) for found in Run.find_all(run.folder)[:5])
+        inside = ", ".join(quoted(found.folder) for found in Run.find_all(run.folder)[:5])
         raise UserError(
             f"{run.folder} is not a run: it contains neither curves nor checkpoints",
             "a run's folder, such as lightning_logs/version_0",

@@ -9,6 +9,7 @@ from slm.commands.lookup import check_checkpoint_name, distinct_names, find_chec
 from slm.commands.parsing.arguments import Arguments
 from slm.commands.parsing.options import RootOptions, parse, positional
 from slm.errors import UserError
+from slm.files import quoted
 from slm.training.runs import Run
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def plot(arguments: Arguments) -> int:
     default = first.parent / "comparison" if several else first / "figures"
     out = Path(options.out).expanduser() if options.out else default
     if out.exists() and not out.is_dir():
-        raise UserError(f"--out {out} is a file", "a folder", f"--out {default}")
+        raise UserError(f"--out {out} is a file", "a folder", f"--out {quoted(default)}")
     from slm.reports.figures.curves import CURVES, read_run  # matplotlib takes a second to load
 
     curves = [

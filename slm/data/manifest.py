@@ -10,7 +10,7 @@ import numpy as np
 
 from slm.data.tokenizer import Tokenizer
 from slm.errors import UserError
-from slm.files import replacing
+from slm.files import parse_json, replacing
 
 FORMAT_VERSION = 2
 SPLITS = ("train", "validation")
@@ -94,7 +94,7 @@ class Manifest:
         """
         path = folder / "manifest.json"
         try:
-            plain = json.loads(path.read_text(encoding="utf-8"))
+            plain = parse_json(path.read_bytes())
             version = plain["format_version"]
             if version != FORMAT_VERSION:
                 found = f"{folder} was prepared in format version {version}"

@@ -26,7 +26,7 @@ from slm.data.tokenizer import Tokenizer
 from slm.data.verification import check_touched
 from slm.data.workers import write_shards
 from slm.errors import UserError
-from slm.files import free_space, remove_leftovers, replacing
+from slm.files import free_space, parse_json, remove_leftovers, replacing
 
 PIECE_BYTES = 8 << 20
 # A vocabulary is learnt from at most this many characters of the training split.
@@ -229,7 +229,7 @@ def _keep_or_clear(unfinished: Path, plan: dict[str, Any], tokenizer: Tokenizer 
     remove_leftovers(unfinished)
     remove_leftovers(unfinished.parent)
     with suppress(OSError, ValueError, UserError):
-        same = json.loads(path.read_text(encoding="utf-8")) == plan
+        same = parse_json(path.read_bytes()) == plan
         if same and vocabulary.exists():
             found = Tokenizer.load(vocabulary)
             same = tokenizer is None or found.sha256 == tokenizer.sha256

@@ -1,6 +1,5 @@
 """Stories from files, in pieces: .txt, .jsonl, .csv and .parquet, each also as .gz."""
 
-import codecs
 import contextlib
 import csv
 import gzip
@@ -19,9 +18,11 @@ from slm.data.columns import StoryText
 from slm.data.json_array import DECODER, is_array, read_array
 from slm.data.tokenizer import END_OF_TEXT
 from slm.errors import UserError
+from slm.files import utf8_conversion
 
 KINDS = (".txt", ".jsonl", ".csv", ".parquet")
 SUFFIXES = (*KINDS, *(f"{kind}.gz" for kind in KINDS))
+_UNREADABLE = (OSError, EOFError, zlib.error)
 LONGEST_STORY = 64 << 20
 """Bytes. A longer story means that a separator is missing."""
 
@@ -79,7 +80,7 @@ class FilePiece:
                     yield from readers[kind](file, self)
             else:
                 yield from _read_parquet(self)
-        except (OSError, EOFError, zlib.error) as error:
+        except _UNREADABLE as error:
             raise UserError.unreadable(self.path, error) from error
 
 
@@ -106,7 +107,7 @@ def cut_file(path: Path, text: StoryText, split: str | None, piece_bytes: int) -
             return [FilePiece(path, text, split, 0, sys.maxsize, size)]
         if kind == ".parquet":
             return _cut_parquet(path, text, split, piece_bytes)
-    except OSError as error:
+    except _UNREADABLE as error:
         raise UserError.unreadable(path, error) from error
     ranges = pairwise([*range(0, max(size, 1), piece_bytes), size])
     return [FilePiece(path, text, split, start, stop, stop - start) for start, stop in ranges]
@@ -208,8 +209,12 @@ def _read_json(file: IO[bytes], piece: FilePiece) -> Iterator[str]:
 
 
 def _is_array(path: Path) -> bool:
+    return is_array(_head(path))
+
+
+def _head(path: Path) -> bytes:
     with _open(path) as file:
-        return is_array(file.read(4096))
+        return file.read(4096)
 
 
 def _story(row: Any, piece: FilePiece, position: object) -> str:
@@ -310,24 +315,8 @@ def _decode(data: bytes, begin: int, path: Path) -> str:
             f"{_Line(path, begin + error.start)} is not UTF-8 text: {error.reason} "
             f"(byte 0x{data[error.start]:02x} at {begin + error.start:,})",
             "UTF-8",
-            f"convert the file, for instance: {_conversion(path)}",
+            f"convert the file, for instance: {utf8_conversion(_head(path))}",
         ) from error
-
-
-def _conversion(path: Path) -> str:
-    """A command that converts a file to UTF-8, by what its beginning looks like."""
-    with _open(path) as file:
-        head = file.read(4096)
-    encoding = "WINDOWS-1252"
-    if head.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
-        encoding = "UTF-32"
-    elif head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        encoding = "UTF-16"
-    elif head.count(0) > len(head) / 4:  # every second byte of Latin letters
-        encoding = "UTF-16LE" if head[1::2].count(0) > head[::2].count(0) else "UTF-16BE"
-    elif 0 in head:
-        return "tr -d '\\000' < OLD > NEW"
-    return f"iconv -f {encoding} -t UTF-8 OLD > NEW"
 
 
 @dataclass(frozen=True)

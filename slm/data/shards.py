@@ -24,7 +24,7 @@ from slm.data.corpus import Corpus
 from slm.data.manifest import SPLITS, id_dtype
 from slm.data.source import Piece
 from slm.data.tokenizer import Tokenizer
-from slm.files import replacing
+from slm.files import parse_json, replacing
 
 # Stories are encoded in batches of about this many characters, which bounds memory.
 _BATCH_CHARACTERS = 1 << 20
@@ -61,7 +61,7 @@ def shard_path(folder: Path, index: int, ending: str) -> Path:
 def read_shard(folder: Path, index: int, itemsize: int) -> Shard | None:
     """A shard, if it is finished and its files have the right sizes; else None."""
     try:
-        plain = json.loads(shard_path(folder, index, "json").read_text(encoding="utf-8"))
+        plain = parse_json(shard_path(folder, index, "json").read_bytes())
         shard = Shard(index, {split: SplitTally(**plain[split]) for split in SPLITS})
         sizes = [shard_path(folder, index, f"{split}.bin").stat().st_size for split in SPLITS]
         complete = sizes == [tally.tokens * itemsize for tally in shard.splits.values()]

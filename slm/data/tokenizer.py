@@ -19,7 +19,7 @@ import tiktoken
 from tiktoken.load import data_gym_to_mergeable_bpe_ranks
 
 from slm.errors import UserError
-from slm.files import replacing
+from slm.files import parse_json, replacing
 
 END_OF_TEXT = "<|endoftext|>"
 CHECKPOINT_KEY = "slm"
@@ -193,7 +193,7 @@ class Tokenizer:
                 mmap = os.name != "nt"
                 contents = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
                 return cls.from_plain(contents[CHECKPOINT_KEY]["tokenizer"])
-            return cls.from_plain(json.loads(path.read_text(encoding="utf-8")))
+            return cls.from_plain(parse_json(path.read_bytes()))
         except OSError as error:
             raise UserError.unreadable(path, error) from error
         except _MALFORMED as error:

@@ -16,6 +16,7 @@ from typing import Any
 
 from slm.errors import UserError
 from slm.evaluation.generated import GeneratedStory
+from slm.files import parse_json
 
 GRADES = ("grammar", "creativity", "consistency", "plot")
 _ATTEMPTS = 3
@@ -67,7 +68,7 @@ class Judge:
         for attempt in range(_ATTEMPTS):
             try:
                 with urllib.request.urlopen(request, timeout=self.timeout) as answer:
-                    return _content(json.load(answer))
+                    return _content(parse_json(answer.read()))
             except urllib.error.HTTPError as error:
                 again = error.code == 429 or error.code >= 500
                 what: str = f"{error.code} {error.reason}"
@@ -132,7 +133,7 @@ def _read_grades(text: str) -> dict[str, float] | None:
     """The grades in an answer, with or without text around the object; None if there are none."""
     found = re.search(r"\{[^{}]*\}", text)
     try:
-        answer = json.loads(found[0]) if found else {}
+        answer = parse_json(found[0]) if found else {}
         grades = {name: float(answer[name]) for name in GRADES}
     except (ValueError, KeyError, TypeError):
         return None

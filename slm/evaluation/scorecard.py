@@ -1,6 +1,5 @@
 """The scorecard: all measurements of one model, and how they are printed."""
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,10 +19,11 @@ from slm.evaluation.overlap import Overlap, overlaps
 from slm.evaluation.pairs import FAMILIES, make_pairs, sentences
 from slm.evaluation.peers import PEERS
 from slm.evaluation.texts import Texts
-from slm.files import replacing
+from slm.files import json_text, replacing
 from slm.generation import SamplingOptions
 from slm.model import GPT
 from slm.model.config import check
+from slm.printable import printable
 
 FORMAT_VERSION = 2
 _STORIES_A_PAIR = 20
@@ -107,7 +107,7 @@ class Scorecard:
     def save(self, path: Path) -> None:
         """Writes JSON, atomically."""
         with replacing(path) as temporary:
-            temporary.write_text(json.dumps(self.to_plain(), indent=1) + "\n", encoding="utf-8")
+            temporary.write_text(json_text(self.to_plain()), encoding="utf-8")
 
     def scalars(self) -> dict[str, float]:
         """The figures by name, for curves."""
@@ -201,7 +201,7 @@ def as_text(card: Scorecard) -> str:
             f"{len(copies)} of {len(card.stories)} stories are taken from the training text:",
         ]
         for story, o in copies[:5]:
-            text = " ".join((story.prompt + story.text).split())
+            text = printable(" ".join((story.prompt + story.text).split()))
             lines.append(f"  {o.longest} of {o.tokens} tokens: {text[:90]} …")
     if card.judge:
         grades = ", ".join(f"{name} {value:.1f}" for name, value in card.judge["grades"].items())

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from slm.printable import printable
 from slm.reports.figures.style import as_bytes
 
 
@@ -57,7 +58,7 @@ def folded(summary: str, text: str, opened: bool = False, tag: str = "p") -> str
     """A plain text, in the tag p or pre, that is shown when its summary is clicked."""
     return (
         f"<details{' open' if opened else ''}><summary>{escape(summary)}</summary>"
-        f"<{tag}>{escape(text)}</{tag}></details>"
+        f"<{tag}>{escape(printable(text))}</{tag}></details>"
     )
 
 

@@ -66,7 +66,7 @@ class _Run:
     @classmethod
     def open(cls, folder: Path, curves: RunCurves | None) -> "_Run":
         found = Run(folder).best_checkpoint
-        configs = sorted(folder.glob("config*.yaml"), key=lambda file: file.stat().st_mtime)
+        configs = Run(folder).configs()
         file = folder / "scorecard.json"
         card = read_card(file) if file.exists() else None
         return cls(

@@ -1,6 +1,5 @@
 """The scorecard in a run's report."""
 
-import json
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 from slm.evaluation.pairs import FAMILIES
 from slm.evaluation.scorecard import FORMAT_VERSION, STATISTICS
+from slm.files import parse_json, quoted
 from slm.reports.page import folded, number, section, shortened, table
 from slm.training.checkpoint import Checkpoint
 
@@ -15,7 +15,7 @@ from slm.training.checkpoint import Checkpoint
 def read_card(path: Path) -> dict[str, Any]:
     """The contents of a `scorecard.json`; {} if it is damaged, or of another version."""
     try:
-        card = json.loads(path.read_text(encoding="utf-8"))
+        card = parse_json(path.read_bytes())
     except ValueError:
         return {}
     known = isinstance(card, dict) and card.get("format_version") == FORMAT_VERSION
@@ -27,8 +27,8 @@ def scorecard_section(
 ) -> str:
     """The part of a run's report that shows its scorecard, or says how to get one."""
     command = (
-        f"<code>slm evaluate --ckpt_path {escape(str(shortened(checkpoint.path)))}</code>, then "
-        f"<code>slm report {escape(str(shortened(folder)))}</code>"
+        f"<code>slm evaluate --ckpt_path {escape(quoted(shortened(checkpoint.path)))}</code>, then "
+        f"<code>slm report {escape(quoted(shortened(folder)))}</code>"
         if checkpoint
         else "it takes a checkpoint, and this run has none"
     )

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import sys
+import zipfile
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,8 +15,10 @@ from slm.data.corpus import Corpus
 from slm.data.manifest import Manifest
 from slm.data.tokenizer import CHECKPOINT_KEY, Tokenizer
 from slm.errors import UserError, is_out_of_memory
+from slm.files import quoted
 from slm.model import GPT, GPTConfig
 from slm.processes import process_rank
+from slm.training.optimization import OptimizerOptions
 from slm.training.runs import Run
 
 if TYPE_CHECKING:  # Lightning takes a second to load
@@ -154,7 +157,7 @@ class Checkpoint:
                 f"one that {self.path} was trained with",
                 f"that one: {saved['name']}, {saved['n_vocab']:,} tokens, SHA-256 "
                 f"{saved['sha256'][:12]}…",
-                f"prepare the data with it: --data.tokenizer {options['tokenizer']} "
+                f"prepare the data with it: --data.tokenizer {quoted(options['tokenizer'])} "
                 f"--data.vocab_size {options['vocab_size']} "
                 f"--model.gpt.vocab_size {options['vocab_size']}",
             )
@@ -171,6 +174,39 @@ class Checkpoint:
                     "checkpoint",
                 )
 
+    def check_contents(self) -> None:
+        """Raises an error that says what is missing or unknown."""
+        entry, options = self.entry, self.model_options
+        OptimizerOptions(**options["optimizer"])
+        for part, name in ((entry, "training"), (entry, "data"), (entry["tokenizer"], "n_vocab")):
+            part[name]
+        self.gpt, self.data_options, self.step, self.contents["callbacks"]
+
+    def check_weights(self) -> None:
+        """Reads the file's checksums, a second for a gigabyte, and looks for NaN and infinity.
+
+        Raises:
+            UserError: A checksum differs, or a weight is not finite.
+        """
+        try:
+            with zipfile.ZipFile(self.path) as file:
+                damaged = file.testzip()
+        except zipfile.BadZipFile as error:
+            damaged = str(error)
+        if damaged:
+            raise UserError(
+                f"{self.path} is damaged: the checksum of {damaged} differs",
+                "the file as it was written",
+                "copy it again, or name another checkpoint",
+            )
+        for name, tensor in self.contents["state_dict"].items():
+            if not tensor.isfinite().all():
+                raise UserError(
+                    f"{self.path}: the weights of {name} are not finite",
+                    "a model whose training did not diverge",
+                    "name an earlier checkpoint, or train again with a lower --model.optimizer.lr",
+                )
+
     def fingerprint(self) -> str:
         """The beginning of a SHA-256 over the weights: the identity of the model."""
         digest = hashlib.sha256()
@@ -180,15 +216,24 @@ class Checkpoint:
         return digest.hexdigest()[:12]
 
     def make_model(self) -> GPT:
-        """The trained network, in evaluation mode, on the CPU."""
+        """The trained network, in evaluation mode, on the CPU.
+
+        Raises:
+            UserError: The weights are not those of the shape, damaged or not finite.
+        """
+        self.check_weights()
         model = GPT(self.gpt)
-        model.load_state_dict(
-            {
-                name.removeprefix("model."): tensor
-                for name, tensor in self.contents["state_dict"].items()
-                if name.startswith("model.")
-            }
-        )
+        saved = self.contents["state_dict"].items()
+        try:
+            model.load_state_dict(
+                {
+                    name.removeprefix("model."): tensor
+                    for name, tensor in saved
+                    if name.startswith("model.")
+                }
+            )
+        except RuntimeError as error:
+            raise incompatible(self.path, str(error).partition("\n\t")[2]) from error
         return model.eval()
 
 
@@ -231,7 +276,21 @@ def open_checkpoint(path: Path) -> Checkpoint:
             "name a file under lightning_logs/…/checkpoints/",
         )
     drop_retired(contents.get("hyper_parameters", {}).get("gpt", {}), path)
-    return Checkpoint(path, contents)
+    checkpoint = Checkpoint(path, contents)
+    try:
+        checkpoint.check_contents()
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise incompatible(path, f"{type(error).__name__}, {error}") from error
+    return checkpoint
+
+
+def incompatible(path: Path, what: str) -> UserError:
+    """The error for a checkpoint in which something is missing or unknown."""
+    return UserError(
+        f"{path} is incomplete, or of a newer version of slm: {' '.join(what.split())}",
+        "a file that `slm fit` of this version wrote",
+        "name another checkpoint, or update slm",
+    )
 
 
 def drop_retired(gpt: dict[str, Any], path: Path) -> None:

@@ -2,7 +2,6 @@
 
 import errno
 import itertools
-import json
 import re
 import shutil
 from contextlib import suppress
@@ -14,7 +13,7 @@ from typing import Any
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 from slm.errors import UserError
-from slm.files import remove_leftovers
+from slm.files import parse_json, quoted, remove_leftovers
 
 LOCK = "run.lock"
 _PATIENCE = 6.0  # seconds: workers of a killed process hold its lock for up to 5
@@ -56,10 +55,11 @@ class Run:
             )
         path = runs[-1].checkpoint(name)
         if not path.is_file():
+            other = next(path.parent.glob("*.ckpt"))
             raise UserError(
                 f"the newest run, {runs[-1].folder}, has no {path.name}",
                 f"{path}",
-                f"name one of its files: --ckpt_path {next(path.parent.glob('*.ckpt'))}",
+                f"name one of its files: --ckpt_path {quoted(other)}",
             )
         return path
 
@@ -85,7 +85,14 @@ class Run:
 
     def configs(self) -> list[Path]:
         """Its saved configs, config.yaml and one for each time it was resumed, in this order."""
-        return sorted(self.folder.glob("config*.yaml"), key=lambda path: _natural(path.stem))
+        configs = (path for path in self.folder.glob("config*.yaml") if _config_number(path))
+        return sorted(configs, key=_config_number)
+
+    @property
+    def next_config(self) -> str:
+        """The name of the next config; a number is not used again, though its file be removed."""
+        last = max((_config_number(path) for path in self.configs()), default=0)
+        return f"config-{last + 1}.yaml" if last else "config.yaml"
 
     def last_active(self) -> float:
         """When it last trained, in seconds since 1970, by its own record.
@@ -113,10 +120,16 @@ class Run:
     def record_entries(self) -> list[Any]:
         """All entries of its record, complete or not."""
         try:
-            found = json.loads(self.record_path.read_text(encoding="utf-8"))
+            found = parse_json(self.record_path.read_bytes())
         except (OSError, ValueError):
             return []
         return found if isinstance(found, list) else []
+
+
+def _config_number(path: Path) -> int:
+    """1 for config.yaml, n for config-n.yaml, 0 for another file."""
+    name = re.fullmatch(r"config(?:-(\d+))?", path.stem)
+    return int(name[1] or 1) if name else 0
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
@@ -163,6 +176,7 @@ class RunClaim:
         Raises:
             UserError: The folder cannot be created.
         """
+        _check_name(root)
         names = (re.fullmatch(r"version_(\d+)", path.name) for path in root.glob("version_*"))
         taken = [int(name[1]) for name in names if name]
         try:
@@ -187,10 +201,22 @@ class RunClaim:
         Raises:
             UserError: Another process is training in it.
         """
+        _check_name(folder)
         self._lock = _lock(folder, _PATIENCE)
         self.folder, self.resumed = folder, True
         for written in (folder, folder / "checkpoints"):
             remove_leftovers(written)
+
+
+def _check_name(folder: Path) -> None:
+    try:
+        str(folder.absolute()).encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"the name of the run's folder is not UTF-8: {folder}",
+            "UTF-8, which TensorBoard requires",
+            "rename the folder, or train elsewhere: --trainer.default_root_dir FOLDER",
+        ) from error
 
 
 def _lock(folder: Path, patience: float) -> BaseFileLock:

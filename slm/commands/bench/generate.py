@@ -1,6 +1,5 @@
 """`bench generate`: how fast stories are generated."""
 
-import json
 import subprocess
 import sys
 import time
@@ -29,6 +28,7 @@ from slm.commands.parsing.options import parse
 from slm.errors import UserError, user_errors
 from slm.evaluation.loss import measure_loss
 from slm.evaluation.texts import texts_of
+from slm.files import json_text
 from slm.generation import SamplingOptions
 from slm.generation.quantization import (
     Quantization,
@@ -103,7 +103,7 @@ def run(arguments: Arguments) -> int:
         warnings.filterwarnings("ignore", message)  # of torch.compile, about nothing
     facts = bench_generate(options, model, checkpoint)
     if out:
-        out.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+        out.write_text(json_text(facts), encoding="utf-8")
     return 0
 
 

@@ -1,6 +1,5 @@
 """`bench train`: how fast a model is trained."""
 
-import json
 import statistics
 import sys
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from slm.commands.parsing.device import AcceleratorOptions
 from slm.commands.parsing.errors import output_path
 from slm.commands.parsing.options import parse
 from slm.errors import UserError, user_errors
+from slm.files import json_text
 from slm.hardware import describe_device, describe_machine
 from slm.model import GPT, GPTConfig
 from slm.model.flops import training_flops_per_token
@@ -79,7 +79,7 @@ def run(arguments: Arguments) -> int:
     out = output_path("--json", options.json)
     facts = bench_train(options)
     if out:
-        out.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+        out.write_text(json_text(facts), encoding="utf-8")
     return 0
 
 

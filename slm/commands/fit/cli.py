@@ -24,11 +24,12 @@ from slm.commands.parsing.errors import output_path
 from slm.commands.parsing.options import add_options, flatten
 from slm.data.datamodule import StoryData
 from slm.errors import Stopped, UserError, user_errors
+from slm.files import quoted
 from slm.processes import observe_children, run_is_over, watch_parent
 from slm.signals import handled_by, raise_stopped
 from slm.training.callbacks.interruption import Interruption
 from slm.training.callbacks.time_budget import TimeBudget
-from slm.training.checkpoint import Checkpoint, open_checkpoint
+from slm.training.checkpoint import Checkpoint, incompatible, open_checkpoint
 from slm.training.cluster import PATIENCE
 from slm.training.memory import return_freed_memory
 from slm.training.module import StoryModel
@@ -118,14 +119,21 @@ class StoryCLI(LightningCLI):
             if self.checkpoint is not None:
                 options = {"model": source.model_options, "data": source.data_options}
             options["data"] |= source.tokenizer_options
-            parser.set_defaults(flatten(options))
+            try:
+                parser.set_defaults(flatten(options))
+            except KeyError as error:
+                raise incompatible(source.path, error.args[0]) from error
 
     # ---- checks and plans ---------------------------------------------------------------
 
     def _set_seed(self) -> None:
         seed = self.config[self.verb].seed_everything
-        if seed < 0:
-            raise UserError(f"--seed_everything {seed}", "0 or more", "--seed_everything 1337")
+        if isinstance(seed, bool) or not 0 <= seed < 2**32:
+            raise UserError(
+                f"--seed_everything {str(seed).lower()}",
+                "a number from 0 to 2^32 - 1, for weights and batches",
+                "--seed_everything 1337",
+            )
         super()._set_seed()
 
     def before_instantiate_classes(self) -> None:
@@ -139,7 +147,7 @@ class StoryCLI(LightningCLI):
             raise UserError(
                 f"ckpt_path {options.ckpt_path} in a config file",
                 "a checkpoint named on the command line",
-                f"remove it from the file and add --ckpt_path {options.ckpt_path}",
+                f"remove it from the file and add --ckpt_path {quoted(options.ckpt_path)}",
             )
         if self.verb != "fit":
             output_path("--json", options.json)
@@ -208,7 +216,7 @@ class StoryCLI(LightningCLI):
             self._restart(smaller)
         with handled_by(raise_stopped):
             if self.trainer.is_global_zero:
-                print_summary(self.trainer, self.config.fit.report)
+                print_summary(self.trainer, self.config.fit)
 
     def _train(self) -> SmallerBatch | None:
         """Trains to the end; returns how to continue if the memory did not suffice."""

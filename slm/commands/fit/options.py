@@ -8,6 +8,7 @@ from jsonargparse import Namespace
 from slm.data.cleaning import Cleaning
 from slm.data.datamodule import StoryData
 from slm.errors import UserError, user_errors
+from slm.files import quoted
 from slm.model import GPTConfig
 from slm.training.checkpoint import Checkpoint, check_vocabulary_size
 from slm.training.optimization import OptimizerOptions
@@ -29,6 +30,29 @@ class TrainerOptions:
     log_every_n_steps: int | None
     val_check_interval: int | float | None
     gradient_clip_algorithm: str | None
+    gradient_clip_val: int | float | None = None
+    max_epochs: int | None = None
+    min_epochs: int | None = None
+    check_val_every_n_epoch: int | None = None
+    reload_dataloaders_every_n_epochs: int = 0
+    limit_train_batches: int | float | None = None
+    overfit_batches: int | float = 0
+    logger: Any = None
+    enable_checkpointing: bool | None = None
+    fast_dev_run: int | bool = False
+    barebones: bool = False
+
+
+_EPOCHS = {
+    "max_epochs": (None, -1),
+    "min_epochs": (None,),
+    "min_steps": (None,),
+    "check_val_every_n_epoch": (None,),
+    "reload_dataloaders_every_n_epochs": (0,),
+    "limit_train_batches": (None,),
+    "overfit_batches": (0,),
+}
+"""Options that mean nothing where batches never end, with the values that leave them out."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +97,7 @@ def check_options(options: FitOptions) -> None:
     if options.budget is not None:
         _check_budget(options)
     _check_numbers(options)
+    _check_lightning(options.trainer)
     for field, choice, needed in (
         ("muon_lr", "name", "muon"),
         ("muon_momentum", "name", "muon"),
@@ -90,7 +115,7 @@ def check_options(options: FitOptions) -> None:
 def _check_budget(options: FitOptions) -> None:
     trainer = options.trainer
     ends = {"--trainer.max_steps", "--model.optimizer.decay_steps"} & options.given
-    ends |= {f"--trainer.{name}" for name in ("max_time", "min_steps") if getattr(trainer, name)}
+    ends |= {"--trainer.max_time"} if trainer.max_time else set()
     if ends:
         name = min(ends)
         raise UserError(
@@ -139,6 +164,39 @@ def _check_numbers(options: FitOptions) -> None:
         )
 
 
+def _check_lightning(trainer: TrainerOptions) -> None:
+    """Checks the Trainer's options that have no meaning here, or do harm without a message."""
+    for name, neutral in _EPOCHS.items():
+        value = getattr(trainer, name)
+        if value not in neutral and not (name == "limit_train_batches" and str(value) == "1.0"):
+            raise UserError(
+                f"--trainer.{name} {value}",
+                "training without epochs: batches are drawn without end, max_steps ends it",
+                f"leave --trainer.{name} out: --trainer.max_steps is how long to train, "
+                "--data.source on what",
+            )
+    if (trainer.gradient_clip_val or 0) < 0:
+        raise UserError(
+            f"--trainer.gradient_clip_val {trainer.gradient_clip_val}, which reverses gradients",
+            "the largest norm, above 0; 0 or null turns clipping off",
+            "--trainer.gradient_clip_val 1.0",
+        )
+    saves = trainer.enable_checkpointing is not False and not trainer.fast_dev_run
+    if trainer.logger is False and saves:
+        raise UserError(
+            "--trainer.logger false: the logger makes the run's folder, so that this run's "
+            "checkpoints would replace another's",
+            "a logger, or no checkpoints",
+            "leave it out, or add --trainer.enable_checkpointing false",
+        )
+    if trainer.barebones:
+        raise UserError(
+            "--trainer.barebones true, which trains without curves and checkpoints",
+            "a run that leaves something",
+            "slm bench train measures the speed of training",
+        )
+
+
 def check_resumed(options: FitOptions, checkpoint: Checkpoint) -> None:
     """Checks that training can continue from a checkpoint, and has steps left."""
     before = checkpoint.entry["training"].get("name", "adamw")
@@ -147,7 +205,7 @@ def check_resumed(options: FitOptions, checkpoint: Checkpoint) -> None:
             f"--model.optimizer.name {options.optimizer.name} for a run begun with {before}",
             "the same optimizer: the state of one means nothing to the other",
             f"--model.optimizer.name {before}, or a new run from these weights: "
-            f"--model.init_from {checkpoint.path}",
+            f"--model.init_from {quoted(checkpoint.path)}",
         )
     max_steps = options.trainer.max_steps
     if options.budget is None and checkpoint.step >= max_steps and checkpoint.validated:

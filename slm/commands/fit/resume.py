@@ -10,6 +10,7 @@ from slm.commands.parsing.arguments import NULL, Arguments
 from slm.commands.parsing.configs import read_config
 from slm.commands.parsing.options import RootOptions
 from slm.errors import UserError
+from slm.files import quoted
 from slm.processes import process_rank
 from slm.training.checkpoint import Checkpoint, drop_retired, open_checkpoint
 from slm.training.runs import Run, RunClaim
@@ -50,8 +51,16 @@ def resolve_checkpoint(
         if process_rank() == 0 and named == "last":
             claim.resume(Run.of(path).folder)  # before opening it: another process may replace it
         checkpoint = open_checkpoint(path)
+        missing = {"loops", "optimizer_states", "lr_schedulers"} - checkpoint.contents.keys()
+        if missing:
+            raise UserError(
+                f"{path} has no {', '.join(sorted(missing))}",
+                "a whole checkpoint, to resume it",
+                f"start a new run from its weights: --model.init_from {quoted(path)}",
+            )
     else:
         checkpoint = open_named(named, logs)
+    checkpoint.make_model()  # checks the weights, with better messages than the Trainer's
     if process_rank() == 0:
         os.environ[_CHOSEN] = str(checkpoint.path)
     configs = Run.of(checkpoint.path).configs()

@@ -1,6 +1,5 @@
 """What is printed before a run, after it or its interruption, and of measurements."""
 
-import json
 import signal
 import sys
 from collections.abc import Iterator
@@ -15,7 +14,9 @@ from lightning.pytorch.utilities import rank_zero_only
 from slm.commands.parsing.errors import output_path
 from slm.data.datamodule import StoryData
 from slm.errors import Stopped, UserError
+from slm.files import json_text, quoted
 from slm.generation.storyteller import PROMPT, example_story
+from slm.printable import printable
 from slm.reports.figures.curves import draw_loss, read_run
 from slm.reports.figures.style import save
 from slm.reports.page import shortened
@@ -68,13 +69,18 @@ def interruptible(trainer: Trainer, options: Namespace) -> Iterator[None]:
         if not stopped and trainer.state.status != TrainerStatus.INTERRUPTED:
             raise
         if trainer.is_global_zero:
-            root = options.trainer.default_root_dir
-            print(_how_to_continue(trainer, root), file=sys.stderr)
+            print(_how_to_continue(trainer, options), file=sys.stderr)
         cause = error if stopped else error.__context__  # Lightning has exited because of it
         raise Stopped(getattr(cause, "number", signal.SIGINT)) from None
 
 
-def _how_to_continue(trainer: Trainer, root: str | None) -> str:
+def _resume(options: Namespace) -> str:
+    root = options.trainer.default_root_dir
+    where = f" --trainer.default_root_dir {quoted(root)}" if root else ""
+    return f"slm fit --ckpt_path last{where}"
+
+
+def _how_to_continue(trainer: Trainer, options: Namespace) -> str:
     step, run = trainer.global_step, run_of(trainer)
     if trainer.state.fn != "fit" or not step:
         return "\nInterrupted before the first step; the same command starts again."
@@ -83,16 +89,15 @@ def _how_to_continue(trainer: Trainer, root: str | None) -> str:
     last = run.checkpoint("last")
     if not last.is_file():
         return f"\nInterrupted at step {step:,}; checkpoints are turned off."
-    where = f" --trainer.default_root_dir {root}" if root else ""
     if step >= trainer.max_steps > 0 and open_checkpoint(last).validated:
         how = "Training is finished."
     else:
-        how = f"To continue: slm fit --ckpt_path last{where}"
+        how = f"To continue: {_resume(options)}"
     folder = shortened(run.folder)
-    return f"\nInterrupted at step {step:,}. {how}\nTo look at it: slm report {folder}"
+    return f"\nInterrupted at step {step:,}. {how}\nTo look at it: slm report {quoted(folder)}"
 
 
-def print_summary(trainer: Trainer, report: bool) -> None:
+def print_summary(trainer: Trainer, options: Namespace) -> None:
     """Draws the loss, prints where everything is, and a story by the best checkpoint."""
     run = _folder(trainer)
     print(f"\nRun        {shortened(run)}")
@@ -104,27 +109,27 @@ def print_summary(trainer: Trainer, report: bool) -> None:
     curves = read_run(run) if trainer.loggers and run.is_dir() else None
     if curves and (figure := draw_loss([curves])):
         print(f"Loss       {shortened(save(figure, run / 'loss.png'))}")
-        print(f"Curves     tensorboard --logdir {shortened(run.parent)}")
+        print(f"Curves     tensorboard --logdir {quoted(shortened(run.parent))}")
     path = getattr(trainer.checkpoint_callback, "best_model_path", "")
     if trainer.global_step < trainer.max_steps:
         print(
             f"Stopped    at step {trainer.global_step:,} of {trainer.max_steps:,}. "
-            "To continue: slm fit --ckpt_path last"
+            f"To continue: {_resume(options)}"
         )
     if path:
         best = shortened(Path(path))
         score = getattr(trainer.checkpoint_callback, "best_model_score", None)
         loss = "" if score is None else f" (val_loss {float(score):.4f})"
         print(f"Best       {best}{loss}")
-        print(f'Stories    slm predict --ckpt_path {best} --prompt "{PROMPT}"')
+        print(f'Stories    slm predict --ckpt_path {quoted(best)} --prompt "{PROMPT}"')
     else:
         print("Best       none: there was no validation, or checkpoints are turned off")
-    if curves and report:
+    if curves and options.report:
         print(f"Report     {shortened(write_report(run, curves=curves))}")
     if path:
         checkpoint = open_checkpoint(Path(path))
         story = example_story(checkpoint.make_model(), checkpoint.make_tokenizer())
-        print(f"\nA story by the best checkpoint:\n\n{story}")
+        print(f"\nA story by the best checkpoint:\n\n{printable(story)}")
 
 
 def print_figures(
@@ -154,7 +159,7 @@ def print_figures(
         f"{prefix + '_bits_per_byte':<20}{figures[f'{prefix}_bits_per_byte']:.4f}"
     )
     if path := output_path("--json", options.json):
-        path.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+        path.write_text(json_text(figures), encoding="utf-8")
 
 
 def _folder(trainer: Trainer) -> Path:

@@ -18,12 +18,12 @@ from slm.training.callbacks.device_check import DeviceCheck
 from slm.training.callbacks.progress import ProgressLine
 from slm.training.callbacks.record import RunRecord
 from slm.training.callbacks.standard import standard_callbacks
-from slm.training.callbacks.time_budget import TimeBudget
+from slm.training.callbacks.time_budget import TimeBudget, TimeLimit
 from slm.training.checkpoint_io import AtomicCheckpointIO
 from slm.training.cluster import cluster_environments, fsdp2
 from slm.training.precision import is_native, resolve_precision
 from slm.training.run_logger import RunLogger
-from slm.training.runs import RunClaim
+from slm.training.runs import Run, RunClaim
 
 DEFAULTS = {
     "max_epochs": -1,
@@ -42,10 +42,9 @@ class SaveConfig(SaveConfigCallback):
 
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         """A resumed run gets `config-2.yaml`, and so on."""
-        folder = Path(trainer.log_dir or ".")
+        folder = Path(trainer.log_dir or ".")  # which all processes ask for together
         if trainer.is_global_zero:
-            taken = len(list(folder.glob("config*.yaml")))
-            self.config_filename = f"config-{taken + 1}.yaml" if taken else "config.yaml"
+            self.config_filename = Run(folder).next_config
         # Which checkpoint this run came from is no part of how to train another.
         self.config = self.config.clone()
         self.config.ckpt_path = None
@@ -60,6 +59,7 @@ def fit_arguments(
     arguments = _common_arguments(options)
     arguments["callbacks"] = [  # called in this order
         *(trainer.callbacks or []),
+        *([TimeLimit(trainer.max_time)] if trainer.max_time else []),
         *([budget] if budget else []),
         *standard_callbacks(TrainingCurves(), trainer.enable_progress_bar is not False),
         Pictures(),
@@ -67,7 +67,8 @@ def fit_arguments(
         *([DeviceCheck()] if options.check_device else []),
         CompileAtStart(),
     ]
-    if trainer.enable_checkpointing is not False:
+    arguments["max_time"] = None
+    if trainer.enable_checkpointing is not False and not trainer.fast_dev_run:
         arguments["callbacks"] += [BestCheckpoint(), LastCheckpoint(options.save_interval)]
     arguments["val_check_interval"] = options.val_interval * trainer.accumulate_grad_batches
     if trainer.logger in (None, True):

@@ -1,5 +1,6 @@
 """The arguments of a command line. The only file that reads argv."""
 
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -9,13 +10,21 @@ from slm.commands.parsing.configs import find_config, read_config
 NULL = (None, "null", "None")
 """An option that is not given, and how `null` is spelt on a command line."""
 _CONFIG = ("-c", "--config")
+_NAME = re.compile("-[chV]$|--[A-Za-z]")
+_OPTION = re.compile(r"--[A-Za-z][\w.-]*|-c")
 
 
 class Arguments:
     """A command's arguments, by default this process's: `--name value` or `--name=value`."""
 
     def __init__(self, arguments: Sequence[str] | None = None) -> None:
-        self._arguments = list(sys.argv[1:] if arguments is None else arguments)
+        self._arguments: list[str] = []
+        for argument in sys.argv[1:] if arguments is None else arguments:
+            before = self._arguments[-1] if self._arguments else ""
+            if _OPTION.fullmatch(before) and argument[:1] == "-" and not _NAME.match(argument):
+                self._arguments[-1] = f"{before}={argument}"  # argparse takes it for an option
+            else:
+                self._arguments.append(argument)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._arguments)
@@ -61,8 +70,13 @@ class Arguments:
         return Arguments([*expanded, *rest])
 
     def with_configs_found(self) -> "Arguments":
-        """A copy in which packaged configs are given by their paths."""
-        return self.with_configs_expanded(lambda path: [f"--config={path}"])
+        """A copy in which packaged configs are given by their paths; all of them can be read."""
+
+        def check(path: str) -> list[str]:
+            read_config(path)
+            return [f"--config={path}"]
+
+        return self.with_configs_expanded(check)
 
     def trainer_option(self, name: str) -> Any:
         """`--trainer.NAME` from the command line, or else from the last config that has it."""

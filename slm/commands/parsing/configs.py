@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slm.errors import UserError
+from slm.files import utf8_conversion
 
 if TYPE_CHECKING:  # torch takes a second to load
     from slm.model import GPTConfig
@@ -35,21 +36,53 @@ def find_config(name: str) -> str:
 
 
 def read_config(path: str | Path) -> dict[str, Any]:
-    """A config file as nested dictionaries."""
-    import yaml  # not needed for `slm --help`
+    """A config file as nested dictionaries, with jsonargparse's rules for what is a number.
 
+    Raises:
+        UserError: It cannot be read, is not made of sections, or repeats a key.
+    """
+    import yaml  # not needed for `slm --help`
+    from jsonargparse import get_loader
+
+    expected, remedy = "a YAML file with sections", "--config configs/small.yaml"
     try:
-        config = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        data = Path(path).read_bytes()
+        text = data.decode("utf-8-sig", errors="replace")
+        if not {"\0", "\ufffd"}.isdisjoint(text):
+            expected, remedy = "UTF-8", f"{utf8_conversion(data)}, for instance"
+            raise ValueError("it is not UTF-8")
+        if repeated := _repeated_key(yaml.compose(text, yaml.SafeLoader)):
+            expected, remedy = "each key once in its section", "merge the two, or remove one"
+            raise ValueError(repeated)
+        config = get_loader("yaml")(text)
         if config is None or isinstance(config, dict):
             return config or {}
         error: Exception | str = f"it contains {type(config).__name__}"
-    except (OSError, yaml.YAMLError, ValueError) as problem:
+    except (OSError, yaml.YAMLError, ValueError, RecursionError) as problem:
         error = problem
-    raise UserError(
-        f"--config {path} cannot be read: {' '.join(str(error).split())}",
-        "a YAML file with sections",
-        "--config configs/small.yaml",
-    )
+    found = f"--config {path} cannot be read: {' '.join(str(error).split())}"
+    raise UserError(found, expected, remedy)
+
+
+def _repeated_key(root: Any) -> str | None:
+    """What to report about a key that occurs twice in a section: YAML would take the last one."""
+    nodes, seen = [root], set()
+    while nodes:
+        node = nodes.pop()
+        if id(node) in seen or not isinstance(getattr(node, "value", None), list):
+            continue
+        seen.add(id(node))  # aliases make it a graph
+        pairs = node.value if node.id == "mapping" else [(None, value) for value in node.value]
+        lines: dict[str, int] = {}
+        for key, value in pairs:
+            nodes.append(value)
+            if key is not None:
+                line = key.start_mark.line + 1
+                if key.value in lines:
+                    first = lines[key.value]
+                    return f"the key {key.value} of line {first} is repeated in line {line}"
+                lines[str(key.value)] = line
+    return None
 
 
 def model_of_config(path: str | Path) -> "GPTConfig":

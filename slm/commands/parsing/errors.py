@@ -2,12 +2,13 @@
 
 import difflib
 import errno
+import os
 import re
 from pathlib import Path
 from typing import Any
 
 from slm.errors import UserError, is_out_of_memory
-from slm.files import free_space
+from slm.files import free_space, quoted
 from slm.verbs import VERBS
 
 _DISK_FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
@@ -24,6 +25,13 @@ def explain(error: Exception, verb: str | None) -> UserError | None:
         return error
     if isinstance(error, OSError):
         path = Path(error.filename) if isinstance(error.filename, str) else Path()
+        for name in ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"):
+            if (folder := os.environ.get(name)) and path.is_relative_to(folder):
+                return UserError(
+                    f"the compiler's cache folder, {name}={folder}: {error.strerror}",
+                    "a folder that can be written to",
+                    f"unset {name}, or set it to such a folder",
+                )
         return UserError(
             f"{error}; {free_space(path)}" if error.errno in _DISK_FULL else str(error),
             "files that can be read and written",
@@ -85,7 +93,7 @@ class ParsingErrors:
             return UserError(
                 f"an argument that belongs to no option: {option}",
                 f"options of `slm {verb}`, each with its value",
-                f'--prompt "{option}"' if verb == "predict" else lists,
+                f"--prompt {quoted(option)}" if verb == "predict" else lists,
             )
         known = [name for name in self.option_names() if not name.startswith("--print_")]
         close = difflib.get_close_matches(option, known, n=1, cutoff=0.6)
@@ -113,6 +121,13 @@ def _wrong_value(text: str, remedy: str) -> UserError | None:
     key = re.search(r'Parser key "([^"]+)": ?(.*)', text)
     if not key:
         return None
+    if inner := re.search("- the options cannot be understood: (.*?) expected:", key[2]):
+        kind = re.search(r"class_path='([\w.]+)'", key[2])
+        found = f"--{key[1]} {kind[1] if kind else ''}".rstrip()
+        if missing := re.search("arguments are required: (\\w+)", inner[1]):
+            add = f"--{key[1]}.{missing[1]} VALUE"
+            return UserError(f"{found} without {missing[1]}", add, f"add {add}")
+        return UserError(f"{found}: {inner[1]}", "options that this class has", remedy)
     if value := re.search(r"Expected an? (.*?)\. Got value: (.*)", key[2]):
         found, expected = value[2], value[1]
     elif value := re.search(r"Union subtypes .*Given value: (.*)", key[2]):
@@ -130,11 +145,13 @@ def output_path(option: str, file: str | Path | None) -> Path | None:
         return None
     path = Path(file).expanduser()
     if path.is_dir():
-        raise UserError(f"{option} {path} is a folder", "a file", f"{option} {path / 'FILE'}")
+        raise UserError(
+            f"{option} {path} is a folder", "a file", f"{option} {quoted(path / 'FILE')}"
+        )
     if not path.absolute().parent.is_dir():
         raise UserError(
             f"{option} {path}: there is no folder {path.parent}",
             "a folder that exists",
-            f"mkdir -p {path.parent}",
+            f"mkdir -p {quoted(path.parent)}",
         )
     return path

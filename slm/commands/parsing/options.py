@@ -4,9 +4,8 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
-from datetime import date
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import docstring_parser
 import jsonargparse
@@ -73,11 +72,8 @@ def parse(
     )
     repeated = add_options(parser, options)
     if ignored is not None:
-        defaults = parser.get_defaults()
-        names = {name.removeprefix("--") for name in parser.option_names()} - {"config", "help"}
-        known = {name: defaults.get(name) for name in names}
         arguments = arguments.with_configs_expanded(
-            lambda path: _options_of_config(verb, path, known, ignored, repeated)
+            lambda path: _options_of_config(verb, path, parser, ignored, repeated)
         )
     namespace = parser.parse_args(list(arguments))
     command = re.split("[^a-z -]", usage)[0]
@@ -117,6 +113,8 @@ def add_options(
         else:
             factory = each.default_factory
             default = factory() if callable(factory) else each.default
+            if item := _item_of_list(kind):
+                kind = kind | item  # a single value is a list of one
             parser.add_argument(f"--{name}", type=kind, default=default, help=text)
     return repeated
 
@@ -133,14 +131,26 @@ def _build(options: type[Options], namespace: jsonargparse.Namespace, prefix: st
             )
         elif name in namespace:
             value = namespace[name]
+            if _item_of_list(kind) and value is not None and not isinstance(value, list):
+                value = [value]
             values[each.name] = tuple(value or ()) if kind == tuple[str, ...] else value
     return options(**values)
 
 
+def _item_of_list(kind: Any) -> Any:
+    """The type of the items of `list[...]` or `list[...] | None`; None for other types."""
+    lists = [each for each in (kind, *get_args(kind)) if get_origin(each) is list]
+    item = get_args(lists[0])[0] if lists else None
+    return None if kind not in lists and item in get_args(kind) else item
+
+
 def _options_of_config(
-    verb: str, path: str, known: Mapping[str, Any], ignored: frozenset[str], repeated: set[str]
+    verb: str, path: str, parser: Parser, ignored: frozenset[str], repeated: set[str]
 ) -> list[str]:
     """The options of a config file as arguments of a verb."""
+    defaults = parser.get_defaults()
+    names = {name.removeprefix("--") for name in parser.option_names()} - {"config", "help"}
+    known = {name: defaults.get(name) for name in names}
     arguments: list[str] = []
     for name, value in flatten(read_config(path)).items():
         if name not in known:
@@ -154,8 +164,10 @@ def _options_of_config(
                 )
         elif value is not None or known[name] is not None:
             several = isinstance(value, list) and name in repeated
+            if name not in repeated:
+                parser.parse_object({name: value}, defaults=False)  # as `fit` checks its types
             for each in value if several else [value]:
-                text = str(each) if isinstance(each, str | date) else json.dumps(each)
+                text = each if isinstance(each, str) else json.dumps(each)
                 arguments.append(f"--{name}={text}")
     return arguments
 

@@ -12,7 +12,9 @@ from tqdm import tqdm
 
 from slm.commands.parsing.errors import output_path
 from slm.errors import UserError
+from slm.files import parse_json
 from slm.generation.storyteller import Story, StoryRequest
+from slm.printable import printable
 
 
 class InOrder:
@@ -56,8 +58,8 @@ class Terminal:
                 if self._count > 1:
                     gap = "\n" if self._printed else ""
                     print(f"{gap}--- story {self._printed + 1} of {self._count}")
-                print(ready.request.prompt, end="")
-            print(text, end="\n" if last else "", flush=sys.stdout.isatty())
+                print(printable(ready.request.prompt), end="")
+            print(printable(text), end="\n" if last else "", flush=sys.stdout.isatty())
             self._open = not last
             self._printed += last
 
@@ -123,7 +125,7 @@ class JsonLines:
         whole, _, _ = self._part.read_bytes().rpartition(b"\n")
         lines = whole.split(b"\n") if whole else []
         try:
-            records = [json.loads(line) for line in lines]
+            records = [parse_json(line) for line in lines]
             same = len(records) <= len(self._requests) and all(
                 {key: record[key] for key in identity} == identity
                 for record, request in zip(records, self._requests, strict=False)

@@ -1,6 +1,5 @@
 """The record of a run: when it trained, on which machine, how fast, and the energy used."""
 
-import json
 import sys
 import time
 from datetime import UTC, datetime
@@ -10,7 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
 from slm.data.datamodule import StoryData
-from slm.files import replacing
+from slm.files import json_text, replacing
 from slm.hardware import describe_machine
 from slm.training.callbacks.standard import describe_devices
 from slm.training.energy import EnergyMeter
@@ -79,6 +78,6 @@ class RunRecord(Callback):
         }
         try:
             with replacing(run.record_path) as temporary:
-                temporary.write_text(json.dumps([*self._before, entry], indent=1) + "\n", "utf-8")
+                temporary.write_text(json_text([*self._before, entry]), "utf-8")
         except OSError as error:  # no reason to lose a checkpoint
             print(f"Record     not written: {error}", file=sys.stderr)

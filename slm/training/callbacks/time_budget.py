@@ -2,9 +2,11 @@
 
 import re
 import time
+from datetime import timedelta
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import Timer
 
 from slm.errors import UserError
 
@@ -31,6 +33,23 @@ def format_duration(seconds: float) -> str:
     whole = round(seconds)
     parts = ((whole // 3600, "h"), (whole // 60 % 60, "min"), (whole % 60, "s"))
     return " ".join([f"{count} {unit}" for count, unit in parts if count][:2]) or f"{seconds:.1f} s"
+
+
+class TimeLimit(Timer):
+    """`--trainer.max_time`, of this process alone: a resumed run has the whole time again."""
+
+    def __init__(self, duration: str | timedelta | dict[str, int]) -> None:
+        super().__init__(duration)
+        if (self.time_remaining() or 0) <= 0:
+            raise UserError(
+                f"--trainer.max_time {duration}",
+                "a time as days:hours:minutes:seconds",
+                "--trainer.max_time 00:08:00:00",
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing, so that nothing is resumed."""
+        return {}
 
 
 class TimeBudget(Callback):
