@@ -116,19 +116,20 @@ def load(out: Path) -> Any:
 def time_steps(variant: str) -> float:
     """How much longer a step of a variant takes than one of its base, median of three pairs."""
     import torch
-    import yaml
+    from jsonargparse import get_loader
 
+    from slm.commands.parsing.configs import read_config
     from slm.model import GPTConfig
     from slm.training.optimization import OptimizerOptions
     from slm.training.probe import measure
 
     def configs(name: str) -> tuple[GPTConfig, OptimizerOptions]:
-        model = yaml.safe_load(CONFIG.read_text())["model"]
+        model = read_config(CONFIG)["model"]
         options = variants()[name]
         for key, value in zip(options[::2], options[1::2], strict=True):
             part, _, field = key.removeprefix("--model.").partition(".")
             if part in model:
-                model[part][field] = yaml.safe_load(value)
+                model[part][field] = get_loader("yaml")(value)
         return GPTConfig(**model["gpt"]), OptimizerOptions(**model["optimizer"])
 
     def seconds(name: str) -> float:

@@ -10,8 +10,7 @@ during the backward pass; that of the tied embedding is complete only at its ver
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
+from slm.commands.parsing.configs import read_config
 from slm.model import GPT, GPTConfig
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -62,7 +61,7 @@ def main() -> None:
     print("| model | machine | tokens per GPU and step | step without, with waiting | efficiency |")
     print("| --- | --- | --- | --- | --- |")
     for name, rate in RATES.items():
-        options = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text(encoding="utf-8"))
+        options = read_config(CONFIGS / f"{name}.yaml")
         gpt = GPT(GPTConfig(**options["model"]["gpt"]))
         embedding = gpt.token_embedding.weight.numel() * BYTES
         rest = gpt.parameter_counts().tied * BYTES - embedding

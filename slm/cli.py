@@ -18,6 +18,7 @@ from slm.printable import printable
 from slm.processes import drop_left_over_rank, process_rank
 from slm.signals import (
     STOPPING,
+    ReaderGone,
     handled_by,
     lasting_output,
     open_missing_streams,
@@ -38,21 +39,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = Arguments(argv)
     verb = arguments.take_first()
-    lasting = ["stderr"] if verb in _PRINTS else ["stderr", "stdout"]
     try:
-        with lasting_output(*lasting), handled_by(raise_stopped, STOPPING[1:]):
+        with lasting_output(verb in _PRINTS), handled_by(raise_stopped, STOPPING[1:]):
             return _run(verb, arguments)
-    except BrokenPipeError:
-        # The reader of what a verb prints has gone, as `| head` does.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except ReaderGone:
         return 0
 
 
 def _run(verb: str | None, arguments: Arguments) -> int:
     """Runs a verb, and reports what ends it."""
     try:
-        return _dispatch(verb, arguments)
-    except (BrokenPipeError, SystemExit):
+        status = _dispatch(verb, arguments)
+        print(end="", flush=True)  # to a reader that may have gone, or a full disk
+        return status
+    except SystemExit:
         raise
     except Stopped as stopped:
         if process_rank() == 0:

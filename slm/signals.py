@@ -97,18 +97,35 @@ def open_missing_streams() -> None:
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # gets the lowest free number: this one
         if getattr(sys, name) is None:
-            setattr(sys, name, os.fdopen(number, "w" if number else "r"))
+            os.set_inheritable(number, True)  # as for the streams of any process
+            mode = "w" if number else "r"
+            stream = os.fdopen(number, mode, encoding="utf-8", errors="backslashreplace")
+            setattr(sys, name, stream)
         elif number and isinstance(stream := getattr(sys, name), TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
+class ReaderGone(SystemExit):
+    """The reader of the results has exited, as `| head` does; nothing is left to do."""
+
+
+class ResultStream(LastingStream):
+    """A text stream that raises `ReaderGone` when its reader has exited."""
+
+    def _drop(self) -> None:
+        error = sys.exception()
+        super()._drop()
+        raise ReaderGone if isinstance(error, BrokenPipeError) or error is None else error
+
+
 @contextmanager
-def lasting_output(*names: str) -> Iterator[None]:
-    """Temporarily replaces `sys.stdout` or `sys.stderr`, or both, by a `LastingStream`."""
-    before = {name: getattr(sys, name) for name in names}
+def lasting_output(results: bool) -> Iterator[None]:
+    """Temporarily wraps `sys.stdout` and `sys.stderr`; `results` if stdout is the result."""
+    before = {"stdout": sys.stdout, "stderr": sys.stderr}
     for name, stream in before.items():
+        kind = ResultStream if results and name == "stdout" else LastingStream
         if stream is not None:
-            setattr(sys, name, LastingStream(stream))
+            setattr(sys, name, kind(stream))
     try:
         yield
     finally:

@@ -117,7 +117,7 @@ def answer(folder, line):
     finally:
         os.chdir(here)
     printed = out.getvalue() + err.getvalue()
-    assert status in (0, 1, 2), (line, printed)
+    assert status in ((0, 1, 2) if line[0] == "verify-resume" else (0, 2)), (line, printed)
     assert "Traceback" not in printed, (line, printed)
     assert status != 2 or "slm: error:" in printed, (line, printed)
     after = fingerprints(folder)
@@ -207,7 +207,7 @@ def try_sources(ending, count, folder):
     def attempt(changes, array):
         data = whole
         if array and ending == ".json":
-            data = b"[" + b",".join(whole.split()) + b"]"
+            data = b"[" + b",".join(filter(None, whole.splitlines())) + b"]"
         inside = ending.endswith(".gz") and array
         data = data if inside or not ending.endswith(".gz") else gzip.compress(data)
         for place, removed, put in changes:

@@ -12,7 +12,7 @@ BASIS = {"errors", "files", "hardware", "printable", "processes", "signals"}
 CORE = {*BASIS, "model", "data", "generation", "training"}
 ALLOWED = {
     "model": set(),
-    "data": {"errors", "files"},
+    "data": {"errors", "files", "printable"},
     "generation": {"hardware", "model", "data"},
     "training": CORE - {"training"},
     "evaluation": CORE,

@@ -122,6 +122,7 @@ TWICE = {
     "a section": (TINY + "data:\n  batch_size: 2\n", "the key data of line 7 is repeated"),
     "an option": (TINY.replace("  batch_size: 4", "  batch_size: 4\n  batch_size: 8"), "line 12"),
     "within braces": (TINY.replace("n_layer: 2", "n_layer: 2, n_layer: 3"), "line 5"),
+    "in an odd key's": (TINY + "? [a, b]\n: {c: 1, c: 2}\n", "the key c of line"),
     "in a list": (TINY + "x:\n- {a: 1, a: 2}\n", "the key a of line"),
 }
 VERBS = [("fit",), ("prepare",), ("predict",), ("bench", "train"), ("bench", "generate")]
@@ -147,6 +148,10 @@ def test_a_config_with_a_mark_and_aliases_is_read(tmp_path):
     path = tmp_path / "c.yaml"
     path.write_text("a: &x {k: 1}\nb: [*x, *x]\n", encoding="utf-8-sig")
     assert read_config(path) == {"a": {"k": 1}, "b": [{"k": 1}, {"k": 1}]}
+    path.write_text("a: &a {k: 1}\nb: &b {l: 2}\nc:\n  <<: *a\n  <<: *b\nd: \ufffd\n", "utf-8")
+    assert read_config(path)["d"] == "\ufffd"
+    path.write_text("data:\n")
+    assert read_config(path) == {"data": None}
     doubled = (f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for n in range(1, 60))
     path.write_text("a0: &a0 [x]\n" + "".join(doubled))
     assert len(read_config(path)) == 60  # a tree of 2^60 nodes, a graph of 60
@@ -186,14 +191,14 @@ def test_names_that_are_too_long(slm):
 # ---- the command line ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("text", ["-Hello", "---", "-1e-2", "-", "--", "- a"])
+@pytest.mark.parametrize("text", ["-Hello", "---", "-1e-2", "-", "- a"])
 def test_values_may_begin_with_a_dash(text):
     arguments = Arguments(["--prompt", text, "--seed", "3"])
     assert list(arguments) == [f"--prompt={text}", "--seed", "3"]
     assert arguments.get("--prompt") == text
 
 
-@pytest.mark.parametrize("option", ["--seed", "--Seed=3", "-h", "-c"])
+@pytest.mark.parametrize("option", ["--seed", "--Seed=3", "-h", "-c", "-c=x.yaml", "--"])
 def test_options_remain_options(option):
     assert list(Arguments(["--verify", option])) == ["--verify", option]
 
@@ -222,7 +227,6 @@ def test_printed_commands_can_be_pasted(slm, workplace, folder):
     line = next(line for line in result.out.splitlines() if line.startswith("Stories"))
     status, out, err = shell(line.removeprefix("Stories").strip().replace("slm", "$SLM", 1))
     assert (status, out.startswith("Once upon a time")) == (0, True), err
-    (workplace / folder / "notes").mkdir()
     hint = slm("report", workplace / folder / "lightning_logs").err
     assert shlex.quote(f"{workplace / folder}/lightning_logs/version_0") in hint
 
@@ -272,8 +276,8 @@ def test_a_reader_of_messages_does_not_end_the_work(place):
     fit = "$SLM fit --config tiny.yaml 2>&1 | head -1; exit ${PIPESTATUS[0]}"
     assert shell(fit)[0] == 0
     assert torch.load(checkpoint(version=1), weights_only=True)["global_step"] == 12
-    status, out, _ = shell("$SLM predict --num_samples 50 | head -1; exit ${PIPESTATUS[0]}")
-    assert (status, len(out.splitlines())) == (0, 1)
+    status, _, err = shell("$SLM predict --num_samples 50 | true; exit ${PIPESTATUS[0]}")
+    assert (status, "Traceback" in err) == (0, False), err
 
 
 LEFT_OVER = {
@@ -293,6 +297,14 @@ def test_variables_left_over_in_the_environment(place, kind):
     assert (place / "lightning_logs/version_1/record.json").is_file()
     assert "val_loss" in err
     assert ("Ignored    " in err) == ("rank" in kind or "world" in kind)
+
+
+@pytest.mark.parametrize("verb", ["fit --config tiny.yaml", "validate"])
+@pytest.mark.parametrize("more", [{}, {"TORCHELASTIC_RUN_ID": "x"}])
+def test_a_rank_among_others_that_are_not_there(place, verb, more):
+    several = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+    status, _, err = shell(f"$SLM {verb}", **several, **more)
+    assert (status, "unset RANK LOCAL_RANK WORLD_SIZE" in err) == (2, True), err
 
 
 def test_a_cache_folder_that_cannot_be_made(place):
@@ -328,7 +340,7 @@ HARMFUL = {
 @pytest.mark.parametrize("character", HARMFUL, ids=ascii)
 def test_control_characters_reach_neither_terminal_nor_report(slm, place, character):
     shown = HARMFUL[character]
-    assert printable(f"a{character}b\tc\n") == f"a{shown}b\tc\n"
+    assert printable(f"a{character}b\tc\r\n") == f"a{shown}b\tc\r\n"
     result = slm("predict", "--prompt", f"a{character}b", "--max_new_tokens", "3")
     assert result.out.startswith(f"a{shown}b")
     assert character not in folded("step 1", f"a{character}b")
@@ -364,6 +376,7 @@ def test_json_has_no_infinity(slm, place):
         assert slm(*line).status == 0
         plain = (place / f"{verb}.json").read_text()
         assert json.loads(plain, parse_constant=refuse_constant)
+        assert "null" in plain
     plain = {"a": [1.0, math.inf, (math.nan,)], "b": "x", "c": True}
     assert json.loads(json_text(plain)) == {"a": [1.0, None, [None]], "b": "x", "c": True}
 
@@ -396,14 +409,14 @@ def spoil(contents, how):
         del contents["state_dict"]["model.blocks.0.attention.qkv.weight"]
     elif how == "a weight has another shape":
         contents["state_dict"]["model.blocks.0.attention.qkv.weight"] = torch.zeros(3)
+    elif how == "no weights":
+        del contents["state_dict"]
+    elif how == "a weight is no tensor":
+        contents["state_dict"]["model.blocks.0.attention.qkv.weight"] = None
     elif how == "an entry is missing":
         del contents["slm"]["tokenizer"]
-    elif how == "the optimizer's options are missing":
-        del options["optimizer"]
     elif how == "a newer option of the model":
         options["gpt"]["newer"] = 1
-    elif how == "a newer option of the optimizer":
-        options["optimizer"]["newer"] = 1
     elif how == "weights that are not finite":
         contents["state_dict"]["model.blocks.1.mlp.up.weight"][3, 3] = math.nan
     else:
@@ -414,9 +427,9 @@ DAMAGE = {
     "a weight is missing": "blocks.0.attention.qkv.weight",
     "a weight has another shape": "blocks.0.attention.qkv.weight",
     "an entry is missing": "tokenizer",
-    "the optimizer's options are missing": "optimizer",
+    "no weights": "state_dict",
+    "a weight is no tensor": "blocks.0.attention.qkv.weight",
     "a newer option of the model": "newer version",
-    "a newer option of the optimizer": "newer version",
     "weights that are not finite": "not finite",
     "an infinite weight": "not finite",
     "zeros in the middle": "checksum",
@@ -442,16 +455,18 @@ def test_damaged_checkpoints(slm, place, how):
     assert slm("info", "odd.ckpt").status in (0, 2)
 
 
-@pytest.mark.parametrize("section", ["hyper_parameters", "datamodule_hyper_parameters"])
+@pytest.mark.parametrize(
+    "section", ["hyper_parameters", "datamodule_hyper_parameters", "optimizer"]
+)
 def test_options_of_a_newer_version(slm, place, section):
     contents = torch.load(RESULT, weights_only=True)
-    contents[section]["newer"] = 3
+    (contents["hyper_parameters"] | contents)[section]["newer"] = 3
     torch.save(contents, "odd.ckpt")
     for verb in ("validate", "fit"):
         refuse(slm(verb, "--ckpt_path", "odd.ckpt"), "newer version")
 
 
-@pytest.mark.parametrize("key", ["loops", "optimizer_states", "lr_schedulers"])
+@pytest.mark.parametrize("key", ["callbacks", "loops", "optimizer_states", "lr_schedulers"])
 def test_what_only_a_resumed_run_needs(slm, place, key):
     contents = torch.load(RESULT, weights_only=True)
     del contents[key]

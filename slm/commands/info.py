@@ -182,6 +182,7 @@ def _describe_checkpoint(path: Path) -> tuple[dict[str, Any], str]:
     from slm.training.checkpoint import open_checkpoint
 
     checkpoint = open_checkpoint(path)
+    checkpoint.check_file()
     tokenizer = checkpoint.make_tokenizer()
     entry = checkpoint.entry
     data = entry["data"] or {}

@@ -54,7 +54,7 @@ class FileSource:
             raise UserError(
                 f"--data.source {self.path} does not exist",
                 "a file, a folder, a pattern, hub:OWNER/NAME or builtin",
-                "check the path, or try --data.source builtin",
+                "name the present path by --data.source, or try --data.source builtin",
             )
         files: dict[str, list[Path]] = {"train": [], "validation": []}
         names = sorted(path.relative_to(base) for path in matches if path.is_file())

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from hashlib import blake2b
 from typing import Protocol
 
+from slm.printable import printable
+
 
 class Piece(Protocol):
     """A part of a source that can be read on its own, possibly by another process."""
@@ -65,7 +67,7 @@ class Source(Protocol):
 
 def describe_source(spec: str | list[str]) -> str:
     """A source's spec as one line."""
-    return spec if isinstance(spec, str) else " + ".join(spec)
+    return printable(spec if isinstance(spec, str) else " + ".join(spec))
 
 
 def held_out(story: str, share: float) -> bool:

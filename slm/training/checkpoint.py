@@ -18,7 +18,6 @@ from slm.errors import UserError, is_out_of_memory
 from slm.files import quoted
 from slm.model import GPT, GPTConfig
 from slm.processes import process_rank
-from slm.training.optimization import OptimizerOptions
 from slm.training.runs import Run
 
 if TYPE_CHECKING:  # Lightning takes a second to load
@@ -175,37 +174,28 @@ class Checkpoint:
                 )
 
     def check_contents(self) -> None:
-        """Raises an error that says what is missing or unknown."""
-        entry, options = self.entry, self.model_options
-        OptimizerOptions(**options["optimizer"])
-        for part, name in ((entry, "training"), (entry, "data"), (entry["tokenizer"], "n_vocab")):
-            part[name]
-        self.gpt, self.data_options, self.step, self.contents["callbacks"]
+        """Raises an error about what is missing or unknown, if anything is."""
+        names = ("name", "n_vocab", "sha256")
+        _ = self.gpt, self.step, self.entry["training"], self.entry["data"]
+        _ = [self.entry["tokenizer"][name] for name in names], self.contents["state_dict"].items()
 
-    def check_weights(self) -> None:
-        """Reads the file's checksums, a second for a gigabyte, and looks for NaN and infinity.
+    def check_file(self) -> None:
+        """Reads the file's checksums, a second for a gigabyte.
 
         Raises:
-            UserError: A checksum differs, or a weight is not finite.
+            UserError: One differs.
         """
         try:
             with zipfile.ZipFile(self.path) as file:
                 damaged = file.testzip()
-        except zipfile.BadZipFile as error:
-            damaged = str(error)
+        except Exception as error:  # a damaged directory can raise anything
+            damaged = f"the file ({error})"
         if damaged:
             raise UserError(
                 f"{self.path} is damaged: the checksum of {damaged} differs",
                 "the file as it was written",
                 "copy it again, or name another checkpoint",
             )
-        for name, tensor in self.contents["state_dict"].items():
-            if not tensor.isfinite().all():
-                raise UserError(
-                    f"{self.path}: the weights of {name} are not finite",
-                    "a model whose training did not diverge",
-                    "name an earlier checkpoint, or train again with a lower --model.optimizer.lr",
-                )
 
     def fingerprint(self) -> str:
         """The beginning of a SHA-256 over the weights: the identity of the model."""
@@ -221,7 +211,7 @@ class Checkpoint:
         Raises:
             UserError: The weights are not those of the shape, damaged or not finite.
         """
-        self.check_weights()
+        self.check_file()
         model = GPT(self.gpt)
         saved = self.contents["state_dict"].items()
         try:
@@ -232,8 +222,15 @@ class Checkpoint:
                     if name.startswith("model.")
                 }
             )
-        except RuntimeError as error:
-            raise incompatible(self.path, str(error).partition("\n\t")[2]) from error
+        except (RuntimeError, AttributeError) as error:
+            raise incompatible(self.path, str(error).partition("\n\t")[2] or str(error)) from error
+        for name, tensor in model.state_dict().items():
+            if not tensor.isfinite().all():
+                raise UserError(
+                    f"{self.path}: the weights of {name} are not finite",
+                    "a model whose training did not diverge",
+                    "name an earlier checkpoint, or train again with a lower --model.optimizer.lr",
+                )
         return model.eval()
 
 

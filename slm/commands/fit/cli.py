@@ -25,7 +25,7 @@ from slm.commands.parsing.options import add_options, flatten
 from slm.data.datamodule import StoryData
 from slm.errors import Stopped, UserError, user_errors
 from slm.files import quoted
-from slm.processes import observe_children, run_is_over, watch_parent
+from slm.processes import observe_children, process_rank, run_is_over, watch_parent
 from slm.signals import handled_by, raise_stopped
 from slm.training.callbacks.interruption import Interruption
 from slm.training.callbacks.time_budget import TimeBudget
@@ -185,12 +185,19 @@ class StoryCLI(LightningCLI):
             kwargs |= measure_arguments(options)
         try:
             trainer = super().instantiate_trainer(**kwargs)
-        except (TypeError, AttributeError, LookupError, ArithmeticError) as error:
+        except (TypeError, AttributeError, LookupError, ArithmeticError, RuntimeError) as error:
             raise UserError(  # Lightning checks few of its options
                 f"the Trainer refuses its options: {' '.join(str(error).split())}",
                 "Trainer options that fit this machine and each other",
                 f"slm {self.verb} --help lists them",
             ) from error
+        if (rank := process_rank()) and trainer.world_size == 1:
+            raise UserError(
+                f"the environment says that this is process {rank} of several, and the Trainer is "
+                "to use one device",
+                "--trainer.devices as many as processes, or no such variables",
+                "if they are left over: unset RANK LOCAL_RANK WORLD_SIZE TORCHELASTIC_RUN_ID",
+            )
         if isinstance(trainer.strategy, DDPStrategy):
             trainer.strategy._timeout = PATIENCE
         return trainer

@@ -148,7 +148,7 @@ def _check_numbers(options: FitOptions) -> None:
         if value < 1:
             raise UserError(f"--{name} {value}", "1 or more", f"--{name} 1")
     if trainer.log_every_n_steps == 0:
-        raise UserError("--trainer.log_every_n_steps 0", "1 or more", "--trainer.logger false")
+        raise UserError("--trainer.log_every_n_steps 0", "1 or more", "leave it out")
     if trainer.val_check_interval is not None:
         raise UserError(
             f"--trainer.val_check_interval {trainer.val_check_interval}, which counts "
@@ -182,9 +182,9 @@ def _check_lightning(trainer: TrainerOptions) -> None:
             "--trainer.gradient_clip_val 1.0",
         )
     saves = trainer.enable_checkpointing is not False and not trainer.fast_dev_run
-    if trainer.logger is False and saves:
+    if trainer.logger is not None and not trainer.logger and saves:
         raise UserError(
-            "--trainer.logger false: the logger makes the run's folder, so that this run's "
+            "a run without a --trainer.logger: it makes the run's folder, so that this run's "
             "checkpoints would replace another's",
             "a logger, or no checkpoints",
             "leave it out, or add --trainer.enable_checkpointing false",

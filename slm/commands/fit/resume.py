@@ -51,17 +51,18 @@ def resolve_checkpoint(
         if process_rank() == 0 and named == "last":
             claim.resume(Run.of(path).folder)  # before opening it: another process may replace it
         checkpoint = open_checkpoint(path)
-        missing = {"loops", "optimizer_states", "lr_schedulers"} - checkpoint.contents.keys()
+        needed = ("callbacks", "loops", "lr_schedulers", "optimizer_states")
+        missing = [name for name in needed if not checkpoint.contents.get(name)]
         if missing:
             raise UserError(
-                f"{path} has no {', '.join(sorted(missing))}",
+                f"{path} has no {', '.join(missing)}",
                 "a whole checkpoint, to resume it",
                 f"start a new run from its weights: --model.init_from {quoted(path)}",
             )
     else:
         checkpoint = open_named(named, logs)
-    checkpoint.make_model()  # checks the weights, with better messages than the Trainer's
     if process_rank() == 0:
+        checkpoint.make_model()  # checks the weights, with better messages than the Trainer's
         os.environ[_CHOSEN] = str(checkpoint.path)
     configs = Run.of(checkpoint.path).configs()
     if verb == "fit" and configs and "--config" not in arguments.given:

@@ -10,7 +10,7 @@ from slm.commands.parsing.configs import find_config, read_config
 NULL = (None, "null", "None")
 """An option that is not given, and how `null` is spelt on a command line."""
 _CONFIG = ("-c", "--config")
-_NAME = re.compile("-[chV]$|--[A-Za-z]")
+_NAME = re.compile("-[chV](=|$)|--([A-Za-z]|$)")
 _OPTION = re.compile(r"--[A-Za-z][\w.-]*|-c")
 
 

@@ -45,22 +45,26 @@ def read_config(path: str | Path) -> dict[str, Any]:
     from jsonargparse import get_loader
 
     expected, remedy = "a YAML file with sections", "--config configs/small.yaml"
+    data = b""
     try:
         data = Path(path).read_bytes()
-        text = data.decode("utf-8-sig", errors="replace")
-        if not {"\0", "\ufffd"}.isdisjoint(text):
-            expected, remedy = "UTF-8", f"{utf8_conversion(data)}, for instance"
-            raise ValueError("it is not UTF-8")
-        if repeated := _repeated_key(yaml.compose(text, yaml.SafeLoader)):
+        if b"\0" in data:
+            raise UnicodeDecodeError("utf-8", data, 0, 1, "NUL characters")
+        text = data.decode("utf-8-sig")
+        if error := _repeated_key(yaml.compose(text, yaml.SafeLoader)):
             expected, remedy = "each key once in its section", "merge the two, or remove one"
-            raise ValueError(repeated)
-        config = get_loader("yaml")(text)
-        if config is None or isinstance(config, dict):
-            return config or {}
-        error: Exception | str = f"it contains {type(config).__name__}"
-    except (OSError, yaml.YAMLError, ValueError, RecursionError) as problem:
-        error = problem
-    found = f"--config {path} cannot be read: {' '.join(str(error).split())}"
+        else:
+            # With a comment in front, or a lone `data:` would be a text.
+            config = get_loader("yaml")(f"#\n{text}")
+            if config is None or isinstance(config, dict):
+                return config or {}
+            error = f"it contains {type(config).__name__}"
+    except UnicodeDecodeError as problem:
+        error, expected = f"it is not UTF-8: {problem.reason}", "UTF-8"
+        remedy = f"{utf8_conversion(data)}, for instance"
+    except (OSError, yaml.YAMLError, ValueError, RecursionError, TypeError) as problem:
+        error = str(problem)
+    found = f"--config {path} cannot be read: {' '.join(error.split())}"
     raise UserError(found, expected, remedy)
 
 
@@ -72,16 +76,18 @@ def _repeated_key(root: Any) -> str | None:
         if id(node) in seen or not isinstance(getattr(node, "value", None), list):
             continue
         seen.add(id(node))  # aliases make it a graph
-        pairs = node.value if node.id == "mapping" else [(None, value) for value in node.value]
-        lines: dict[str, int] = {}
-        for key, value in pairs:
+        if node.id == "sequence":
+            nodes += node.value
+            continue
+        lines: dict[tuple[str, str], int] = {}
+        for key, value in node.value:
             nodes.append(value)
-            if key is not None:
-                line = key.start_mark.line + 1
-                if key.value in lines:
-                    first = lines[key.value]
-                    return f"the key {key.value} of line {first} is repeated in line {line}"
-                lines[str(key.value)] = line
+            line, name = key.start_mark.line + 1, (key.tag, str(key.value))
+            if key.id != "scalar" or key.tag.endswith(":merge"):
+                continue
+            if name in lines:
+                return f"the key {key.value} of line {lines[name]} is repeated in line {line}"
+            lines[name] = line
     return None
 
 

@@ -33,7 +33,9 @@ def explain(error: Exception, verb: str | None) -> UserError | None:
                     f"unset {name}, or set it to such a folder",
                 )
         return UserError(
-            f"{error}; {free_space(path)}" if error.errno in _DISK_FULL else str(error),
+            f"{error}; {free_space(path)}"
+            if error.filename and error.errno in _DISK_FULL
+            else str(error),
             "files that can be read and written",
             "check the path, its permissions and the free space",
         )
@@ -117,7 +119,8 @@ def _wrong_value(text: str, remedy: str) -> UserError | None:
     """The error for a value that is missing or of the wrong type."""
     if lone := re.search(r"argument (--[\w.]+).*: expected one argument", text):
         expected = "one, such as true for what is true or false"
-        return UserError(f"{lone[1]} without a value", expected, remedy)
+        dash = f"; a value may begin with two dashes after an equals sign: {lone[1]}=--VALUE"
+        return UserError(f"{lone[1]} without a value", expected, remedy + dash)
     key = re.search(r'Parser key "([^"]+)": ?(.*)', text)
     if not key:
         return None

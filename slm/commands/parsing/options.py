@@ -152,6 +152,7 @@ def _options_of_config(
     names = {name.removeprefix("--") for name in parser.option_names()} - {"config", "help"}
     known = {name: defaults.get(name) for name in names}
     arguments: list[str] = []
+    given: dict[str, Any] = {}
     for name, value in flatten(read_config(path)).items():
         if name not in known:
             sections = {name[:end] for end, sign in enumerate(f"{name}.") if sign == "."}
@@ -165,10 +166,11 @@ def _options_of_config(
         elif value is not None or known[name] is not None:
             several = isinstance(value, list) and name in repeated
             if name not in repeated:
-                parser.parse_object({name: value}, defaults=False)  # as `fit` checks its types
+                given[name] = value
             for each in value if several else [value]:
                 text = each if isinstance(each, str) else json.dumps(each)
                 arguments.append(f"--{name}={text}")
+    parser.parse_object(given, defaults=False)  # checks the types as `fit` does
     return arguments
 
 

@@ -6,6 +6,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from slm.generation import SamplingOptions
 from slm.generation.storyteller import PROMPT, StoryRequest
+from slm.printable import printable
 from slm.training.module import StoryModel
 
 
@@ -22,5 +23,5 @@ class SampledStories(Callback):
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 # Two spaces before a line end: a line break in TensorBoard's Markdown.
-                text = story.replace("\n", "  \n")
+                text = printable(story).replace("\n", "  \n")
                 logger.experiment.add_text("story", text, trainer.global_step)
