@@ -50,7 +50,7 @@ def _run(verb: str | None, arguments: Arguments) -> int:
     """Runs a verb, and reports what ends it."""
     try:
         status = _dispatch(verb, arguments)
-        print(end="", flush=True)  # to a reader that may have gone, or a full disk
+        print(end="", flush=True)  # the reader may have exited, the disk be full
         return status
     except SystemExit:
         raise
@@ -92,7 +92,7 @@ def run() -> None:
     """The entry point of the installed command: exits with `main`'s status."""
     open_missing_streams()
     drop_left_over_rank()
-    # A notebook's backend, which its shell commands inherit, cannot be imported by them.
+    # Shell commands in a notebook inherit its matplotlib backend but cannot import it.
     os.environ["MPLBACKEND"] = "agg"
     sys.exit(main())
 

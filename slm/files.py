@@ -56,7 +56,7 @@ def quoted(path: object) -> str:
 
 
 def utf8_conversion(head: bytes) -> str:
-    """A command that converts a file to UTF-8, by what its beginning looks like."""
+    """A command that converts a file to UTF-8; the encoding is guessed from its first bytes."""
     encoding = "WINDOWS-1252"
     if head.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
         encoding = "UTF-32"
@@ -82,7 +82,7 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def json_text(plain: Any) -> str:
-    """JSON for a file. Numbers that are not finite, which JSON lacks, become null."""
+    """JSON for a file. NaN and infinity, which JSON lacks, become null."""
     return json.dumps(_finite(plain), indent=1, allow_nan=False) + "\n"
 
 

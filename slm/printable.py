@@ -1,9 +1,9 @@
-"""Text that can be printed without harm."""
+"""Text that is safe to print: control characters are escaped."""
 
 import re
 
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]|\r(?!\n)")
-"""Characters that move the cursor, clear a terminal or reverse the direction of what follows."""
+"""Characters that move the cursor, clear a terminal or change the direction of what follows."""
 
 
 def printable(text: str) -> str:

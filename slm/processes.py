@@ -42,14 +42,14 @@ def started_by_torchrun() -> bool:
 
 
 def drop_left_over_rank() -> None:
-    """Removes a rank that belongs to no run of several processes, as a shell may still have it."""
+    """Removes a stale RANK or LOCAL_RANK, left in the shell by an earlier distributed run."""
     size = os.environ.get("WORLD_SIZE", "")
     several = "MASTER_ADDR" in os.environ and size.isdigit() and int(size) > 1
     for name in ("RANK", "LOCAL_RANK"):
         if not (several or started_by_torchrun()) and (rank := os.environ.pop(name, None)):
             print(
-                f"Ignored    {name}={rank} in the environment: without MASTER_ADDR and WORLD_SIZE "
-                "there is one process",
+                f"Ignored    {name}={rank} in the environment: a run is distributed only if "
+                "MASTER_ADDR is set and WORLD_SIZE is above 1",
                 file=sys.stderr,
             )
 

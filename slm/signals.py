@@ -86,16 +86,16 @@ class LastingStream:
 
 
 def open_missing_streams() -> None:
-    """Opens closed standard streams on the null device, and lets every character be printed.
+    """Opens closed standard streams on the null device, and makes encoding errors impossible.
 
-    Otherwise the next file that is opened would get the number of the closed stream. Characters
-    that the encoding of a stream lacks are printed as escapes.
+    Otherwise the next file opened would reuse the closed stream's descriptor. Characters that a
+    stream cannot encode are printed as escapes.
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number: this one
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free descriptor: this one
         if getattr(sys, name) is None:
             os.set_inheritable(number, True)  # as for the streams of any process
             mode = "w" if number else "r"

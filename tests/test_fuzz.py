@@ -190,11 +190,11 @@ odd_bytes = st.one_of(
     ),
 )  # fmt: skip
 edits = st.lists(st.tuples(st.floats(0, 1), st.integers(0, 30), odd_bytes), max_size=6)
-"""Where something is removed, how many bytes, and what is put there."""
+"""Edits: relative position, number of bytes removed, bytes inserted."""
 
 
 def try_sources(ending, count, folder):
-    """Files of stories with some bytes changed, as they are or before they are compressed."""
+    """Runs `prepare` on story files with random byte edits, before or after compression."""
     name = "fuzz.jsonl" if ending == ".json" else f"fuzz{ending.removesuffix('.gz')}"
     whole = write_stories(folder / name, make_stories(30)).read_bytes()
     (folder / name).unlink()

@@ -1,6 +1,6 @@
-"""What users' terminals, shells, configs and machines do to a command.
+"""Commands under unusual terminals, shells, configs and environments.
 
-Most cases are public bug reports about similar projects.
+Most cases come from public bug reports of similar projects.
 """
 
 import json
@@ -49,7 +49,7 @@ def shell(line, **environment):
     )
 
 
-# ---- options that Lightning would take ----------------------------------------------------
+# ---- options that Lightning would accept ----------------------------------------------------
 
 MEANINGLESS = {
     "gradient_clip_val": ("-1", "-0.5"),
@@ -119,11 +119,11 @@ def test_errors_within_a_class_are_named(slm, options, expected):
 # ---- configs ------------------------------------------------------------------------------
 
 TWICE = {
-    "a section": (TINY + "data:\n  batch_size: 2\n", "the key data of line 7 is repeated"),
+    "a section": (TINY + "data:\n  batch_size: 2\n", "key data on line 7 is repeated"),
     "an option": (TINY.replace("  batch_size: 4", "  batch_size: 4\n  batch_size: 8"), "line 12"),
     "within braces": (TINY.replace("n_layer: 2", "n_layer: 2, n_layer: 3"), "line 5"),
-    "in an odd key's": (TINY + "? [a, b]\n: {c: 1, c: 2}\n", "the key c of line"),
-    "in a list": (TINY + "x:\n- {a: 1, a: 2}\n", "the key a of line"),
+    "in an odd key's": (TINY + "? [a, b]\n: {c: 1, c: 2}\n", "key c on line"),
+    "in a list": (TINY + "x:\n- {a: 1, a: 2}\n", "key a on line"),
 }
 VERBS = [("fit",), ("prepare",), ("predict",), ("bench", "train"), ("bench", "generate")]
 

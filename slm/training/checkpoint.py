@@ -174,25 +174,25 @@ class Checkpoint:
                 )
 
     def check_contents(self) -> None:
-        """Raises an error about what is missing or unknown, if anything is."""
+        """Accesses what every verb needs; raises an error of Python if it is missing or unknown."""
         names = ("name", "n_vocab", "sha256")
         _ = self.gpt, self.step, self.entry["training"], self.entry["data"]
         _ = [self.entry["tokenizer"][name] for name in names], self.contents["state_dict"].items()
 
     def check_file(self) -> None:
-        """Reads the file's checksums, a second for a gigabyte.
+        """Verifies the file's checksums: about a second for a gigabyte.
 
         Raises:
-            UserError: One differs.
+            UserError: One differs, or the file cannot be read.
         """
         try:
             with zipfile.ZipFile(self.path) as file:
-                damaged = file.testzip()
+                damaged = (name := file.testzip()) and f"checksum mismatch in {name}"
         except Exception as error:  # a damaged directory can raise anything
-            damaged = f"the file ({error})"
+            damaged = str(error)
         if damaged:
             raise UserError(
-                f"{self.path} is damaged: the checksum of {damaged} differs",
+                f"{self.path} is damaged: {damaged}",
                 "the file as it was written",
                 "copy it again, or name another checkpoint",
             )
@@ -209,7 +209,7 @@ class Checkpoint:
         """The trained network, in evaluation mode, on the CPU.
 
         Raises:
-            UserError: The weights are not those of the shape, damaged or not finite.
+            UserError: The weights do not fit the model, are damaged, or are not finite.
         """
         self.check_file()
         model = GPT(self.gpt)
@@ -228,7 +228,7 @@ class Checkpoint:
             if not tensor.isfinite().all():
                 raise UserError(
                     f"{self.path}: the weights of {name} are not finite",
-                    "a model whose training did not diverge",
+                    "finite weights: NaN or infinity usually means that training diverged",
                     "name an earlier checkpoint, or train again with a lower --model.optimizer.lr",
                 )
         return model.eval()
@@ -284,7 +284,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
 def incompatible(path: Path, what: str) -> UserError:
     """The error for a checkpoint in which something is missing or unknown."""
     return UserError(
-        f"{path} is incomplete, or of a newer version of slm: {' '.join(what.split())}",
+        f"{path} is incomplete, or was written by a newer version of slm: {' '.join(what.split())}",
         "a file that `slm fit` of this version wrote",
         "name another checkpoint, or update slm",
     )

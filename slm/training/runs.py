@@ -90,7 +90,7 @@ class Run:
 
     @property
     def next_config(self) -> str:
-        """The name of the next config; a number is not used again, though its file be removed."""
+        """The name of the next config: one more than the highest number, so gaps stay."""
         last = max((_config_number(path) for path in self.configs()), default=0)
         return f"config-{last + 1}.yaml" if last else "config.yaml"
 

@@ -131,7 +131,7 @@ class StoryCLI(LightningCLI):
         if isinstance(seed, bool) or not 0 <= seed < 2**32:
             raise UserError(
                 f"--seed_everything {str(seed).lower()}",
-                "a number from 0 to 2^32 - 1, for weights and batches",
+                "an integer from 0 to 2^32 - 1; it seeds the weights and the batches",
                 "--seed_everything 1337",
             )
         super()._set_seed()

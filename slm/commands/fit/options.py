@@ -52,7 +52,7 @@ _EPOCHS = {
     "limit_train_batches": (None,),
     "overfit_batches": (0,),
 }
-"""Options that mean nothing where batches never end, with the values that leave them out."""
+"""Trainer options that have no meaning without epochs, and their neutral values."""
 
 
 @dataclass(frozen=True)
@@ -165,35 +165,35 @@ def _check_numbers(options: FitOptions) -> None:
 
 
 def _check_lightning(trainer: TrainerOptions) -> None:
-    """Checks the Trainer's options that have no meaning here, or do harm without a message."""
+    """Rejects Trainer options that have no meaning here or that fail silently."""
     for name, neutral in _EPOCHS.items():
         value = getattr(trainer, name)
         if value not in neutral and not (name == "limit_train_batches" and str(value) == "1.0"):
             raise UserError(
                 f"--trainer.{name} {value}",
-                "training without epochs: batches are drawn without end, max_steps ends it",
-                f"leave --trainer.{name} out: --trainer.max_steps is how long to train, "
-                "--data.source on what",
+                "no epoch options: batches are sampled indefinitely, until max_steps",
+                f"remove --trainer.{name}; --trainer.max_steps sets the length of training, "
+                "--data.source the data",
             )
     if (trainer.gradient_clip_val or 0) < 0:
         raise UserError(
             f"--trainer.gradient_clip_val {trainer.gradient_clip_val}, which reverses gradients",
-            "the largest norm, above 0; 0 or null turns clipping off",
+            "a maximum gradient norm above 0; 0 or null disables clipping",
             "--trainer.gradient_clip_val 1.0",
         )
     saves = trainer.enable_checkpointing is not False and not trainer.fast_dev_run
     if trainer.logger is not None and not trainer.logger and saves:
         raise UserError(
-            "a run without a --trainer.logger: it makes the run's folder, so that this run's "
-            "checkpoints would replace another's",
-            "a logger, or no checkpoints",
-            "leave it out, or add --trainer.enable_checkpointing false",
+            "--trainer.logger false: without a logger runs have no folder of their own, and this "
+            "run's checkpoints would overwrite another's",
+            "a logger, or checkpointing disabled",
+            "remove the option, or add --trainer.enable_checkpointing false",
         )
     if trainer.barebones:
         raise UserError(
-            "--trainer.barebones true, which trains without curves and checkpoints",
-            "a run that leaves something",
-            "slm bench train measures the speed of training",
+            "--trainer.barebones true, which disables logging and checkpoints",
+            "a run with a log and checkpoints",
+            "remove it; to measure the speed of training, use slm bench train",
         )
 
 

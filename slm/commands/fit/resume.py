@@ -56,7 +56,7 @@ def resolve_checkpoint(
         if missing:
             raise UserError(
                 f"{path} has no {', '.join(missing)}",
-                "a whole checkpoint, to resume it",
+                "a full checkpoint, with the optimizer and loop state that resuming needs",
                 f"start a new run from its weights: --model.init_from {quoted(path)}",
             )
     else:

@@ -42,7 +42,7 @@ class SaveConfig(SaveConfigCallback):
 
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         """A resumed run gets `config-2.yaml`, and so on."""
-        folder = Path(trainer.log_dir or ".")  # which all processes ask for together
+        folder = Path(trainer.log_dir or ".")  # a collective call
         if trainer.is_global_zero:
             self.config_filename = Run(folder).next_config
         # Which checkpoint this run came from is no part of how to train another.

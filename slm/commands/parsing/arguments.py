@@ -22,7 +22,7 @@ class Arguments:
         for argument in sys.argv[1:] if arguments is None else arguments:
             before = self._arguments[-1] if self._arguments else ""
             if _OPTION.fullmatch(before) and argument[:1] == "-" and not _NAME.match(argument):
-                self._arguments[-1] = f"{before}={argument}"  # argparse takes it for an option
+                self._arguments[-1] = f"{before}={argument}"  # argparse would take it for an option
             else:
                 self._arguments.append(argument)
 
@@ -70,7 +70,7 @@ class Arguments:
         return Arguments([*expanded, *rest])
 
     def with_configs_found(self) -> "Arguments":
-        """A copy in which packaged configs are given by their paths; all of them can be read."""
+        """A copy with packaged configs replaced by their paths; checks that all can be read."""
 
         def check(path: str) -> list[str]:
             read_config(path)

@@ -54,14 +54,14 @@ def read_config(path: str | Path) -> dict[str, Any]:
         if error := _repeated_key(yaml.compose(text, yaml.SafeLoader)):
             expected, remedy = "each key once in its section", "merge the two, or remove one"
         else:
-            # With a comment in front, or a lone `data:` would be a text.
+            # With a comment in front: the loader takes a lone `data:` for a text.
             config = get_loader("yaml")(f"#\n{text}")
             if config is None or isinstance(config, dict):
                 return config or {}
             error = f"it contains {type(config).__name__}"
     except UnicodeDecodeError as problem:
         error, expected = f"it is not UTF-8: {problem.reason}", "UTF-8"
-        remedy = f"{utf8_conversion(data)}, for instance"
+        remedy = f"convert the file, for instance: {utf8_conversion(data)}"
     except (OSError, yaml.YAMLError, ValueError, RecursionError, TypeError) as problem:
         error = str(problem)
     found = f"--config {path} cannot be read: {' '.join(error.split())}"
@@ -69,7 +69,7 @@ def read_config(path: str | Path) -> dict[str, Any]:
 
 
 def _repeated_key(root: Any) -> str | None:
-    """What to report about a key that occurs twice in a section: YAML would take the last one."""
+    """Describes the first key that occurs twice in a section; YAML would use the last value."""
     nodes, seen = [root], set()
     while nodes:
         node = nodes.pop()
@@ -86,7 +86,7 @@ def _repeated_key(root: Any) -> str | None:
             if key.id != "scalar" or key.tag.endswith(":merge"):
                 continue
             if name in lines:
-                return f"the key {key.value} of line {lines[name]} is repeated in line {line}"
+                return f"key {key.value} on line {lines[name]} is repeated on line {line}"
             lines[name] = line
     return None
 

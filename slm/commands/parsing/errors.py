@@ -28,8 +28,8 @@ def explain(error: Exception, verb: str | None) -> UserError | None:
         for name in ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"):
             if (folder := os.environ.get(name)) and path.is_relative_to(folder):
                 return UserError(
-                    f"the compiler's cache folder, {name}={folder}: {error.strerror}",
-                    "a folder that can be written to",
+                    f"cannot use the compiler's cache folder {name}={folder}: {error.strerror}",
+                    "a writable folder",
                     f"unset {name}, or set it to such a folder",
                 )
         return UserError(
@@ -129,8 +129,10 @@ def _wrong_value(text: str, remedy: str) -> UserError | None:
         found = f"--{key[1]} {kind[1] if kind else ''}".rstrip()
         if missing := re.search("arguments are required: (\\w+)", inner[1]):
             add = f"--{key[1]}.{missing[1]} VALUE"
-            return UserError(f"{found} without {missing[1]}", add, f"add {add}")
-        return UserError(f"{found}: {inner[1]}", "options that this class has", remedy)
+            return UserError(
+                f"{found} without {missing[1]}", "its required arguments", f"add {add}"
+            )
+        return UserError(f"{found}: {inner[1]}", "arguments that this class accepts", remedy)
     if value := re.search(r"Expected an? (.*?)\. Got value: (.*)", key[2]):
         found, expected = value[2], value[1]
     elif value := re.search(r"Union subtypes .*Given value: (.*)", key[2]):

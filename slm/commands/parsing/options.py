@@ -170,7 +170,7 @@ def _options_of_config(
             for each in value if several else [value]:
                 text = each if isinstance(each, str) else json.dumps(each)
                 arguments.append(f"--{name}={text}")
-    parser.parse_object(given, defaults=False)  # checks the types as `fit` does
+    parser.parse_object(given, defaults=False)  # the same type check as in `fit`
     return arguments
 
 

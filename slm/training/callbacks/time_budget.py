@@ -36,19 +36,19 @@ def format_duration(seconds: float) -> str:
 
 
 class TimeLimit(Timer):
-    """`--trainer.max_time`, of this process alone: a resumed run has the whole time again."""
+    """`--trainer.max_time`, from the start of this process: a resumed run has all of it again."""
 
     def __init__(self, duration: str | timedelta | dict[str, int]) -> None:
         super().__init__(duration)
         if (self.time_remaining() or 0) <= 0:
             raise UserError(
                 f"--trainer.max_time {duration}",
-                "a time as days:hours:minutes:seconds",
+                "a duration above 0, as days:hours:minutes:seconds",
                 "--trainer.max_time 00:08:00:00",
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing, so that nothing is resumed."""
+        """Empty, so that the elapsed time is not restored."""
         return {}
 
 
