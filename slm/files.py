@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and JSON."""
+"""Files: written whole or not at all, as JSON, in UTF-8, named in commands."""
 
 import codecs
 import json

@@ -8,7 +8,7 @@ import string
 import sys
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -258,14 +258,17 @@ def _read_parquet(piece: FilePiece) -> Iterator[str]:
         columns = list(piece.text.columns)
         count = sum(table.metadata.row_group(group).num_rows for group in range(piece.start))
         for batch in table.iter_batches(batch_size=128, row_groups=groups, columns=columns):
-            for row in batch.to_struct_array():
-                count += 1
-                position = f"{piece.path}, row {count}"
-                try:
-                    yield piece.text.of(row.as_py(), position)
-                except UnicodeDecodeError as error:
-                    found = f"{position} is not UTF-8 text: {error.reason}"
-                    raise UserError(found, "UTF-8", "repair or delete that row") from error
+            try:
+                rows: Iterable[Any] = batch.to_pylist()
+            except UnicodeDecodeError:
+                rows = (row.as_py() for row in batch.to_struct_array())  # to find the row: slower
+            try:
+                for row in rows:
+                    count += 1
+                    yield piece.text.of(row, f"{piece.path}, row {count}")
+            except UnicodeDecodeError as error:
+                found = f"{piece.path}, row {count + 1} is not UTF-8 text: {error.reason}"
+                raise UserError(found, "UTF-8", "repair or delete that row") from error
 
 
 def _cut_parquet(
