@@ -1,7 +1,7 @@
 """The shape and the architecture options of a GPT."""
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,17 @@ class GPTConfig:
     """LayerNorm, or RMSNorm: the same without subtracting the mean."""
     qk_norm: bool = False
     """Whether each head's queries and keys are scaled to unit root mean square."""
-    mlp: Literal["gelu", "swiglu"] = "gelu"
-    """The MLP's nonlinearity: GELU, or a gate (SwiGLU; its hidden width is smaller, so that the
-    number of parameters stays the same)."""
+    qk_gain: bool = False
+    """With qk_norm: whether a learned gain per channel, shared by the heads, follows, as in
+    Qwen3."""
+    norm_eps: float = 1e-5
+    """Epsilon of every norm; QK-norm without a gain has torch's own."""
+    mlp: Literal["gelu", "gelu_tanh", "swiglu"] = "gelu"
+    """The MLP's nonlinearity: GELU, its approximation by tanh that OpenAI's GPT-2 has, or a gate
+    (SwiGLU)."""
+    mlp_width: int | None = None
+    """Hidden width of the MLP; null means 4 n_embd, or 8/3 n_embd, to a multiple of 32, with the
+    three matrices of swiglu: as many parameters."""
     tied: bool = True
     """Whether the output head is the token embedding's matrix, or has its own."""
 
@@ -44,6 +52,10 @@ class GPTConfig:
             check(self, name, getattr(self, name) >= 1, "1 or more")
         for name, choices in _CHOICES.items():
             check(self, name, getattr(self, name) in choices, " or ".join(choices))
+        width = self.mlp_width
+        check(self, "mlp_width", width is None or width >= 1, "1 or more, or null")
+        check(self, "norm_eps", 0.0 < self.norm_eps < 1.0, "above 0 and below 1")
+        check(self, "qk_gain", self.qk_norm or not self.qk_gain, "false without qk_norm")
         check(self, "dropout", 0.0 <= self.dropout < 1.0, "at least 0 and below 1")
         if self.n_embd % self.n_head:
             raise ValueError(
@@ -57,8 +69,23 @@ class GPTConfig:
                 f"number, which can be rotated in pairs, such as n_embd {2 * self.n_embd}"
             )
 
+    @property
+    def hidden_width(self) -> int:
+        """Hidden width of the MLP."""
+        gated = self.mlp == "swiglu"
+        default = 32 * max(1, round(self.n_embd / 12)) if gated else 4 * self.n_embd
+        return self.mlp_width or default
 
-_CHOICES = {"position": ("learned", "rotary"), "norm": ("layer", "rms"), "mlp": ("gelu", "swiglu")}
+    def to_plain(self) -> dict[str, Any]:
+        """The fields in plain types, with the MLP's width as a number."""
+        return asdict(self) | {"mlp_width": self.hidden_width}
+
+
+_CHOICES = {
+    "position": ("learned", "rotary"),
+    "norm": ("layer", "rms"),
+    "mlp": ("gelu", "gelu_tanh", "swiglu"),
+}
 
 
 def check(options: object, field: str, valid: bool, expected: str) -> None:

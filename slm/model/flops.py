@@ -11,6 +11,6 @@ def training_flops_per_token(config: GPTConfig) -> int:
     et al. 2022, PaLM, arXiv 2204.02311, appendix B). Recomputed blocks do not count.
     """
     C = config.n_embd
-    mlp = 3 * 8 * round(C / 3) * C if config.mlp == "swiglu" else 2 * 4 * C * C
+    mlp = (3 if config.mlp == "swiglu" else 2) * config.hidden_width * C
     weights = config.n_layer * (4 * C * C + mlp) + config.vocab_size * C
     return 6 * weights + 12 * config.n_layer * config.block_size * C

@@ -6,7 +6,7 @@ Vaswani et al. 2017 (arXiv 1706.03762) with the norm in front of each sublayer.
 Shape suffixes of local tensors:
     B batch    T query positions    S key positions    V vocabulary (vocab_size)
     C width (n_embd)    H heads (n_head)    D head size (C / H)    R pairs of channels in it (D / 2)
-    F hidden width of the MLP (4 C; 8/3 C if gated)
+    F hidden width of the MLP
 """
 
 import math
@@ -36,11 +36,27 @@ class AttentionCache(Protocol):
         """Stores keys and values, and attends to all stored ones: all (B, H, T, D)."""
 
 
+class RMSNorm(nn.RMSNorm):
+    """x / √(mean(x²) + ε) times a gain (Zhang & Sennrich 2019, arXiv 1910.07467)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """In the precision of the gain, for which torch has a fused kernel."""
+        return super().forward(x if self.weight is None else x.type_as(self.weight)).type_as(x)
+
+
 def make_norm(config: GPTConfig) -> nn.Module:
-    """LayerNorm (Ba et al. 2016, 1607.06450) or RMSNorm (Zhang & Sennrich 2019, 1910.07467)."""
+    """LayerNorm (Ba et al. 2016, arXiv 1607.06450) or RMSNorm, over the width."""
     if config.norm == "rms":
-        return nn.RMSNorm(config.n_embd, eps=1e-5)
-    return nn.LayerNorm(config.n_embd, bias=config.bias)
+        return RMSNorm(config.n_embd, config.norm_eps)
+    return nn.LayerNorm(config.n_embd, config.norm_eps, bias=config.bias)
+
+
+def make_qk_norm(config: GPTConfig) -> nn.Module:
+    """Normalises the queries or the keys of each head (Henry et al. 2020, arXiv 2010.04245)."""
+    if not config.qk_norm:
+        return nn.Identity()
+    head_size = config.n_embd // config.n_head
+    return RMSNorm(head_size, config.norm_eps if config.qk_gain else None, config.qk_gain)
 
 
 def rotary_angles(positions: int, head_size: int) -> Tensor:
@@ -85,7 +101,7 @@ class CausalSelfAttention(nn.Module):
         self.layer = layer
         self.n_head = config.n_head
         self.dropout = config.dropout
-        self.qk_norm = config.qk_norm
+        self.q_norm, self.k_norm = make_qk_norm(config), make_qk_norm(config)
         self.qkv = nn.Linear(config.n_embd, 3 * config.n_embd, bias=config.bias)
         self.proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
         self.residual_dropout = nn.Dropout(config.dropout)
@@ -94,8 +110,7 @@ class CausalSelfAttention(nn.Module):
         """Queries, keys and values of all heads: (B, T, C) to (B, H, T, D) each."""
         qkv_BT3HD = self.qkv(x).unflatten(2, (3, self.n_head, -1))
         q_BHTD, k_BHTD, v_BHTD = qkv_BT3HD.permute(2, 0, 3, 1, 4).unbind()
-        if self.qk_norm:  # Henry et al. 2020, arXiv 2010.04245, with RMSNorm
-            q_BHTD, k_BHTD = (F.rms_norm(x, x.shape[-1:]) for x in (q_BHTD, k_BHTD))
+        q_BHTD, k_BHTD = self.q_norm(q_BHTD), self.k_norm(k_BHTD)
         if angles is not None:
             q_BHTD, k_BHTD = rotate(q_BHTD, angles), rotate(k_BHTD, angles)
         return q_BHTD, k_BHTD, v_BHTD
@@ -134,8 +149,8 @@ class MLP(nn.Module):
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.gated = config.mlp == "swiglu"
-        # Three matrices of 8/3 C, to a multiple of 8, have as many elements as two of 4 C.
-        width = 8 * round(config.n_embd / 3) if self.gated else 4 * config.n_embd
+        self.approximate = "tanh" if config.mlp == "gelu_tanh" else "none"
+        width = config.hidden_width
         self.up = nn.Linear(config.n_embd, (1 + self.gated) * width, bias=config.bias)
         self.down = nn.Linear(width, config.n_embd, bias=config.bias)
         self.residual_dropout = nn.Dropout(config.dropout)
@@ -147,7 +162,7 @@ class MLP(nn.Module):
             gate_BTF, hidden_BTF = hidden_BTF.chunk(2, dim=-1)
             hidden_BTF = F.silu(gate_BTF) * hidden_BTF
         else:
-            hidden_BTF = F.gelu(hidden_BTF)
+            hidden_BTF = F.gelu(hidden_BTF, approximate=self.approximate)
         out_BTC: Tensor = self.residual_dropout(self.down(hidden_BTF))
         return out_BTC
 

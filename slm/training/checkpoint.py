@@ -4,7 +4,7 @@ import hashlib
 import os
 import sys
 import zipfile
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +53,13 @@ class Checkpoint:
         """False if the run stopped during a validation, which must then be repeated."""
         state = self.contents["callbacks"].get("PendingValidation", {"step": None})
         return state["step"] is None
+
+    @property
+    def best_loss(self) -> float | None:
+        """The lowest validation loss of its run until then, if there was one."""
+        states = self.contents["callbacks"].values()
+        scores = (s["best_model_score"] for s in states if s.get("monitor") == "val_loss")
+        return next((float(score) for score in scores if isinstance(score, torch.Tensor)), None)
 
     @property
     def entry(self) -> dict[str, Any]:
@@ -161,10 +168,10 @@ class Checkpoint:
                 f"--model.gpt.vocab_size {options['vocab_size']}",
             )
 
-    def check_shape(self, gpt: dict[str, Any]) -> None:
-        """Raises a UserError if a `GPTConfig` in plain types has another shape, dropout aside."""
-        saved = asdict(self.gpt)  # options newer than the checkpoint have their defaults
-        for name, value in gpt.items():
+    def check_shape(self, gpt: GPTConfig) -> None:
+        """Raises a UserError if a model has another shape, dropout aside."""
+        saved = self.gpt.to_plain()  # options newer than the checkpoint have their defaults
+        for name, value in gpt.to_plain().items():
             if name != "dropout" and value != saved[name]:
                 raise UserError(
                     f"--model.gpt.{name} {value} for a checkpoint with {name} {saved[name]}",
@@ -272,9 +279,9 @@ def open_checkpoint(path: Path) -> Checkpoint:
             f"a file that `slm fit` wrote, format version {FORMAT_VERSION}",
             "name a file under lightning_logs/…/checkpoints/",
         )
-    drop_retired(contents.get("hyper_parameters", {}).get("gpt", {}), path)
     checkpoint = Checkpoint(path, contents)
     try:
+        update_options(contents["hyper_parameters"]["gpt"], path)
         checkpoint.check_contents()
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise incompatible(path, f"{type(error).__name__}, {error}") from error
@@ -290,8 +297,8 @@ def incompatible(path: Path, what: str) -> UserError:
     )
 
 
-def drop_retired(gpt: dict[str, Any], path: Path) -> None:
-    """Removes switches that models no longer have from a `GPTConfig` in plain types, in place.
+def update_options(gpt: dict[str, Any], path: Path) -> None:
+    """Turns a `GPTConfig` in plain types from an earlier version into today's, in place.
 
     Raises:
         UserError: The model uses one of them.
@@ -301,6 +308,8 @@ def drop_retired(gpt: dict[str, Any], path: Path) -> None:
         gpt.pop(name, None)
     if gpt.get("mlp") == "relu2":
         used["mlp"] = "relu2"
+    if gpt.get("mlp") == "swiglu":  # the width it had before it became an option
+        gpt.setdefault("mlp_width", 8 * round(gpt.get("n_embd", GPTConfig.n_embd) / 3))
     if used:
         found = ", ".join(f"{name} {value}" for name, value in used.items())
         raise UserError(

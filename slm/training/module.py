@@ -73,7 +73,7 @@ class StoryModel(LightningModule):
         # Plain types only: a checkpoint must open with weights_only=True.
         self.save_hyperparameters(
             {
-                "gpt": asdict(gpt),
+                "gpt": gpt.to_plain(),
                 "optimizer": asdict(optimizer),
                 "compile": compile,
                 "grad_checkpointing": grad_checkpointing,
@@ -102,7 +102,7 @@ class StoryModel(LightningModule):
         if stage == "fit" and self.init_from:
             checkpoint = open_checkpoint(Path(self.init_from).expanduser())
             checkpoint.check_tokenizer(self.tokenizer.identity())
-            checkpoint.check_shape(asdict(self.gpt))
+            checkpoint.check_shape(self.gpt)
             self.model.load_state_dict(checkpoint.make_model().state_dict())
         check_vocabulary_size(self.tokenizer.n_vocab, self.gpt.vocab_size)
         self.metrics = LanguageModelMetrics(

@@ -25,6 +25,7 @@ from slm.commands.parsing.options import add_options, flatten
 from slm.data.datamodule import StoryData
 from slm.errors import Stopped, UserError, user_errors
 from slm.files import quoted
+from slm.model import GPTConfig
 from slm.processes import observe_children, process_rank, run_is_over, watch_parent
 from slm.signals import handled_by, raise_stopped
 from slm.training.callbacks.interruption import Interruption
@@ -142,7 +143,7 @@ class StoryCLI(LightningCLI):
         if self.checkpoint is not None:
             self._set_options(self.checkpoint.tokenizer_replacement(options.data.tokenizer))
             self._set_options({"model.init_from": None})  # its weights have been trained further
-            self.checkpoint.check_shape(options.model.gpt.as_dict())
+            self.checkpoint.check_shape(GPTConfig(**options.model.gpt.as_dict()))
         elif options.ckpt_path:
             raise UserError(
                 f"ckpt_path {options.ckpt_path} in a config file",

@@ -1,6 +1,6 @@
 """A typed view of the options of `fit`, and their checks before anything is built."""
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 from jsonargparse import Namespace
@@ -223,6 +223,6 @@ def check_data(options: FitOptions, data: StoryData, initial: Checkpoint | None)
         initial.check_tokenizer(
             known or {"name": "own", "n_vocab": data.corpus.vocab_size, "sha256": "not yet learnt"}
         )
-        initial.check_shape(asdict(options.gpt))
+        initial.check_shape(options.gpt)
     n_vocab = known["n_vocab"] if known else data.corpus.vocab_size
     check_vocabulary_size(n_vocab, options.gpt.vocab_size)

@@ -12,7 +12,7 @@ from slm.commands.parsing.options import RootOptions
 from slm.errors import UserError
 from slm.files import quoted
 from slm.processes import process_rank
-from slm.training.checkpoint import Checkpoint, drop_retired, open_checkpoint
+from slm.training.checkpoint import Checkpoint, open_checkpoint, update_options
 from slm.training.runs import Run, RunClaim
 
 _CHOSEN = "SLM_CHECKPOINT"
@@ -75,7 +75,7 @@ def _current(config: Path) -> str:
     options = read_config(config)
     gpt = options.get("model", {}).get("gpt", {})
     before = dict(gpt)
-    drop_retired(gpt, config)
+    update_options(gpt, config)
     return str(config) if gpt == before else yaml.safe_dump(options)
 
 

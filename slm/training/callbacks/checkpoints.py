@@ -7,7 +7,6 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
-from torch import Tensor
 
 from slm.errors import CheckpointError, UserError
 from slm.training.checkpoint import open_checkpoint
@@ -51,11 +50,9 @@ class BestCheckpoint(ModelCheckpoint):
 def _best_score(path: Path) -> float | None:
     """The validation loss of a `best.ckpt`; None if it cannot be read."""
     try:
-        states = open_checkpoint(path).contents["callbacks"].values()
+        return open_checkpoint(path).best_loss
     except UserError:
         return None
-    scores = (state["best_model_score"] for state in states if state.get("monitor") == "val_loss")
-    return next((float(score) for score in scores if isinstance(score, Tensor)), None)
 
 
 class LastCheckpoint(ModelCheckpoint):
