@@ -35,6 +35,25 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yields a temporary folder, and moves it to `path`, which must not exist, once complete.
+
+    After an error, or if it is interrupted, nothing remains.
+    """
+    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        for file in filter(Path.is_file, temporary.rglob("*")):
+            with file.open("rb+") as written:
+                os.fsync(written.fileno())
+        temporary.rename(path)
+        _sync_folder(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def _sync_folder(folder: Path) -> None:
     with suppress(OSError):  # not possible on Windows and some network file systems
         descriptor = os.open(folder, os.O_RDONLY)

@@ -54,6 +54,14 @@ VERBS = {
         "slm.commands.evaluate:evaluate",
         "score a model: minimal pairs, generated stories, loss",
     ),
+    "export": Verb(
+        "slm.commands.export:export",
+        "write a model for transformers, llama.cpp, Ollama, onnxruntime, or as a web page",
+    ),
+    "import": Verb(
+        "slm.commands.import_model:import_model",
+        "turn a Hugging Face folder into a checkpoint, to generate from and to train on",
+    ),
     "verify-resume": Verb(
         "slm.commands.verify_resume:verify_resume",
         "check on this machine that a killed and resumed run equals an uninterrupted one",
@@ -83,6 +91,7 @@ usage: slm VERB [--option value ...]      (or: python -m slm.cli VERB ...)
   slm report                                          the newest run as one HTML file
   slm evaluate                                        how good are its stories?
   slm verify-resume --config small                    does a killed run resume exactly here?
+  slm export --to gguf                                a file for llama.cpp and Ollama
   slm prepare --data.source "books/*.jsonl"           tokenise only
   slm bench train --config small --compile true       how fast would it train here?
   slm info data/TinyStories-gpt2 --verify             what prepared data contain; are they intact?

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import checkpoint, refuse
+from conftest import TINY, checkpoint, refuse
 
 from slm.generation.quantization import native_formats
 
@@ -143,8 +143,13 @@ def test_what_does_not_work_is_left_out_and_said(slm, workplace):
         (("generate", "--config", "tiny.yaml", "--json", "no/a.json"), ("mkdir -p no",)),
         (("generate", "--config", "none.yaml"), ("none.yaml does not exist",)),
         (("generate",), ("there is no run",)),
-        (("generate", "--config", "modern-5min", "--vs", "transformers"), ("position rotary",)),
     ],
 )
 def test_mistakes_in_measuring_are_explained(slm, words, expected):
     refuse(slm("bench", *words), *expected)
+
+
+def test_a_shape_that_transformers_lacks_is_named(slm, workplace):
+    odd = TINY.replace("dropout: 0.0", "dropout: 0.0, position: rotary")
+    (workplace / "odd.yaml").write_text(odd, encoding="utf-8")
+    refuse(slm("bench", "generate", "--config", "odd.yaml", "--vs", "transformers"), "rotary")

@@ -20,7 +20,8 @@ GENERATION = (ROOT / "docs" / "generation.md").read_text(encoding="utf-8")
 INTERRUPTIONS = (ROOT / "docs" / "interruptions.md").read_text(encoding="utf-8")
 SCALING = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
 NOTEBOOK = (ROOT / "docs" / "common-notebook.md").read_text(encoding="utf-8")
-DOCS = (DATA, RECIPE, NOTEBOOK, GENERATION, TRAINING, LOOKING, INTERRUPTIONS, SCALING)
+EXPORT = (ROOT / "docs" / "export.md").read_text(encoding="utf-8")
+DOCS = (DATA, RECIPE, NOTEBOOK, GENERATION, TRAINING, LOOKING, INTERRUPTIONS, SCALING, EXPORT)
 DATA_OPTIONS = "--data.source stories.txt --data.tokenizer bpe --data.vocab_size 300"
 MODEL_OPTIONS = """
   --data.batch_size 2 --model.gpt.vocab_size 300 --model.gpt.block_size 16 --model.gpt.n_layer 1
@@ -85,17 +86,17 @@ def test_make_targets_exist():
     ("text", "least"),
     [
         (README, 18), (DATA, 5), (RECIPE, 5), (GENERATION, 7), (TRAINING, 3), (LOOKING, 5),
-        (INTERRUPTIONS, 1),
+        (INTERRUPTIONS, 1), (EXPORT, 9),
     ],
     ids=[
         "README", "data.md", "recipe.md", "generation.md", "training.md", "looking.md",
-        "interruptions.md",
+        "interruptions.md", "export.md",
     ],
 )  # fmt: skip
 def test_every_command_runs(slm, workplace, text, least):
     """In the order of the text, in one folder, as a reader would type them."""
     write_corpora(workplace)
-    for _ in range({DATA: 1, GENERATION: 1, LOOKING: 2}.get(text, 0)):
+    for _ in range({DATA: 1, GENERATION: 1, LOOKING: 2, EXPORT: 1}.get(text, 0)):
         assert slm("fit", "--config", "tiny.yaml").status == 0
     ran = 0
     for words in shell_commands(text):

@@ -62,17 +62,17 @@ def slm_generator(model: GPT, options: SamplingOptions, compile: bool = False) -
 def transformers_generator(
     model: GPT, dtype: str, device: str, options: SamplingOptions
 ) -> tuple[GenerateFn, int]:
-    """The same weights in transformers' GPT-2, and the bytes of weights that a token reads."""
-    from slm.export.gpt2 import to_transformers
+    """The same weights in transformers, and the bytes of weights that a token reads."""
+    from slm.export.hugging_face import to_transformers
 
-    gpt2 = to_transformers(model).to(device)
+    reference = to_transformers(model).to(device)
     if dtype == "bf16":
-        gpt2 = gpt2.to(torch.bfloat16)
+        reference = reference.to(torch.bfloat16)
 
     def run(prompts: Sequence[Sequence[int]], tokens: int) -> None:
         ids_BT = torch.tensor(prompts, device=device)
         with torch.inference_mode():
-            gpt2.generate(
+            reference.generate(
                 ids_BT,
                 attention_mask=torch.ones_like(ids_BT),
                 do_sample=options.temperature > 0,
@@ -80,10 +80,10 @@ def transformers_generator(
                 top_k=options.top_k,
                 min_new_tokens=tokens,
                 max_new_tokens=tokens,
-                pad_token_id=gpt2.config.eos_token_id,
+                pad_token_id=reference.config.eos_token_id,
             )
 
-    return run, weight_bytes(gpt2.transformer, without=["wpe"])  # wte is the head
+    return run, weight_bytes(reference.base_model, without=["wpe"])  # wte is the head
 
 
 def measure(

@@ -8,6 +8,7 @@ import json
 import os
 import zipfile
 from collections.abc import Iterable, Sequence
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from pickle import UnpicklingError
@@ -124,7 +125,7 @@ class Tokenizer:
             vocab_size=n_vocab - 1, initial_alphabet=alphabet, show_progress=False
         )
         learner.train_from_iterator(texts, trainer)
-        byte_of = _byte_of_printable()
+        byte_of = byte_of_printable()
         tokens = [bytes([byte]) for byte in range(256)]
         for left, right in json.loads(learner.to_str())["model"]["merges"]:
             tokens.append(bytes(byte_of[character] for character in left + right))
@@ -250,7 +251,7 @@ def _parts(text: str) -> list[str]:
     return [text[start:end] for start, end in pairwise([*cuts, len(text)])]
 
 
-def _byte_of_printable() -> dict[str, int]:
+def byte_of_printable() -> dict[str, int]:
     """The byte that each character in a byte-level BPE file stands for.
 
     GPT-2's convention: printable Latin-1 characters stand for themselves, the characters from
@@ -259,3 +260,13 @@ def _byte_of_printable() -> dict[str, int]:
     printable = [b for b in range(256) if chr(b).isprintable() and chr(b) != " "]
     others = [b for b in range(256) if b not in printable]
     return {chr(b): b for b in printable} | {chr(256 + n): b for n, b in enumerate(others)}
+
+
+def printable_token(token: bytes) -> str:
+    """A token as byte-level BPE files write it: a character of GPT-2's alphabet for each byte."""
+    return "".join(_printable_of_byte()[byte] for byte in token)
+
+
+@cache
+def _printable_of_byte() -> dict[int, str]:
+    return {byte: character for character, byte in byte_of_printable().items()}

@@ -131,7 +131,7 @@ def _facts(run: _Run) -> str:
         )
         rows.append(("Trained" if len(run.record) == 1 else f"Trained, part {part}", text))
     if run.record:
-        rows.append(("Energy", _energy(run.record)))
+        rows.append(("Energy", energy(run.record)))
     return section("What was trained on what", definitions(rows))
 
 
@@ -157,7 +157,8 @@ def _model_facts(checkpoint: Checkpoint) -> list[tuple[str, str]]:
     ]
 
 
-def _energy(record: Sequence[dict[str, Any]]) -> str:
+def energy(record: Sequence[dict[str, Any]]) -> str:
+    """The energy used by a run, as a text; from the entries of its record."""
     totals: dict[str, float] = {}
     for entry in record:
         for name, joules in entry["joules"].items():

@@ -189,7 +189,7 @@ def _new_tokens(options: BenchGenerateOptions, shape: GPTConfig) -> int:
     if options.vs and tokens > room:
         raise UserError(
             f"--tokens {tokens} --vs transformers for a context of {shape.block_size}",
-            f"at most {room}: its GPT-2 ends there",
+            f"at most {room}: it does not go past the context",
             f"--tokens {room}",
         )
     return tokens
