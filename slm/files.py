@@ -1,6 +1,7 @@
 """Files: written whole or not at all, as JSON, in UTF-8, named in commands."""
 
 import codecs
+import errno
 import json
 import math
 import os
@@ -50,6 +51,10 @@ def new_folder(path: Path) -> Iterator[Path]:
                 os.fsync(written.fileno())
         temporary.rename(path)
         _sync_folder(path.parent)
+    except OSError as error:
+        if not error.filename:  # missing if the disk is full; NumPy leaves out the number, too
+            raise OSError(error.errno or errno.ENOSPC, str(error), str(path)) from error
+        raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -31,8 +31,8 @@ def run(slm, request):
 
 
 @pytest.fixture
-def classic(slm):
-    assert slm("fit", "--config", "tiny.yaml").status == 0
+def classic(slm, trained, workplace):
+    shutil.copytree(trained / "lightning_logs", workplace / "lightning_logs")
     return slm
 
 
@@ -127,6 +127,23 @@ def test_mistakes_in_exporting_are_explained(classic, workplace):
     }.items():
         refuse(classic("export", *words), expected)
     assert not list(workplace.glob("*.tmp-*"))
+
+
+PACKAGES = {"hf": "transformers", "gguf": "gguf", "onnx": "onnxruntime"}
+
+
+@pytest.mark.parametrize("target", ["hf", "gguf", "onnx", "pt", "safetensors", "web"])
+def test_a_full_disk_leaves_nothing(classic, workplace, target):
+    resource = pytest.importorskip("resource")
+    pytest.importorskip(PACKAGES.get(target, "torch"))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (12_000, limits[1]))
+    try:
+        result = classic("export", "--to", target, "--out", "new")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    refuse(result, "MB are free")
+    assert not list(workplace.glob("new*"))
 
 
 def test_a_shape_that_a_target_lacks_is_named(slm, workplace):

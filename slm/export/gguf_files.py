@@ -1,6 +1,7 @@
 """The target `gguf`: files for llama.cpp and Ollama."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -50,19 +51,18 @@ def _write(trained: TrainedModel, folder: Path) -> None:
     gguf, config = _import_gguf(), trained.model.config
     shape = check_public(config, "gpt2", "qwen3")
     for name, file_type in _FORMATS.items():
-        writer = gguf.GGUFWriter(folder / f"model-{name}.gguf", shape)
-        writer.add_name(trained.checkpoint.label)
-        writer.add_file_type(gguf.LlamaFileType[file_type])
-        writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-        _add_shape(writer, config)
-        _add_tokenizer(writer, trained.tokenizer)
-        for tensor, values, kind in _tensors(trained.model, shape, name):
-            packed = gguf.quants.quantize(values, gguf.GGMLQuantizationType[kind])
-            writer.add_tensor(tensor, packed, raw_dtype=gguf.GGMLQuantizationType[kind])
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
+        with closing(gguf.GGUFWriter(folder / f"model-{name}.gguf", shape)) as writer:
+            writer.add_name(trained.checkpoint.label)
+            writer.add_file_type(gguf.LlamaFileType[file_type])
+            writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+            _add_shape(writer, config)
+            _add_tokenizer(writer, trained.tokenizer)
+            for tensor, values, kind in _tensors(trained.model, shape, name):
+                packed = gguf.quants.quantize(values, gguf.GGMLQuantizationType[kind])
+                writer.add_tensor(tensor, packed, raw_dtype=gguf.GGMLQuantizationType[kind])
+            writer.write_header_to_file()
+            writer.write_kv_data_to_file()
+            writer.write_tensors_to_file()
     modelfile = _MODELFILE.format(context=config.block_size, end=END_OF_TEXT)
     (folder / "Modelfile").write_text(modelfile, encoding="utf-8")
 

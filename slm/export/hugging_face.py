@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from slm.data.tokenizer import END_OF_TEXT
@@ -20,7 +20,8 @@ from slm.model import GPT, GPTConfig
 
 def _write(trained: TrainedModel, folder: Path) -> None:
     write_configs(trained, folder)
-    save_file(to_public(trained.model), folder / "model.safetensors", {"format": "pt"})
+    weights = save(to_public(trained.model), {"format": "pt"})
+    (folder / "model.safetensors").write_bytes(weights)
 
 
 def write_configs(trained: TrainedModel, folder: Path) -> None:

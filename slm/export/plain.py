@@ -1,12 +1,13 @@
 """The targets `pt` and `safetensors`: the weights alone, under this project's names."""
 
+import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from slm.export.target import Logits, Target, TrainedModel
 from slm.model import GPT, GPTConfig
@@ -16,7 +17,9 @@ _SAFETENSORS = "model.safetensors"
 
 
 def _write_pt(trained: TrainedModel, folder: Path) -> None:
-    torch.save(trained.model.state_dict(), folder / _PT)
+    written = io.BytesIO()  # torch's own errors do not say that a disk is full
+    torch.save(trained.model.state_dict(), written)
+    (folder / _PT).write_bytes(written.getbuffer())
     _write_config(trained, folder)
 
 
@@ -33,7 +36,7 @@ def _reopen_pt(folder: Path) -> Mapping[str, Logits]:
 
 def _write_safetensors(trained: TrainedModel, folder: Path) -> None:
     metadata = {"format": "pt", "config": json.dumps(trained.model.config.to_plain())}
-    save_file(trained.model.state_dict(), folder / _SAFETENSORS, metadata)
+    (folder / _SAFETENSORS).write_bytes(save(trained.model.state_dict(), metadata))
 
 
 def _reopen_safetensors(folder: Path) -> Mapping[str, Logits]:
