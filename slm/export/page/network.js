@@ -12,16 +12,12 @@ function readTensors(described, base64) {
   const floats = described.reduce((sum, { shape }) => sum + shape[0], 0);
   let float = 0, integer = 4 * floats;
   const tensors = {};
-  for (const { name, shape: [rows, columns] } of described) {
+  for (const { name, shape: [rows, columns = 0] } of described) {
     const values = new Float32Array(bytes.buffer, 4 * float, rows);
     float += rows;
-    if (columns === undefined) {
-      tensors[name] = { values };
-    } else {
-      const integers = new Int8Array(bytes.buffer, integer, rows * columns);
-      integer += rows * columns;
-      tensors[name] = { rows, columns, integers, scales: values };
-    }
+    const integers = new Int8Array(bytes.buffer, integer, rows * columns);
+    integer += rows * columns;
+    tensors[name] = columns ? { rows, columns, integers, scales: values } : { values };
   }
   return tensors;
 }
@@ -36,19 +32,21 @@ class Linear {
     this.output = new Float64Array(this.rows);
   }
 
+  // Four rows at a time, so that no sum waits for another; the last four may overlap others.
   forward(x) {
     const { rows, columns, integers, scales, bias, output } = this;
-    for (let row = 0, i = 0; row < rows; row++) {
-      let a = 0, b = 0, c = 0, d = 0, k = 0; // four sums: the processor need not wait for one
-      for (; k + 3 < columns; k += 4, i += 4) {
-        a += integers[i] * x[k];
-        b += integers[i + 1] * x[k + 1];
-        c += integers[i + 2] * x[k + 2];
-        d += integers[i + 3] * x[k + 3];
+    for (let next = 0; next < rows; next += 4) {
+      const row = Math.max(0, Math.min(next, rows - 4)), i = row * columns;
+      let a = 0, b = 0, c = 0, d = 0;
+      for (let k = 0; k < columns; k++) {
+        a += integers[i + k] * x[k];
+        b += integers[i + columns + k] * x[k];
+        c += integers[i + 2 * columns + k] * x[k];
+        d += integers[i + 3 * columns + k] * x[k];
       }
-      for (; k < columns; k++, i++) a += integers[i] * x[k];
-      output[row] = scales[row] * (a + b + c + d) + (bias ? bias[row] : 0);
+      [output[row], output[row + 1], output[row + 2], output[row + 3]] = [a, b, c, d];
     }
+    for (let row = 0; row < rows; row++) output[row] = output[row] * scales[row] + (bias?.[row] ?? 0);
     return output;
   }
 }
@@ -130,8 +128,7 @@ class CausalSelfAttention {
     const C = x.length, H = this.config.n_head, D = C / H;
     const qkv = this.qkv.forward(x), mixed = new Float64Array(C);
     for (let head = 0; head < H; head++) {
-      const of = (part) => qkv.slice(part * C + head * D, part * C + (head + 1) * D);
-      const [q, k, v] = [0, 1, 2].map(of);
+      const [q, k, v] = [0, C, 2 * C].map((at) => qkv.slice(at + head * D, at + (head + 1) * D));
       const query = this.prepare(q, this.gains[0], position);
       const { keys, values } = cache[head];
       keys[position] = this.prepare(k, this.gains[1], position);
@@ -251,26 +248,30 @@ function randomNumbers(seed) {
   };
 }
 
-// The ids of the k largest logits, the largest first.
+// The ids of the k largest logits, the largest first; of equal ones, the lowest id first.
 function likeliest(logits, k) {
-  const bound = k < logits.length ? logits.slice().sort()[logits.length - k] : -Infinity;
-  const ids = Array.from(logits.keys()).filter((id) => logits[id] >= bound);
-  return ids.sort((a, b) => logits[b] - logits[a]).slice(0, k);
+  if (k > 100) return Array.from(logits.keys()).sort((a, b) => logits[b] - logits[a]).slice(0, k);
+  const ids = []; // so few that inserting is faster than sorting the whole vocabulary
+  for (let id = 0; id < logits.length; id++) {
+    if (ids.length === k && logits[id] <= logits[ids[k - 1]]) continue;
+    let i = Math.min(ids.length, k - 1);
+    for (; i > 0 && logits[ids[i - 1]] < logits[id]; i--) ids[i] = ids[i - 1];
+    ids[i] = id;
+  }
+  return ids;
 }
 
 // The next token: of the k likeliest, the fewest that together have probability p, one is drawn.
 function sample(logits, { temperature, topK, topP }, random) {
   if (temperature === 0) return likeliest(logits, 1)[0];
-  const candidates = likeliest(logits, topK || logits.length);
+  const ordered = topK || topP < 1; // else the order does not matter
+  const candidates = ordered ? likeliest(logits, topK || logits.length) : Array.from(logits.keys());
   const probabilities = softmax(candidates.map((id) => logits[id] / temperature));
   let kept = 0, total = 0;
   while (kept < candidates.length && (kept === 0 || total < topP)) total += probabilities[kept++];
-  let left = random() * total;
-  for (let i = 0; i < kept; i++) {
-    left -= probabilities[i];
-    if (left < 0) return candidates[i];
-  }
-  return candidates[kept - 1];
+  let left = random() * total, i = 0;
+  while (i < kept - 1 && (left -= probabilities[i]) >= 0) i++;
+  return candidates[i];
 }
 
 // Yields each new token with the logits it was drawn from, and null while the prompt is being read.

@@ -19,12 +19,14 @@ function options() {
   };
 }
 
-async function tell() {
+async function start() {
   const mine = ++run, prompt = $("prompt").value;
-  const story = $("story"), decoder = new TextDecoder();
+  const story = $("story"), decoder = new TextDecoder("utf-8", { ignoreBOM: true });
   story.replaceChildren(Object.assign(document.createElement("b"), { textContent: prompt }));
   hide();
   $("stop").disabled = false;
+  $("status").ariaBusy = "true"; // a screen reader waits for the end
+  delete document.body.dataset.finished;
   say("reading the prompt …");
   await pause();
   let count = 0, began = performance.now(), paused = began;
@@ -51,6 +53,7 @@ const say = (text) => { $("status").textContent = text; };
 function finish() {
   run++;
   $("stop").disabled = true;
+  $("status").ariaBusy = "false";
   document.body.dataset.finished = "true";
 }
 
@@ -86,13 +89,13 @@ function show(element) {
     row.style.setProperty("--share", `${100 * probability}%`);
     return row;
   }));
-  const card = $("card"), place = element.getBoundingClientRect();
+  const card = $("card"), box = element.getBoundingClientRect();
   card.hidden = false;
-  const left = Math.min(place.left, document.documentElement.clientWidth - card.offsetWidth - 8);
-  const below = place.bottom + 6;
+  const left = Math.min(box.left, document.documentElement.clientWidth - card.offsetWidth - 8);
+  const below = box.bottom + 6;
   const fits = below + card.offsetHeight <= document.documentElement.clientHeight;
   card.style.left = `${Math.max(8, left) + scrollX}px`;
-  card.style.top = `${(fits ? below : Math.max(8, place.top - card.offsetHeight - 6)) + scrollY}px`;
+  card.style.top = `${(fits ? below : Math.max(8, box.top - card.offsetHeight - 6)) + scrollY}px`;
 }
 
 function hide() {
@@ -120,7 +123,7 @@ $("story").addEventListener("keydown", (event) => {
 
 $("form").addEventListener("submit", (event) => {
   event.preventDefault();
-  tell();
+  start();
 });
 $("stop").addEventListener("click", finish);
 
@@ -130,4 +133,4 @@ for (const [name, value] of given) if ($(name) && name in $("form").elements) $(
 model = new GPT(about.config, readTensors(about.tensors, $("weights").textContent));
 $("generate").disabled = false;
 say("ready");
-if (given.has("start")) tell();
+if (given.has("start")) $("form").requestSubmit();
