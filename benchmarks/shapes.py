@@ -5,8 +5,8 @@ Usage:
     python benchmarks/shapes.py FOLDER --seeds 1 2 3 --jobs 8 --out shapes
 
 FOLDER contains `train.txt` and `validation.txt`. Each run is a whole `slm fit` of a config, with
-each shape and seed, for an equal number of tokens; as many run at once as there are jobs. Written
-are `OUT.json` with every run, and `OUT.md` with the table.
+each shape and seed, for an equal number of tokens; `--jobs` of them run at once.
+Writes every run to `OUT.json` and the table to `OUT.md`.
 """
 
 import argparse
@@ -30,11 +30,9 @@ SHAPES = {
         "--model.gpt.norm layer --model.gpt.qk_gain false --model.gpt.mlp gelu"
     ),
 }
-LARGE = "--model.gpt.n_layer 6 --model.gpt.n_head 6 --model.gpt.n_embd 384"
 RUNS = {
     "modern-20min": "--config modern-20min",
     "modern-5min": "--config modern-5min",
-    "6 layers of 384": f"--config modern-20min {LARGE} --trainer.max_steps 1800",
     "quickstart": "--config quickstart --data.source builtin",
 }
 
@@ -60,7 +58,7 @@ def run(name: str, shape: str, seed: int, data: Path, options: list[str]) -> dic
 
 
 def table(runs: Iterable[dict[str, Any]]) -> str:
-    """Bits per byte of each seed, their mean, and the gain over the shape before."""
+    """Bits per byte of each seed, their mean and their spread; how much the new shape loses."""
     found: dict[str, dict[str, list[float]]] = {}
     for each in sorted(runs, key=lambda run: int(run["seed"])):
         found.setdefault(each["run"], {}).setdefault(each["shape"], []).append(
@@ -73,6 +71,14 @@ def table(runs: Iterable[dict[str, Any]]) -> str:
             lines.append(
                 f"| {name} | {shape} | {', '.join(f'{b:.4f}' for b in bits)} "
                 f"| {statistics.mean(bits):.4f} | {max(bits) - min(bits):.4f} |"
+            )
+        new, old = (found[name].get(shape, []) for shape in SHAPES)
+        if len(new) == len(old) > 1:
+            differences = [a - b for a, b in zip(new, old, strict=True)]
+            error = statistics.stdev(differences) / len(differences) ** 0.5
+            mean = statistics.mean(differences)
+            lines.append(
+                f"| {name} | difference, ± standard error | {mean:+.4f} ± {error:.4f} | | |"
             )
     return "\n".join(lines) + "\n"
 

@@ -1,7 +1,6 @@
 """Files: written whole or not at all, as JSON, in UTF-8, named in commands."""
 
 import codecs
-import errno
 import json
 import math
 import os
@@ -52,8 +51,8 @@ def new_folder(path: Path) -> Iterator[Path]:
         temporary.rename(path)
         _sync_folder(path.parent)
     except OSError as error:
-        if not error.filename:  # missing if the disk is full; NumPy leaves out the number, too
-            raise OSError(error.errno or errno.ENOSPC, str(error), str(path)) from error
+        if error.errno and not error.filename:
+            error.filename = str(path)  # missing if the disk is full
         raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -77,6 +76,12 @@ def free_space(path: Path) -> str:
 def quoted(path: object) -> str:
     """A path or text as part of a command to paste into a shell."""
     return shlex.quote(str(path))
+
+
+def shortened(path: Path) -> Path:
+    """The path relative to the current folder, if it is inside."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def utf8_conversion(head: bytes) -> str:

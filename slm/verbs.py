@@ -60,7 +60,7 @@ VERBS = {
     ),
     "import": Verb(
         "slm.commands.import_model:import_model",
-        "turn a Hugging Face folder into a checkpoint, to generate from and to train on",
+        "turn a Hugging Face folder into a checkpoint for generation and training",
     ),
     "verify-resume": Verb(
         "slm.commands.verify_resume:verify_resume",

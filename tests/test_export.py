@@ -66,6 +66,11 @@ def test_a_model_comes_back_as_it_was(run, workplace):
         for path in (checkpoint("best"), "hf")
     ]
     assert told[0] == told[1]
+    card = exported(run, "pt", "--ckpt_path", "hf", "--out", "plain") and (
+        workplace / "plain" / "README.md"
+    ).read_text(encoding="utf-8")
+    assert "imported from hf" in card
+    assert "trained from scratch" not in card
     tuned = run("fit", "--config", "tiny.yaml", "--model.init_from", back, "--data.tokenizer", back)
     assert tuned.status == 0, tuned.err
     losses = re.findall(r"val_loss ([\d.]+)", tuned.err)
@@ -88,6 +93,7 @@ def test_the_card_tells_where_the_model_comes_from(classic, workplace):
     path = open_checkpoint(checkpoint("best"))
     for expected in ("stories.txt", path.fingerprint(), f"{path.best_loss:.4f} nats", "lr 0.01"):
         assert expected in card
+    assert "trained from scratch" in card
     story = classic(
         "predict", "--max_new_tokens", 200, "--weights", "fp32", "--seed", 1338
     ).out.split("\n")
@@ -107,7 +113,7 @@ def test_a_file_that_is_another_network_is_not_kept(classic, workplace, monkeypa
     monkeypatch.setattr(
         comparison, "compare", lambda trained, _: real(trained, {"best_model_params.pt": other})
     )
-    refuse(classic("export", "--to", "pt", "--out", "plain"), "is another network")
+    refuse(classic("export", "--to", "pt", "--out", "plain"), "does not match")
     assert not list(workplace.glob("plain*"))
 
 
@@ -122,7 +128,9 @@ def test_mistakes_in_exporting_are_explained(classic, workplace):
         ("--to", "gguff"): "gguf",
         ("--to", "pt", "--out", "full"): "already exists",
         ("--to", "pt", "--out", "tiny.yaml"): "already exists",
-        ("--to", "pt", "--out", "/proc/no"): "expected",
+        ("--to", "pt", "--out", "/proc/no"): "/proc/no",
+        ("--to", "pt", "--out", "."): "already exists",
+        ("--to", "pt", "--out", "/"): "already exists",
         ("--to", "pt", "--ckpt_path", "none.ckpt"): "is not there",
     }.items():
         refuse(classic("export", *words), expected)
@@ -137,7 +145,7 @@ def test_a_full_disk_leaves_nothing(classic, workplace, target):
     resource = pytest.importorskip("resource")
     pytest.importorskip(PACKAGES.get(target, "torch"))
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (12_000, limits[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, limits[1]))
     try:
         result = classic("export", "--to", target, "--out", "new")
     finally:
@@ -172,11 +180,14 @@ DAMAGES = {
     "scaled": (lambda f: replace_config(f, scale_attn_weights=False), "scale_attn_weights"),
     "quantized": (lambda f: replace_config(f, quantization_config={}), "quantization_config"),
     "odd heads": (lambda f: replace_config(f, n_head=3), "n_head 3"),
-    "a layer less": (lambda f: replace_config(f, n_layer=1), "no place for"),
+    "a layer less": (lambda f: replace_config(f, n_layer=1), "does not have"),
     "a layer more": (lambda f: replace_config(f, n_layer=3), "no weight"),
     "another width": (lambda f: replace_config(f, n_embd=32), "do not fit"),
-    "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), "foreign tokenizer"),
-    "broken tokenizer": (lambda f: (f / "tokenizer.json").write_text("{}"), "foreign tokenizer"),
+    "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), "unsupported tokenizer"),
+    "broken tokenizer": (
+        lambda f: (f / "tokenizer.json").write_text("{}"),
+        "unsupported tokenizer",
+    ),
     "cut weights": (
         lambda f: (f / "model.safetensors").write_bytes(
             (f / "model.safetensors").read_bytes()[:99]
@@ -188,6 +199,54 @@ DAMAGES = {
         "pytorch_model.bin: a pickle",
     ),
 }
+
+
+MODERN_DAMAGES = {
+    "other heads": (lambda f: replace_config(f, num_attention_heads=4, head_dim=4), "do not fit"),
+    "wider": (lambda f: replace_config(f, hidden_size=32, head_dim=16), "do not fit"),
+    "fractions": (lambda f: replace_config(f, num_hidden_layers=2.0), "no whole number"),
+    "another base": (lambda f: replace_config(f, rope_parameters={"rope_theta": 1e6}), "base"),
+    "a rope": (lambda f: replace_config(f, rope_parameters="linear"), "rotary positions 'linear'"),
+    "a list of types": (lambda f: replace_config(f, model_type=["qwen3"]), "model_type"),
+    "no heads": (lambda f: replace_config(f, num_attention_heads=0, head_dim=None), "config.json"),
+    "biases": (lambda f: replace_config(f, attention_bias=True), "attention_bias True"),
+    "an odd index": (
+        lambda f: (f / "model.safetensors.index.json").write_text('{"weight_map": [1]}'),
+        "an index without a map",
+    ),
+    "not finite": (lambda f: change_weight(f, "model.norm.weight", float("nan")), "not finite"),
+}
+
+
+def change_weight(folder, name, value):
+    state = load_file(folder / "model.safetensors")
+    state[name][0] = value
+    save_file(state, folder / "model.safetensors")
+
+
+def test_damaged_folders_of_the_modern_shape_are_refused(slm, workplace):
+    pytest.importorskip("transformers")
+    assert slm("fit", "--config", "tiny.yaml", *SHAPES["modern"]).status == 0
+    exported(slm, "hf", "--out", "good")
+    for name, (damage, expected) in MODERN_DAMAGES.items():
+        shutil.copytree("good", workplace / name)
+        damage(workplace / name)
+        refuse(slm("import", f"hf:{name}", "--out", "new.ckpt"), expected)
+    assert not list(workplace.glob("new*"))
+
+
+def test_a_full_disk_leaves_no_run(classic, workplace):
+    resource = pytest.importorskip("resource")
+    pytest.importorskip("transformers")
+    exported(classic, "hf", "--out", "good")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, limits[1]))
+    try:
+        result = classic("import", "hf:good")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    refuse(result, "MB are free")
+    assert not (workplace / "lightning_logs" / "good").exists()
 
 
 def test_damaged_folders_are_refused(classic, workplace):
@@ -212,10 +271,11 @@ def test_foreign_tokenizers_are_refused(classic, workplace):
             {"model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"}},
             "of type WordLevel",
         ),
+        ({"model": plain["model"] | {"end_of_word_suffix": "</w>"}}, "end_of_word_suffix"),
         ({"model": plain["model"] | {"merges": plain["model"]["merges"][::-1]}}, "another order"),
     ):
         path.write_text(json.dumps(plain | change))
-        refuse(classic("import", "hf:good", "--out", "new.ckpt"), "foreign tokenizer", expected)
+        refuse(classic("import", "hf:good", "--out", "new.ckpt"), "unsupported tokenizer", expected)
 
 
 def test_mistakes_in_importing_are_explained(slm, workplace):

@@ -9,7 +9,7 @@ from slm.commands.lookup import open_named
 from slm.commands.parsing.arguments import Arguments
 from slm.commands.parsing.options import RootOptions, parse
 from slm.errors import UserError
-from slm.files import new_folder, quoted
+from slm.files import new_folder, quoted, shortened
 from slm.training.checkpoint import Checkpoint
 
 Format = Literal["hf", "gguf", "onnx", "pt", "safetensors", "web"]
@@ -21,7 +21,6 @@ _TARGETS: dict[Format, str] = {
     "safetensors": "slm.export.plain:SAFETENSORS",
     "web": "slm.export.web:WEB",
 }
-_LARGEST_LOGIT = 0.01
 _LARGEST_LOSS = 0.1
 """Nats per token by which rounded weights may raise the loss."""
 
@@ -51,7 +50,7 @@ def export(arguments: Arguments) -> int:
     checkpoint = open_named(options.ckpt_path, options.trainer.logs)
     out = _new_path(options.out, options.to, checkpoint)
     lines = _export(checkpoint, options.to, out)
-    print(f"Exported   {out}", *lines, "See docs/export.md for how to use it.", sep="\n")
+    print(f"Exported   {shortened(out)}", *lines, "See docs/export.md for how to use it.", sep="\n")
     return 0
 
 
@@ -59,12 +58,13 @@ def _new_path(named: str | None, to: str, checkpoint: Checkpoint) -> Path:
     home = checkpoint.path.parent
     if home.name == "checkpoints":
         home = home.parent
-    path = Path(named).expanduser() if named else home / "export" / to
-    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+    path = Path(named).expanduser().absolute() if named else home / "export" / to
+    if path.exists() or path.is_symlink():
+        path = shortened(path)
         raise UserError(
             f"{path} already exists",
             "the name of a new folder",
-            f"--out {quoted(path.with_name(f'{path.name}-2'))}, or remove it",
+            f"--out {quoted(f'{path}-2')}, or remove it",
         )
     return path
 
@@ -87,11 +87,12 @@ def _export(checkpoint: Checkpoint, to: Format, out: Path) -> list[str]:
         for file, difference in compare(trained, target.reopen(folder)).items():
             megabytes = (folder / file).stat().st_size / 1e6
             lines.append(f"  {file:<28} {megabytes:8.2f} MB   {difference}")
-            exact = difference.logit <= _LARGEST_LOGIT or not target.exact(file)
-            if not (exact and difference.loss <= _LARGEST_LOSS):
+            tolerance = target.tolerance(file)
+            if not (difference.logit <= tolerance and difference.loss <= _LARGEST_LOSS):
                 raise UserError(
-                    f"{file} was written, opened again, and is another network: {difference}",
-                    f"logits within {_LARGEST_LOGIT}, rounded weights {_LARGEST_LOSS} nats",
-                    "another version of the packages that wrote it; --to pt needs none",
+                    f"{file} does not match the checkpoint when reopened: {difference}",
+                    f"logits within {tolerance:g}, a loss at most {_LARGEST_LOSS} nats per token "
+                    "higher",
+                    "try another version of the export packages, or --to pt, which needs none",
                 )
     return lines

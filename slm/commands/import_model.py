@@ -1,5 +1,7 @@
 """The verb `import`: a checkpoint from a Hugging Face folder."""
 
+import io
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -8,7 +10,7 @@ from typing import TYPE_CHECKING
 from slm.commands.parsing.arguments import Arguments
 from slm.commands.parsing.options import RootOptions, parse, positional
 from slm.errors import UserError
-from slm.files import quoted, replacing
+from slm.files import quoted, replacing, shortened
 
 if TYPE_CHECKING:
     from slm.export.importing import ImportedModel
@@ -45,20 +47,20 @@ def import_model(arguments: Arguments) -> int:
             f"check the path, or fetch it first: hf download {quoted(folder)} --local-dir FOLDER",
         )
     default = options.trainer.logs / folder.resolve().name / "checkpoints" / "best.ckpt"
-    out = Path(options.out).expanduser() if options.out else default
+    out = Path(options.out).expanduser().absolute() if options.out else default
     if out.exists():
         raise UserError(
             f"{out} already exists",
             "the name of a new file",
-            f"--out {quoted(out.with_name(f'{out.stem}-2.ckpt'))}, or remove it",
+            f"--out {quoted(f'{out}-2.ckpt')}, or remove it",
         )
     from slm.export.importing import read_folder  # torch takes a second to load
 
     imported = read_folder(folder)
-    _save(imported, out)
-    config, path = imported.model.config, quoted(out)
+    _save(imported, folder.resolve(), out)
+    config, path = imported.model.config, quoted(shortened(out))
     print(
-        f"Imported   {out}\n"
+        f"Imported   {shortened(out)}\n"
         f"  {imported.model.parameter_counts()}\n"
         f"  vocabulary of {config.vocab_size:,} tokens, context of {config.block_size:,}\n"
         f"Generate   slm predict --ckpt_path {path}\n"
@@ -67,8 +69,8 @@ def import_model(arguments: Arguments) -> int:
     return 0
 
 
-def _save(imported: "ImportedModel", out: Path) -> None:
-    """Writes a checkpoint without the state of a training."""
+def _save(imported: "ImportedModel", folder: Path, out: Path) -> None:
+    """Writes a checkpoint without training state."""
     import torch
 
     from slm.data.tokenizer import CHECKPOINT_KEY
@@ -93,8 +95,17 @@ def _save(imported: "ImportedModel", out: Path) -> None:
             "tokenizer": tokenizer.to_plain(),
             "data": None,
             "training": {},
+            "origin": f"imported from {folder.name}, a {imported.model_type} model",
         },
     }
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(out) as temporary:
-        torch.save(contents, temporary)
+    written = io.BytesIO()  # torch's own errors do not say that a disk is full
+    torch.save(contents, written)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(out) as temporary:
+            temporary.write_bytes(written.getbuffer())
+    except OSError:
+        for parent in (out.parent, out.parent.parent):
+            with suppress(OSError):  # not empty
+                parent.rmdir()
+        raise

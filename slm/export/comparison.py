@@ -1,5 +1,6 @@
 """How far the network in an exported file is from ours."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -37,10 +38,11 @@ def _compare(trained: TrainedModel, exported: Logits) -> Difference:
     for story in stories(_STORIES):
         ids = [tokenizer.end_of_text, *tokenizer.encode(story)][: model.config.block_size]
         ids_1T = torch.tensor([ids])
-        ours_TV, theirs_TV = model(ids_1T)[0], exported(ids_1T)[0]
-        largest = max(largest, (theirs_TV - ours_TV).abs().max().item())
+        original_TV, exported_TV = model(ids_1T)[0], exported(ids_1T)[0]
+        difference_TV = (exported_TV - original_TV).abs().nan_to_num(math.inf)
+        largest = max(largest, difference_TV.max().item())
         targets_T = ids_1T[0, 1:]
-        for sign, logits_TV in ((-1, ours_TV), (1, theirs_TV)):
+        for sign, logits_TV in ((-1, original_TV), (1, exported_TV)):
             loss += sign * F.cross_entropy(logits_TV[:-1], targets_T, reduction="sum").item()
         tokens += len(targets_T)
-    return Difference(largest, loss / tokens)
+    return Difference(largest, loss / max(1, tokens))

@@ -131,19 +131,25 @@ def to_transformers(model: GPT) -> Any:
     facts = architecture(model.config)
     transformers = import_transformers()
     config = transformers.AutoConfig.for_model(**facts)
-    theirs = transformers.AutoModelForCausalLM.from_config(config)
+    reference = transformers.AutoModelForCausalLM.from_config(config)
     state = to_public(model)
     if model.config.tied:
         embedding = next(name for name in state if "embed_tokens" in name or "wte" in name)
         state["lm_head.weight"] = state[embedding]
-    theirs.load_state_dict(state, strict=True)
-    return theirs.eval()
+    reference.load_state_dict(state, strict=True)
+    return reference.eval()
 
 
 def _reopen(folder: Path) -> Mapping[str, Logits]:
     transformers = import_transformers()
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
-    transformers.AutoTokenizer.from_pretrained(folder)
+    try:
+        model = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"transformers {transformers.__version__} does not open what was written: {error}",
+            "transformers 5 or newer",
+            "pip install --upgrade transformers",
+        ) from error
 
     @torch.inference_mode()
     def logits(tokens: Tensor) -> Tensor:
@@ -153,4 +159,4 @@ def _reopen(folder: Path) -> Mapping[str, Logits]:
     return {"model.safetensors": logits}
 
 
-HUGGING_FACE = Target(_write, _reopen, lambda name: True)
+HUGGING_FACE = Target(_write, _reopen, lambda name: 1e-3)

@@ -1,10 +1,11 @@
 """Models from Hugging Face folders: GPT-2, Qwen3, and Llama's shape."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -23,8 +24,8 @@ class ImportedModel:
 
     model: GPT
     tokenizer: Tokenizer
-    original_ids: list[int]
-    """The id in the folder of each id of the tokenizer, in which end-of-text is the last."""
+    model_type: str
+    """Its architecture's name in the folder's `config.json`."""
 
 
 def read_folder(folder: Path) -> ImportedModel:
@@ -45,14 +46,13 @@ def read_folder(folder: Path) -> ImportedModel:
     n_vocab = len(_embedding(state, folder))
     tokenizer, ids = from_json(folder / "tokenizer.json", _end_of_text(folder, plain), n_vocab)
     own = _to_own(state, config, folder)
+    config = replace(config, vocab_size=n_vocab, bias=_has_bias(own))
+    _check_weights(own, config, folder)
     for name in own.keys() & {"token_embedding.weight", "head.weight"}:
         own[name] = own[name][ids]
-    model = GPT(GPTConfig(**config.to_plain() | {"vocab_size": n_vocab, "bias": _has_bias(own)}))
-    try:
-        model.load_state_dict({name: own[name] for name in model.state_dict()})
-    except RuntimeError as error:
-        raise _cannot(folder, f"weights that do not fit config.json: {error}") from error
-    return ImportedModel(model.eval(), tokenizer, ids)
+    model = GPT(config).eval()
+    model.load_state_dict({name: own[name] for name in model.state_dict()})
+    return ImportedModel(model, tokenizer, plain["model_type"])
 
 
 def _read_json(folder: Path, name: str) -> dict[str, Any] | None:
@@ -71,7 +71,7 @@ def _read_json(folder: Path, name: str) -> dict[str, Any] | None:
 def _cannot(folder: Path, what: str) -> UserError:
     return UserError(
         f"{folder} has {what}",
-        "GPT-2, Qwen3, or Llama with parts that slm has",
+        "a GPT-2, Qwen3 or Llama model that slm can represent",
         "another model; docs/export.md lists what can be imported",
     )
 
@@ -93,7 +93,7 @@ _GELU = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tan
 
 def _read_config(folder: Path, plain: dict[str, Any]) -> GPTConfig:
     shape = plain.get("model_type")
-    if shape not in FIELDS:
+    if not isinstance(shape, str) or shape not in FIELDS:
         raise _cannot(folder, f"model_type {shape!r}")
     required = _REQUIRED[shape] | {"quantization_config": None}
     for name, value in required.items():
@@ -101,8 +101,11 @@ def _read_config(folder: Path, plain: dict[str, Any]) -> GPTConfig:
             raise _cannot(folder, f"{name} {plain[name]}, not {value}")
     try:
         found = _gpt2_config(plain) if shape == "gpt2" else _llama_config(plain, shape)
+        for name in ("block_size", "vocab_size", "n_layer", "n_head", "n_embd", "mlp_width"):
+            if not isinstance(found[name], int | None):
+                raise ValueError(f"{found[name]!r}, which is no whole number, as {name}")
         return GPTConfig(**FIELDS[shape] | {"dropout": 0.0} | found)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         what = f"no {error}" if isinstance(error, KeyError) else str(error)
         raise _cannot(folder, f"a config.json with {what}") from error
 
@@ -128,6 +131,8 @@ def _gpt2_config(plain: dict[str, Any]) -> dict[str, Any]:
 def _llama_config(plain: dict[str, Any], shape: Shape) -> dict[str, Any]:
     width, heads = plain["hidden_size"], plain["num_attention_heads"]
     rope = plain.get("rope_parameters") or plain.get("rope_scaling") or {}
+    if not isinstance(rope, dict):
+        raise ValueError(f"rotary positions {rope!r}")
     kind = rope.get("rope_type", rope.get("type", "default"))
     base = rope.get("rope_theta", plain.get("rope_theta", 10_000.0))
     if kind != "default" or base != 10_000 or rope.get("partial_rotary_factor", 1.0) != 1.0:
@@ -164,12 +169,15 @@ def _end_of_text(folder: Path, plain: dict[str, Any]) -> str | int:
 
 def _read_weights(folder: Path) -> State:
     index = _read_json(folder, "model.safetensors.index.json") or {}
-    names = set(index.get("weight_map", {}).values()) or {"model.safetensors"}
+    files = index.get("weight_map", {})
+    if not isinstance(files, dict) or not all(isinstance(name, str) for name in files.values()):
+        raise _cannot(folder, "an index without a map from weights to files")
+    names = set(files.values()) or {"model.safetensors"}
     if missing := sorted(name for name in names if not (folder / name).is_file()):
         pickled = sorted(path.name for path in folder.glob("*.bin"))
         raise UserError(
             f"{folder} has no {missing[0]}"
-            + (f", only {pickled[0]}: a pickle, which can run foreign code" if pickled else ""),
+            + (f", only {pickled[0]}: a pickle, which can run arbitrary code" if pickled else ""),
             "weights as safetensors",
             "convert it where you trust it: transformers.AutoModelForCausalLM.from_pretrained("
             f"{str(folder)!r}).save_pretrained({str(folder) + '-safetensors'!r})",
@@ -195,15 +203,28 @@ def _to_own(state: State, config: GPTConfig, folder: Path) -> State:
     """The weights under our names; each head has keys and values of its own."""
     if "wte.weight" in state:  # saved without the head, as OpenAI's GPT-2
         state = {f"transformer.{name}": tensor for name, tensor in state.items()}
-    used = _Recorded(_repeat_shared_heads(state, config))
     try:
+        used = _Recorded(_repeat_shared_heads(state, config))
         own = from_public(used, config)
     except KeyError as error:
         raise _cannot(folder, f"no weight {error}") from error
+    except RuntimeError as error:
+        raise _cannot(folder, f"weights that do not fit config.json: {error}") from error
     masks = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq", "lm_head.weight")
     if rest := sorted(name for name in state.keys() - used.names if not name.endswith(masks)):
-        raise _cannot(folder, f"weights that slm has no place for: {', '.join(rest[:3])}")
+        raise _cannot(folder, f"weights that slm's model does not have: {', '.join(rest[:3])}")
     return own
+
+
+def _check_weights(own: State, config: GPTConfig, folder: Path) -> None:
+    with torch.device("meta"):
+        expected = GPT(config).state_dict()
+    for name, tensor in expected.items():
+        if own[name].shape != tensor.shape:
+            found = f"{tuple(own[name].shape)}, not {tuple(tensor.shape)}, for {name}"
+            raise _cannot(folder, f"weights that do not fit config.json: {found}")
+        if not own[name].isfinite().all():
+            raise _cannot(folder, f"weights that are not finite, for {name}")
 
 
 class _Recorded(dict[str, Tensor]):

@@ -11,6 +11,7 @@ V vocabulary.
 """
 
 import logging
+import math
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -54,7 +55,7 @@ def _write(trained: TrainedModel, folder: Path) -> None:
     if (length := trained.model.config.block_size) < 3:
         raise UserError(
             f"a model with a context of {length}",
-            "3 tokens or more: torch's exporter takes smaller sizes for constants",
+            "3 tokens or more: torch's exporter treats smaller sizes as constants",
             "slm export --to pt, or a model with a longer context",
         )
     if public_shape(trained.model.config):
@@ -141,7 +142,7 @@ def _to_onnx(model: GPT) -> Any:
 def _quantize(model: Any, path: Path) -> None:
     """Writes the graph with 8-bit matrices and activations, and changes it on the way.
 
-    Unsigned: x86 processors without VNNI add up products with signed bytes in too few bits.
+    Weights are unsigned: sums of products of signed bytes saturate on x86 without VNNI.
     """
     onnx, onnxruntime = _import_onnx()
     heads = _copy_transposed(model.graph)
@@ -226,4 +227,4 @@ def read_onnx(path: Path) -> Logits:
     return logits
 
 
-ONNX = Target(_write, _reopen, lambda name: name == _FLOAT)
+ONNX = Target(_write, _reopen, lambda name: 1e-3 if name == _FLOAT else math.inf)

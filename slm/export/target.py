@@ -32,5 +32,6 @@ class Target:
     """Writes files into an empty folder; raises a UserError if the model has no such form."""
     reopen: Callable[[Path], Mapping[str, Logits]]
     """Opens what was written with the format's own reader: the network in each file, by name."""
-    exact: Callable[[str], bool]
-    """Whether the weights in a file, by name, are those of the checkpoint, not rounded."""
+    tolerance: Callable[[str], float]
+    """The largest difference of a logit that is rounding, for a file by its name; infinite where
+    the weights themselves are rounded."""

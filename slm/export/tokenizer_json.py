@@ -6,6 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from slm.data.builtin.stories import stories
 from slm.data.tokenizer import END_OF_TEXT, Tokenizer, byte_of_printable, printable_token
 from slm.errors import UserError
 
@@ -58,6 +59,10 @@ def to_json(tokenizer: Tokenizer) -> str:
     return fast.to_str(pretty=True)
 
 
+_OPTIONS = (
+    "byte_fallback", "continuing_subword_prefix", "dropout", "end_of_word_suffix", "ignore_merges",
+)  # fmt: skip
+"""Of a BPE model: each changes the encoding."""
 _PROBE = "It's 12345 'Ll don't we'VE  two\n\n\tTabs\r\n été 漢字 1.5% ... a_b  \u00a0end  "
 """Texts that tokenizers split differently before they merge."""
 
@@ -88,13 +93,20 @@ def from_json(path: Path, end_of_text: str | int, n_vocab: int) -> tuple[Tokeniz
     except Exception as error:  # the library raises nothing more specific
         raise _foreign(path, f"it cannot be read: {error}") from error
     model = plain["model"]
-    if model["type"] != "BPE" or model.get("byte_fallback") or plain["normalizer"]:
+    if model["type"] != "BPE" or plain["normalizer"]:
         raise _foreign(path, f"it is of type {model['type']}, or rewrites text before it encodes")
+    if used := [option for option in _OPTIONS if model.get(option)]:
+        raise _foreign(path, f"it has {used[0]} {model[used[0]]}")
     wanted = pre_tokenizers.ByteLevel(add_prefix_space=False).pre_tokenize_str(_PROBE)
     if fast.pre_tokenizer is None or fast.pre_tokenizer.pre_tokenize_str(_PROBE) != wanted:
         raise _foreign(path, "it splits text in another way")
     model["vocab"] |= {token["content"]: token["id"] for token in plain["added_tokens"]}
-    return _from_vocabulary(path, model, end_of_text, n_vocab)
+    tokenizer, ids = _from_vocabulary(path, model, end_of_text, n_vocab)
+    for text in (_PROBE, *stories(20)):
+        expected = fast.encode(text, add_special_tokens=False).ids
+        if [ids[token] for token in tokenizer.encode(text)] != expected:
+            raise _foreign(path, "its merges or added tokens give other ids")
+    return tokenizer, ids
 
 
 def _from_vocabulary(
@@ -114,9 +126,9 @@ def _from_vocabulary(
         raise _foreign(path, "its merges are in another order than its ids")
     reachable = {number for token, number in used.items() if len(token) == 1} | set(joined)
     order = [*(number for number in range(n_vocab) if number != special), special]
-    ours = {theirs: number for number, theirs in enumerate(order)}
+    new_id = {old: number for number, old in enumerate(order)}
     ranks = {
-        bytes(byte_of[character] for character in token): ours[number]
+        bytes(byte_of[character] for character in token): new_id[number]
         for token, number in used.items()
         if number in reachable
     }
@@ -135,8 +147,8 @@ def _gpt2_ranks(n_vocab: int) -> dict[bytes, int]:
 
 def _foreign(path: Path, what: str) -> UserError:
     return UserError(
-        f"{path.parent}: a foreign tokenizer: {what}",
+        f"{path.parent} has an unsupported tokenizer: {what}",
         "tokenizer.json with byte-level BPE as GPT-2's: its split pattern, ids in merge order",
         "a model with such a vocabulary, as `slm export --to hf` writes it; SentencePiece "
-        "vocabularies, as Llama's, cannot be imported",
+        "vocabularies, such as Llama 2's, cannot be imported",
     )

@@ -37,13 +37,13 @@ class GPTConfig:
     """With qk_norm: whether a learned gain per channel, shared by the heads, follows, as in
     Qwen3."""
     norm_eps: float = 1e-5
-    """Epsilon of every norm; QK-norm without a gain has torch's own."""
+    """Epsilon of every norm; QK-norm without a gain uses torch's default."""
     mlp: Literal["gelu", "gelu_tanh", "swiglu"] = "gelu"
     """The MLP's nonlinearity: GELU, its approximation by tanh that OpenAI's GPT-2 has, or a gate
     (SwiGLU)."""
     mlp_width: int | None = None
-    """Hidden width of the MLP; null means 4 n_embd, or 8/3 n_embd, to a multiple of 32, with the
-    three matrices of swiglu: as many parameters."""
+    """Hidden width of the MLP; null means 4 n_embd, for swiglu, which has three matrices, 8/3
+    n_embd rounded to a multiple of 32: about as many parameters."""
     tied: bool = True
     """Whether the output head is the token embedding's matrix, or has its own."""
 

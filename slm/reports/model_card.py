@@ -5,6 +5,7 @@ Mitchell et al. 2019, "Model Cards for Model Reporting" (arXiv 1810.03993), in s
 
 import math
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from slm.data.source import describe_source
@@ -31,7 +32,7 @@ _LICENCES = {
 def model_card(checkpoint: Checkpoint, model: GPT, tokenizer: Tokenizer) -> str:
     """The card, written from the checkpoint and from what is left of its run."""
     data = checkpoint.entry["data"] or {}
-    source = describe_source(data["source"]) if data else "unknown"
+    source = _public(data["source"]) if data else "unknown"
     sections = {
         "Model": _model(checkpoint, model, tokenizer),
         "Data": _data(data, source),
@@ -44,16 +45,17 @@ def model_card(checkpoint: Checkpoint, model: GPT, tokenizer: Tokenizer) -> str:
     head = ["---", "language: en", "pipeline_tag: text-generation"]
     if source == f"hub:{_TINYSTORIES}":
         head.append(f"datasets: {_TINYSTORIES}")
-    lines = [*head, "---", "", f"# {checkpoint.label}", "", _SUMMARY]
+    origin = checkpoint.entry.get("origin")
+    summary = f"A small GPT, {origin or _FROM_SCRATCH} with slm (package `slm-stories`)."
+    if origin:
+        summary += " The licence of the model that it comes from applies."
+    lines = [*head, "---", "", f"# {checkpoint.label}", "", summary]
     for title, found in sections.items():
         lines += ["", f"## {title}", "", *found]
     return "\n".join(lines) + "\n"
 
 
-_SUMMARY = (
-    "A small GPT that continues short stories for children. It was trained from scratch with slm "
-    "(package `slm-stories`), which wrote this card from the run."
-)
+_FROM_SCRATCH = "trained from scratch"
 
 _CITATION = """\
 ```bibtex
@@ -65,10 +67,16 @@ _CITATION = """\
 ```"""  # noqa: E501
 
 
+def _public(source: str | list[str]) -> str:
+    """A source without the folders of this machine."""
+    specs = [source] if isinstance(source, str) else source
+    return describe_source([spec if ":" in spec else Path(spec).name for spec in specs])
+
+
 def _model(checkpoint: Checkpoint, model: GPT, tokenizer: Tokenizer) -> Iterator[str]:
     shape = ", ".join(f"{name} {value}" for name, value in model.config.to_plain().items())
     yield f"- Parameters: {model.parameter_counts()}"
-    yield f"- Shape: {shape}"
+    yield f"- Config: {shape}"
     yield (
         f"- Vocabulary: byte-pair encoding ({tokenizer.name}), {tokenizer.n_vocab:,} tokens; "
         "end-of-text begins and ends every story"
@@ -83,7 +91,7 @@ def _data(data: dict[str, Any], source: str) -> Iterator[str]:
             f"- {split}: {facts['stories']:,} stories, {facts['tokens']:,} tokens, "
             f"{facts['bytes']:,} bytes of text"
         )
-    licence = _LICENCES.get(source, "see its source; the licence of the model follows from it.")
+    licence = _LICENCES.get(source, "see its source, which may restrict how you license the model.")
     yield f"- Licence of the data: {licence}"
 
 
@@ -126,7 +134,7 @@ def _scorecard(card: dict[str, Any]) -> Iterator[str]:
         f"{card['about']['held_out']}"
     )
     score = number(card["score"], ".1%")
-    yield f"- Minimal pairs: {score} right (chance: 50 %), the mean of these families:"
+    yield f"- Minimal pairs: {score} correct (chance: 50 %), the mean of these families:"
     for family, found in card["pairs"].items():
         if found["pairs"]:
             low, high = found["interval_95"]
@@ -158,9 +166,9 @@ def _limits(model: GPT) -> Iterator[str]:
         "- It knows the world of its training stories and nothing else: it follows no instructions "
         "and answers no questions."
     )
-    yield "- Its stories can contradict themselves, and repeat sentences of its training text."
+    yield "- Its stories can contradict themselves and repeat sentences from the training text."
     yield (
-        f"- It sees {model.config.block_size} tokens at most; what comes before is forgotten, or "
-        "not accepted, depending on the program."
+        f"- It sees {model.config.block_size} tokens at most; earlier text is forgotten or "
+        "refused, depending on the program."
     )
     yield "- Nothing filters what it writes. Read the stories before a child does."

@@ -3,7 +3,6 @@
 import base64
 from collections.abc import Iterable, Sequence
 from html import escape
-from pathlib import Path
 
 from matplotlib.figure import Figure
 
@@ -15,12 +14,6 @@ def page(title: str, parts: Iterable[str]) -> str:
     """A whole page, from a title in plain text and parts in HTML."""
     # The body last: it may contain the marks of the template.
     return _TEMPLATE.replace("{title}", escape(title)).replace("{body}", "\n".join(parts))
-
-
-def shortened(path: Path) -> Path:
-    """The path relative to the current folder, if it is inside."""
-    here = Path.cwd()
-    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def number(value: float | None, form: str) -> str:

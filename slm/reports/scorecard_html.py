@@ -7,8 +7,8 @@ from typing import Any
 
 from slm.evaluation.pairs import FAMILIES
 from slm.evaluation.scorecard import FORMAT_VERSION, STATISTICS
-from slm.files import parse_json, quoted
-from slm.reports.page import folded, number, section, shortened, table
+from slm.files import parse_json, quoted, shortened
+from slm.reports.page import folded, number, section, table
 from slm.training.checkpoint import Checkpoint
 
 

@@ -85,6 +85,7 @@ class StoryModel(LightningModule):
         self.metrics: LanguageModelMetrics | None = None
         self.tokenizer: Tokenizer | None = None
         self.grad_norm: Tensor | None = None
+        self.origin: str | None = None
         self._loss = NextTokenLoss()
 
     # ---- set-up -------------------------------------------------------------------------
@@ -104,6 +105,8 @@ class StoryModel(LightningModule):
             checkpoint.check_tokenizer(self.tokenizer.identity())
             checkpoint.check_shape(self.gpt)
             self.model.load_state_dict(checkpoint.make_model().state_dict())
+            earlier = checkpoint.entry.get("origin") or "trained from scratch"
+            self.origin = f"fine-tuned from {checkpoint.label} ({earlier})"
         check_vocabulary_size(self.tokenizer.n_vocab, self.gpt.vocab_size)
         self.metrics = LanguageModelMetrics(
             self.tokenizer.byte_lengths(), widest_float(self.trainer.strategy.root_device.type)
@@ -292,6 +295,7 @@ class StoryModel(LightningModule):
             "tokenizer": self.tokenizer.to_plain(),
             "data": self.data.manifest.to_plain() if self.data else None,
             "training": self._training_options(),
+            "origin": self.origin,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -304,6 +308,7 @@ class StoryModel(LightningModule):
             self.tokenizer = Tokenizer.from_plain(checkpoint[CHECKPOINT_KEY]["tokenizer"])
         path = Path(self.trainer.ckpt_path or "the checkpoint")
         Checkpoint(path, checkpoint).check_tokenizer(self.tokenizer.identity())
+        self.origin = checkpoint[CHECKPOINT_KEY].get("origin")
         if self.trainer.state.fn == "fit":
             micro_batches = self.trainer.accumulate_grad_batches
             prepare_to_resume(checkpoint, self._training_options(), micro_batches)

@@ -14,12 +14,11 @@ from lightning.pytorch.utilities import rank_zero_only
 from slm.commands.parsing.errors import output_path
 from slm.data.datamodule import StoryData
 from slm.errors import Stopped, UserError
-from slm.files import json_text, quoted
+from slm.files import json_text, quoted, shortened
 from slm.generation.storyteller import PROMPT, example_story
 from slm.printable import printable
 from slm.reports.figures.curves import draw_loss, read_run
 from slm.reports.figures.style import save
-from slm.reports.page import shortened
 from slm.reports.run_report import write_report
 from slm.training.callbacks.curves import TrainingCurves, tokens_per_step
 from slm.training.callbacks.standard import describe_devices

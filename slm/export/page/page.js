@@ -15,7 +15,7 @@ function options() {
     topK: number("top_k", 0),
     topP: number("top_p", 1),
     seed: number("seed", 0),
-    maxNewTokens: number("max", 200),
+    maxNewTokens: number("max", 300),
   };
 }
 
@@ -44,6 +44,7 @@ async function start() {
     }
     if (!count) began = performance.now(); // the first token's time is the prompt's
   }
+  story.append(decoder.decode()); // the rest of a character that is incomplete
   finish();
 }
 
