@@ -135,7 +135,8 @@ def test_left_padding_changes_nothing(exported, tokens):
 
 def test_the_eight_bit_file_predicts_nearly_the_same(exported, tokens):
     networks = ONNX.reopen(exported.folder)
-    assert {name: ONNX.exact(name) for name in networks} == {FLOAT: True, QUANTIZED: False}
+    exact = {name: ONNX.tolerance(name) < 0.01 for name in networks}
+    assert exact == {FLOAT: True, QUANTIZED: False}
     expected = ours(exported, tokens)
     for name, most in ((FLOAT, 1e-6), (QUANTIZED, 0.03)):
         logits = torch.cat([networks[name](row[None]) for row in tokens])
