@@ -61,11 +61,11 @@ def test_a_model_comes_back_as_it_was(run, workplace):
         for path in (checkpoint("best"), back)
     ]
     assert measured[0] == measured[1]
-    told = [
+    stories = [
         run("predict", "--ckpt_path", path, "--max_new_tokens", 20).out
         for path in (checkpoint("best"), "hf")
     ]
-    assert told[0] == told[1]
+    assert stories[0] == stories[1]
     card = exported(run, "pt", "--ckpt_path", "hf", "--out", "plain") and (
         workplace / "plain" / "README.md"
     ).read_text(encoding="utf-8")

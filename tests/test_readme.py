@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -114,6 +115,18 @@ def test_the_python_example_runs(slm, workplace, capsys):
     (example,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
     exec(re.sub(r"^  ", "", example, flags=re.MULTILINE), {})
     assert capsys.readouterr().out.strip()
+
+
+def test_the_python_examples_of_exporting_run(slm, workplace, trained, capsys):
+    pytest.importorskip("transformers")
+    shutil.copytree(trained / "lightning_logs", workplace / "lightning_logs")
+    assert slm("export", "--to", "hf").status == 0
+    assert slm("export", "--to", "pt", "--out", "plain").status == 0
+    examples = re.findall(r"```python\n(.*?)```", EXPORT, flags=re.DOTALL)
+    assert len(examples) == 2
+    for example in examples:
+        exec(example, {})
+    assert capsys.readouterr().out.startswith("Once upon a time")
 
 
 def test_no_figure_is_left_to_be_filled_in():

@@ -83,7 +83,8 @@ def transformers_generator(
                 pad_token_id=reference.config.eos_token_id,
             )
 
-    return run, weight_bytes(reference.base_model, without=["wpe"])  # wte is the head
+    # The embedding is the head, or as large.
+    return run, weight_bytes(reference.base_model, without=["wpe"])
 
 
 def measure(
