@@ -116,6 +116,7 @@ def test_what_scaling_says_is_in_the_docs(monkeypatch, capsys):
     assert capsys.readouterr().out in (FOLDER.parent / "docs" / "scaling.md").read_text()
 
 
+@pytest.mark.slow
 def test_killed_runs_are_compared(monkeypatch, tmp_path, capsys):
     script = load("kill_resume", monkeypatch)
     config = script.CONFIG | {"val_interval": 4, "data": script.CONFIG["data"]}

@@ -120,6 +120,7 @@ def test_a_comparison_sees_what_differs(slm, whole):
     assert differences(1, 1.0)
 
 
+@pytest.mark.slow
 def test_the_verb_proves_it_here(slm):
     result = slm("verify-resume", "--config", "tiny.yaml", "--steps", "12", "--kills", "1")
     assert result.status == 0, result.err

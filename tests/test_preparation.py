@@ -404,6 +404,7 @@ def kill_and_go_on(many, root, shards, seconds, workers):
     return None if complete else len(before)
 
 
+@pytest.mark.slow
 def test_killed_at_twenty_random_moments(many):
     total = len(corpus_of(many / "many.txt", many).opened.pieces(60_000))
     rng = random.Random(7)
