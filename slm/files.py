@@ -13,6 +13,17 @@ from typing import Any
 
 
 @contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Adds a path to errors of the system that lack one, as those of a full disk do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno and not error.filename:
+            error.filename = str(path)
+        raise
+
+
+@contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yields a temporary path, and moves its file to `path` once it is complete and synced.
 
@@ -21,15 +32,12 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
     try:
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        if error.errno and not error.filename:
-            error.filename = str(path)  # missing if the disk is full
-        raise
+        with _naming(path):
+            yield temporary
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            temporary.replace(path)
+            _sync_folder(path.parent)
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -43,17 +51,14 @@ def new_folder(path: Path) -> Iterator[Path]:
     """
     temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
     try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        for file in filter(Path.is_file, temporary.rglob("*")):
-            with file.open("rb+") as written:
-                os.fsync(written.fileno())
-        temporary.rename(path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        if error.errno and not error.filename:
-            error.filename = str(path)  # missing if the disk is full
-        raise
+        with _naming(path):
+            temporary.mkdir(parents=True)
+            yield temporary
+            for file in filter(Path.is_file, temporary.rglob("*")):
+                with file.open("rb+") as written:
+                    os.fsync(written.fileno())
+            temporary.rename(path)
+            _sync_folder(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

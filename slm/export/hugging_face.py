@@ -103,7 +103,7 @@ def _special_ids(end_of_text: int) -> dict[str, Any]:
 
 
 def import_transformers() -> Any:
-    """The package transformers, told to be quiet.
+    """The package transformers, without its progress bars and warnings.
 
     Raises:
         UserError: It is not installed.

@@ -46,5 +46,5 @@ def _reopen_safetensors(folder: Path) -> Mapping[str, Logits]:
     return {_SAFETENSORS: torch.inference_mode()(model.eval())}
 
 
-PT = Target(_write_pt, _reopen_pt, lambda name: 0.0)
-SAFETENSORS = Target(_write_safetensors, _reopen_safetensors, lambda name: 0.0)
+PT = Target(_write_pt, _reopen_pt, lambda name: 1e-4)
+SAFETENSORS = Target(_write_safetensors, _reopen_safetensors, lambda name: 1e-4)
