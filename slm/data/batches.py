@@ -19,6 +19,8 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import Dataset, Sampler
 
+from slm.data.requests import LONGEST, request_mask
+
 IGNORED = -100
 """Target of a position without loss: `F.cross_entropy`'s `ignore_index`."""
 
@@ -89,6 +91,8 @@ class TrainingWindows(Dataset[Batch], ABC):
     seed: int
     first_sample: int = 0
     """Number of samples that a resumed run has trained on."""
+    request_end: int | None = None
+    """End-of-text, if stories follow requests, whose tokens then get the target `IGNORED`."""
 
     def __post_init__(self) -> None:
         if len(self.tokens) <= self.block_size:
@@ -101,9 +105,15 @@ class TrainingWindows(Dataset[Batch], ABC):
 
     def __getitem__(self, index: int) -> Batch:
         starts = self._starts(self.first_sample + index * self.batch_size, self.batch_size)
-        window = np.arange(self.block_size + 1)
-        ids = torch.from_numpy(self.tokens.map()[starts[:, None] + window].astype(np.int64))
-        return ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
+        before = 0 if self.request_end is None else LONGEST
+        # Before a file's beginning its first token is repeated, so that an end-of-text announces a
+        # request there, too.
+        positions = np.maximum(starts[:, None] + np.arange(-before, self.block_size + 1), 0)
+        ids = self.tokens.map()[positions].astype(np.int64)
+        inputs, targets = ids[:, before:-1].copy(), ids[:, before + 1 :].copy()
+        if self.request_end is not None:
+            targets[request_mask(ids, self.request_end)[:, before + 1 :]] = IGNORED
+        return torch.from_numpy(inputs), torch.from_numpy(targets)
 
 
 class RandomWindows(TrainingWindows):

@@ -9,6 +9,7 @@ from typing import Any
 from slm.data.cleaning import Cleaning
 from slm.data.columns import StoryText
 from slm.data.readers import LONGEST_STORY
+from slm.data.requests import Request
 from slm.data.source import Piece, Source, describe_source, held_out
 from slm.data.sources import open_source
 from slm.data.tokenizer import Tokenizer
@@ -41,6 +42,9 @@ class Corpus:
     """Part of the stories held out if a source has no validation split."""
     clean: Cleaning = Cleaning()
     """What to leave out or repair."""
+    request: Request | None = None
+    """`words` puts a request in front of half of the training stories: two to four of their own
+    words. The model learns to generate stories with given words (`slm predict --words`)."""
     prepare_workers: int | None = None
     """Processes that prepare data; null takes one for each core."""
 
@@ -85,10 +89,12 @@ class Corpus:
     @property
     def reading(self) -> dict[str, Any]:
         """The options that determine the text of the stories, in plain types."""
+        request = {"request": self.request} if self.request else {}
         return {
             "text_column": StoryText(self.text_column).normalized,
             "validation_share": self.validation_share,
             **asdict(self.clean),
+            **request,
         }
 
     def reading_of(self, pieces: list[Piece]) -> dict[str, Any]:
@@ -116,7 +122,8 @@ class Corpus:
             end = f"bpe{tokenizer.n_vocab}-{tokenizer.sha256[:8]}"
         else:
             end = "gpt2" if self.tokenizer != "bpe" else f"bpe{self.vocab_size}"
-        return f"{self.opened.name}-{end}{self.clean.suffix()}"
+        request = f"-{self.request}" if self.request else ""
+        return f"{self.opened.name}-{end}{self.clean.suffix()}{request}"
 
     def stories(self, piece: Piece) -> Iterator[tuple[str, str, bool]]:
         """The stories of a piece, each with its split and whether it was repaired.

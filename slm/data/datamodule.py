@@ -147,7 +147,10 @@ class StoryData(LightningDataModule):
         """Endless windows; each process takes every world_size-th batch."""
         tokens = TokenFile(Manifest.path(self.folder, "train"), self.manifest.dtype)
         kind = EpochWindows if self.order == "epochs" else RandomWindows
-        windows = kind(tokens, self.block_size, self.batch_size, self.seed, self.first_sample)
+        request_end = self.tokenizer.end_of_text if self.manifest.has_requests else None
+        windows = kind(
+            tokens, self.block_size, self.batch_size, self.seed, self.first_sample, request_end
+        )
         return self._loader(windows, EveryNth(*self._rank_and_size()))
 
     def val_dataloader(self) -> DataLoader[Batch]:

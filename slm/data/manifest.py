@@ -2,12 +2,15 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from slm.data.requests import story_ends
 from slm.data.tokenizer import Tokenizer
 from slm.errors import UserError
 from slm.files import parse_json, replacing
@@ -68,6 +71,16 @@ class Manifest:
     """Name, n_vocab and SHA-256 of the tokenizer, which is stored in `tokenizer.json`."""
     splits: dict[str, SplitFacts]
     format_version: int = FORMAT_VERSION
+
+    @property
+    def has_requests(self) -> bool:
+        """Whether half of the training stories follow a request (slm/data/requests.py)."""
+        return self.reading.get("request") is not None
+
+    def story_ends(self, ends: Sequence[npt.NDArray[np.int64]]) -> npt.NDArray[np.int64]:
+        """Of the positions of all end-of-texts of a file, in parts, those that end a story."""
+        positions = np.concatenate(ends)
+        return story_ends(positions) if self.has_requests else positions
 
     @property
     def dtype(self) -> np.dtype[Any]:

@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from slm.data.corpus import Corpus
 from slm.data.manifest import SPLITS, id_dtype
+from slm.data.requests import story_ends, with_request
 from slm.data.source import Piece
 from slm.data.tokenizer import Tokenizer
 from slm.files import parse_json, replacing
@@ -95,47 +96,54 @@ def write_shard(
         for ending in endings:
             path = stack.enter_context(replacing(shard_path(folder, index, ending)))
             files[ending] = stack.enter_context(path.open("wb"))
-        for split, stories, ids in _encoded(piece, corpus, shard, tokenizer, threads):
+        for split, stories, texts, ids in _encoded(piece, corpus, shard, tokenizer, threads):
             files[f"{split}.bin"].write(ids.tobytes())
-            encoded = [story.encode() for story in stories]
-            text_bytes = sum(map(len, encoded))
+            text_bytes = sum(len(text.encode()) for text in texts)
             tally = shard.splits[split]
             tally.stories += len(stories)
             tally.tokens += len(ids)
             tally.bytes += text_bytes
             report(len(stories), text_bytes)
             if corpus.clean.drop_duplicates:
-                ends = np.flatnonzero(ids == tokenizer.end_of_text)
-                files[f"{split}.fingerprints"].write(_fingerprints(encoded, ends).tobytes())
+                prints = _fingerprints(stories, ids, tokenizer, corpus.request is not None)
+                files[f"{split}.fingerprints"].write(prints.tobytes())
     with replacing(shard_path(folder, index, "json")) as path:
         plain = {split: asdict(tally) for split, tally in shard.splits.items()}
         path.write_text(json.dumps(plain), encoding="utf-8")
     return shard
 
 
-def _fingerprints(encoded: list[bytes], ends: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Fingerprints of stories, from their UTF-8 text and the positions of their end-of-text."""
-    prints = np.empty(len(encoded), FINGERPRINT)
-    prints["hash"] = [blake2b(story, digest_size=16).digest() for story in encoded]
+def _fingerprints(
+    stories: list[str], ids: npt.NDArray[Any], tokenizer: Tokenizer, requests: bool
+) -> npt.NDArray[Any]:
+    """Fingerprints of stories, from their text and ids. The size includes a story's request."""
+    ends = np.flatnonzero(ids == tokenizer.end_of_text)
+    if requests:
+        ends = story_ends(ends)
+    prints = np.empty(len(stories), FINGERPRINT)
+    prints["hash"] = [blake2b(story.encode(), digest_size=16).digest() for story in stories]
     prints["tokens"] = np.diff(ends, prepend=-1)
-    prints["bytes"] = [len(story) for story in encoded]
+    prints["bytes"] = np.diff(np.cumsum(tokenizer.byte_lengths()[ids])[ends], prepend=0)
     return prints
 
 
 def _encoded(
     piece: Piece, corpus: Corpus, shard: Shard, tokenizer: Tokenizer, threads: int
-) -> Iterator[tuple[str, list[str], npt.NDArray[Any]]]:
-    """The batches of a piece, in order, with their split and ids."""
+) -> Iterator[tuple[str, list[str], list[str], npt.NDArray[Any]]]:
+    """The batches of a piece, in order: split, stories, these with their requests, and ids."""
     dtype = id_dtype(tokenizer.n_vocab)
     with ThreadPoolExecutor(threads) as pool:
-        waiting: deque[tuple[str, list[str], Future[npt.NDArray[np.uint32]]]] = deque()
+        waiting: deque[tuple[str, list[str], list[str], Future[npt.NDArray[np.uint32]]]] = deque()
         for split, stories in _batches(piece, corpus, shard):
-            waiting.append((split, stories, pool.submit(tokenizer.encode_stories, stories)))
+            texts = stories
+            if corpus.request and split == "train":
+                texts = [text for story in stories for text in with_request(story)]
+            waiting.append((split, stories, texts, pool.submit(tokenizer.encode_stories, texts)))
             if len(waiting) > threads:
-                split, stories, ids = waiting.popleft()
-                yield split, stories, ids.result().astype(dtype)
-        for split, stories, ids in waiting:
-            yield split, stories, ids.result().astype(dtype)
+                split, stories, texts, ids = waiting.popleft()
+                yield split, stories, texts, ids.result().astype(dtype)
+        for split, stories, texts, ids in waiting:
+            yield split, stories, texts, ids.result().astype(dtype)
 
 
 def _batches(piece: Piece, corpus: Corpus, shard: Shard) -> Iterator[tuple[str, list[str]]]:
@@ -144,7 +152,7 @@ def _batches(piece: Piece, corpus: Corpus, shard: Shard) -> Iterator[tuple[str, 
     characters = dict.fromkeys(SPLITS, 0)
     for split, story, repaired in corpus.stories(piece):
         shard.splits[split].repaired += repaired
-        if corpus.clean.drop_empty and not story.strip():
+        if (corpus.clean.drop_empty or corpus.request) and not story.strip():
             shard.splits[split].empty_dropped += 1
             continue
         batches[split].append(story)

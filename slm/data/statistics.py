@@ -1,13 +1,16 @@
 """Statistics of prepared data: story lengths, vocabulary use, example stories."""
 
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from slm.data.manifest import Manifest
+from slm.data.tokenizer import Tokenizer
 from slm.data.verification import read_ids
 
 
@@ -22,7 +25,7 @@ class SplitStatistics:
 
     @property
     def lengths(self) -> npt.NDArray[np.int64]:
-        """Tokens of each story, end-of-text included, (stories,)."""
+        """Tokens of each story, with its request and end-of-text, (stories,)."""
         return np.diff(self.ends, prepend=-1)
 
     @property
@@ -54,7 +57,7 @@ def count_split(folder: Path, manifest: Manifest, split: str) -> SplitStatistics
         counts += np.bincount(ids, minlength=n_vocab)
         ends.append(np.flatnonzero(ids == n_vocab - 1) + position)
         position += len(ids)
-    return SplitStatistics(counts, np.concatenate(ends))
+    return SplitStatistics(counts, manifest.story_ends(ends))
 
 
 def histogram(lengths: npt.NDArray[np.int64], bars: int = 12) -> list[tuple[int, int, int]]:
@@ -81,4 +84,13 @@ def examples(
     tokenizer = manifest.make_tokenizer(folder)
     ids = np.memmap(Manifest.path(folder, split), manifest.dtype, mode="r")
     drawn = random.Random(seed).sample(range(len(ends)), min(count, len(ends)))
-    return [tokenizer.decode(ids[0 if i == 0 else ends[i - 1] + 1 : ends[i]]) for i in drawn]
+    stories = (ids[0 if i == 0 else ends[i - 1] + 1 : ends[i]] for i in drawn)
+    return ["".join(_texts(story, tokenizer)) for story in stories]
+
+
+def _texts(story: npt.NDArray[Any], tokenizer: Tokenizer) -> Iterator[str]:
+    """A story's text, after its request if it has one."""
+    *request, text = np.split(story, np.flatnonzero(story == tokenizer.end_of_text))
+    if request:
+        yield f"[requested: {tokenizer.decode(request[-1])}]\n"
+    yield tokenizer.decode(text)

@@ -149,6 +149,16 @@ class Tokenizer:
             END_OF_TEXT.join([*stories, ""]), allowed_special={END_OF_TEXT}, disallowed_special=()
         )
 
+    def encode_prompt(self, text: str, words: Sequence[str] = ()) -> list[int]:
+        """Token ids of the beginning of a story.
+
+        They begin with end-of-text, because every story in the training data follows one. `words`
+        are those that the story is to contain, in the form of slm/data/requests.py.
+        """
+        end = self.end_of_text
+        request = [end, *self.encode(", ".join(words)), end] if words else []
+        return [end, *request, *self.encode(text)]
+
     def decode(self, ids: Iterable[int]) -> str:
         """Text of token ids; invalid UTF-8 becomes U+FFFD, end-of-text an empty text."""
         return b"".join(self.token_bytes[i] for i in ids).decode("utf-8", errors="replace")

@@ -29,11 +29,12 @@ def verify(folder: Path) -> Manifest:
     for split in SPLITS:
         path, facts = Manifest.path(folder, split), manifest.splits[split]
         _check_hash(folder, manifest, split)
-        found = {"stories": 0, "tokens": 0, "bytes": 0}
+        ends, found = [], {"stories": 0, "tokens": 0, "bytes": 0}
         for ids in read_ids(folder, manifest, split):
-            found["stories"] += int(np.count_nonzero(ids == tokenizer.end_of_text))
+            ends.append(np.flatnonzero(ids == tokenizer.end_of_text) + found["tokens"])
             found["tokens"] += len(ids)
             found["bytes"] += int(lengths[ids].sum())
+        found["stories"] = len(manifest.story_ends(ends))
         for what, count in found.items():
             if count != getattr(facts, what):
                 stated = f"{getattr(facts, what):,} {what}, as its manifest states"

@@ -13,6 +13,7 @@ from torch._functorch import config as functorch_config
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from slm.data.batches import IGNORED
 from slm.model import GPT
 
 _PADDING = 64  # rows: GPUs want multiples of 8 at least, and GPT-2's 50,257 is odd
@@ -27,7 +28,9 @@ Kernel = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 class NextTokenLoss:
     """Mean cross-entropy of the next token, in nats: log(sum of exp(logits)) - logit of the target.
 
-    Called with a model, token ids (B, T) and the ids that follow them (B, T), both int64.
+    Called with a model, token ids (B, T) and the ids that follow them (B, T), both int64. A target
+    `IGNORED` adds nothing to the sum, but its position is counted in the mean: so a micro-batch has
+    the same weight whatever it contains, and accumulation and processes change nothing.
 
     `compile` compiles the network and the softmax, each for fixed shapes. Functions are compiled,
     not modules: weights keep their names in checkpoints, and evaluation and generation call the
@@ -117,7 +120,7 @@ class LinearCrossEntropy(torch.autograd.Function):
             ctx: Keeps the gradients.
             hidden_NC: Final hidden states.
             weight_VC: The output head.
-            targets_N: int64.
+            targets_N: int64; `IGNORED` at positions without loss.
             rows: Positions per chunk.
             kernel: `softmax_gradient_`, or the same compiled.
             workspace: Buffers for the next call.
@@ -134,7 +137,11 @@ class LinearCrossEntropy(torch.autograd.Function):
             padded_PC = _reuse(workspace, "weight", hidden_NC, (P, C), dtype)
             padded_PC[:V] = weight_VC
             padded_PC[V:] = 0
-            inputs_NC = hidden_NC.to(dtype)
+            counted_N = targets_N != IGNORED
+            targets_N = targets_N * counted_N  # any id
+            # Inputs of 0 give a weight's gradient of 0; the logits' gradient is the largest matrix
+            # here, and to change it would take longer.
+            inputs_NC = hidden_NC.to(dtype) * counted_N.unsqueeze(1)
             d_inputs_NC = torch.empty_like(inputs_NC)
             d_weight_VC = _reuse(workspace, "gradient", weight_VC, (V, C), weight_VC.dtype)
             del workspace["gradient"]  # it is autograd's now
@@ -155,7 +162,8 @@ class LinearCrossEntropy(torch.autograd.Function):
                         d_weight_VC[first : first + step] = part
                     else:
                         d_weight_VC[first : first + step] += part.to(weight_VC.dtype)
-            loss = torch.cat(losses).mean()
+            loss = (torch.cat(losses) * counted_N).mean()
+            d_inputs_NC *= counted_N.unsqueeze(1)
         ctx.save_for_backward(d_inputs_NC, d_weight_VC)
         ctx.hidden_dtype, ctx.tied_gradient = hidden_NC.dtype, tied_gradient
         return loss

@@ -180,10 +180,11 @@ class StoryModel(LightningModule):
             seed_generators(self.device, data.dropout_seed(micro_batch))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Mean cross-entropy of a batch, in nats per token."""
+        """Mean cross-entropy of a batch, in nats per token; `IGNORED` targets count as 0."""
         if self.sharded:  # FSDP2 gathers the weights when the whole network is called
             inputs_BT, targets_BT = batch
-            return F.cross_entropy(self.model(inputs_BT).flatten(0, 1), targets_BT.flatten())
+            logits_NV, targets_N = self.model(inputs_BT).flatten(0, 1), targets_BT.flatten()
+            return F.cross_entropy(logits_NV, targets_N, reduction="sum") / len(targets_N)
         try:
             return self._loss(self.model, *batch)
         except TorchDynamoException as error:

@@ -9,6 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch.optim import Optimizer
 
+from slm.data.batches import IGNORED
 from slm.data.datamodule import StoryData
 from slm.training.finite import diverged
 from slm.training.module import StoryModel
@@ -104,7 +105,11 @@ class TrainingCurves(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         # Lightning has divided each micro-batch's loss by the number of micro-batches.
-        self._loss = self._loss + outputs["loss"].detach() * trainer.accumulate_grad_batches
+        loss = outputs["loss"].detach() * trainer.accumulate_grad_batches
+        data: StoryData = trainer.datamodule  # type: ignore[attr-defined]
+        if data.manifest.has_requests:  # ignored targets count as 0 in it
+            loss = loss / (batch[1] != IGNORED).float().mean()
+        self._loss = self._loss + loss
         self._batches += 1
         assert self._first_batch is not None
         self.seconds = time.perf_counter() - self._first_batch
@@ -119,7 +124,6 @@ class TrainingCurves(Callback):
         if not math.isfinite(mean_loss) and not pl_module.skip_nonfinite:
             raise diverged(f"the loss is {mean_loss}", step)
         seconds = time.perf_counter() - self._since
-        data: StoryData = trainer.datamodule  # type: ignore[attr-defined]
         self.latest = {
             "train_loss": mean_loss,
             "lr": self._lr,
