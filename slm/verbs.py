@@ -62,6 +62,16 @@ VERBS = {
         "slm.commands.import_model:import_model",
         "turn a Hugging Face folder into a checkpoint for generation and training",
     ),
+    "serve": Verb(
+        "slm.commands.serve:serve",
+        "answer requests for stories over HTTP, as OpenAI's completions",
+        "--batch_size 1, or a larger number that fits",
+    ),
+    "demo": Verb(
+        "slm.commands.demo:demo",
+        "open a page that generates stories and shows how",
+        "--batch_size 1, or a larger number that fits",
+    ),
     "verify-resume": Verb(
         "slm.commands.verify_resume:verify_resume",
         "check on this machine that a killed and resumed run equals an uninterrupted one",
@@ -86,12 +96,15 @@ usage: slm VERB [--option value ...]      (or: python -m slm.cli VERB ...)
   slm fit --ckpt_path last                            resume an interrupted run
   slm validate                                        the best checkpoint of the newest run
   slm predict --prompt "Once upon a time"             a story from it
+  slm predict                                         a prompt that stays open
   slm predict --ckpt_path FILE --prompt "One day" --num_samples 3 --out stories.jsonl
   slm plot version_0 version_1                        two runs in the same figures
   slm report                                          the newest run as one HTML file
   slm evaluate                                        how good are its stories?
   slm verify-resume --config small                    does a killed run resume exactly here?
   slm export --to gguf                                a file for llama.cpp and Ollama
+  slm serve                                           an OpenAI-compatible server
+  slm demo                                            a page to play with
   slm prepare --data.source "books/*.jsonl"           tokenise only
   slm bench train --config small --compile true       how fast would it train here?
   slm info data/TinyStories-gpt2 --verify             what prepared data contain; are they intact?

@@ -1,6 +1,7 @@
 """Generation: one story, and many side by side."""
 
 import os
+from dataclasses import replace
 
 import pytest
 import torch
@@ -29,8 +30,10 @@ def model():
 
 def generate_all(model, prompts, options, stop_id=None, batch_size=4):
     """Stories with seeds 0, 1, … through a batch that others join as soon as one leaves."""
-    batch = Engine(model, options, stop_id, batch_size)
-    stories = [TokenSequence(prompt, seed) for seed, prompt in enumerate(prompts)]
+    batch = Engine(model, stop_id, batch_size)
+    stories = [
+        TokenSequence(prompt, replace(options, seed=seed)) for seed, prompt in enumerate(prompts)
+    ]
     waiting = list(stories)
     while waiting or len(batch):
         while waiting and batch.free:
@@ -100,8 +103,8 @@ def test_past_the_context_it_goes_on_from_the_last_half(model):
 
 def test_or_it_stops_there(model):
     options = SamplingOptions(max_new_tokens=20, past_context="stop")
-    story = TokenSequence([1, 2], 0)
-    batch = Engine(model, options)
+    story = TokenSequence([1, 2], replace(options, seed=0))
+    batch = Engine(model)
     batch.admit([story])
     while len(batch):
         batch.step()
@@ -166,8 +169,8 @@ def test_nor_in_the_shape_and_with_the_threads_that_people_use(weights):
         prompts = [[7 + n] * length for n, length in enumerate(lengths)]
         alone = []
         for seed, prompt in enumerate(prompts):
-            story = TokenSequence(prompt, seed)
-            batch = Engine(model, options)
+            story = TokenSequence(prompt, replace(options, seed=seed))
+            batch = Engine(model)
             batch.admit([story])
             while len(batch):
                 batch.step()
@@ -182,21 +185,63 @@ def test_nor_in_the_shape_and_with_the_threads_that_people_use(weights):
 def test_log_probabilities_are_the_models_own(model):
     """Without temperature, filters, or the neighbours; the end counts."""
     options = SamplingOptions(
-        temperature=0.5, top_k=5, repetition_penalty=1.2, max_new_tokens=6, log_probs=True
+        temperature=0.5, top_k=5, repetition_penalty=1.2, max_new_tokens=6, log_probs=3
     )
     for story in generate_all(model, [[1], [2], [3, 4]], options, stop_id=7):
-        expected = 0.0
+        expected, likeliest = [], []
         ids = [*story.tokens, 7] if story.ended == "end of text" else story.tokens
         for end in range(len(story.tokens) - story.n_new, len(ids)):
             logits = model(torch.tensor([ids[:end]]))[0, -1].detach()
-            expected += float(logits.log_softmax(0)[ids[end]])
-        assert story.log_prob == pytest.approx(expected, abs=1e-4)
+            expected.append(float(logits.log_softmax(0)[ids[end]]))
+            top = logits.log_softmax(0).topk(3)
+            likeliest.append((top.indices.tolist(), top.values.tolist()))
+        assert story.log_probs == pytest.approx(expected, abs=1e-4)
+        for found, (tokens, values) in zip(story.alternatives, likeliest, strict=True):
+            assert [token for token, _ in found] == tokens
+            assert [value for _, value in found] == pytest.approx(values, abs=1e-4)
+
+
+def test_sequences_in_a_batch_have_their_own_options(model):
+    """Ways of sampling, limits, log-probabilities and what to do at the end of the context."""
+    options = [
+        SamplingOptions(temperature=0, max_new_tokens=5),
+        SamplingOptions(temperature=1.5, top_k=None, seed=3, log_probs=2),
+        SamplingOptions(temperature=1.5, top_k=None, seed=4, past_context="stop"),
+        SamplingOptions(top_p=0.7, max_new_tokens=40, repetition_penalty=1.2, log_probs=0),
+    ]
+    batch = Engine(model, 7, 4)
+    together = [TokenSequence([1, 2], each) for each in options]
+    batch.admit(together)
+    while len(batch):
+        batch.step()
+    for sequence, each in zip(together, options, strict=True):
+        assert sequence.new_tokens == generate(model, [1, 2], each, 7)
+        wanted = 0 if each.log_probs is None else sequence.n_new + (sequence.ended == "end of text")
+        assert len(sequence.log_probs) == len(sequence.alternatives) == wanted
+        assert all(len(found) == each.log_probs for found in sequence.alternatives)
+    assert len({sequence.ended for sequence in together}) > 1
+
+
+def test_a_cancelled_sequence_frees_its_row_and_changes_nothing_else(model):
+    options = SamplingOptions(temperature=1.0, max_new_tokens=20)
+    stays, leaves = (TokenSequence([1], replace(options, seed=seed)) for seed in (1, 2))
+    batch = Engine(model, None, 2)
+    batch.admit([leaves, stays])
+    for _ in range(4):
+        batch.step()
+    leaves.ended = "cancelled"
+    assert batch.free == 1
+    batch.admit([TokenSequence([3], options)])
+    while len(batch):
+        batch.step()
+    assert leaves.n_new == 4
+    assert stays.new_tokens == generate(model, [1], replace(options, seed=1))
 
 
 def test_more_stories_than_rows_are_refused(model):
-    batch = Engine(model, SamplingOptions(), batch_size=2)
+    batch = Engine(model, batch_size=2)
     with pytest.raises(ValueError, match="3 sequences for 2 free rows"):
-        batch.admit([TokenSequence([1], seed) for seed in range(3)])
+        batch.admit([TokenSequence([1], SamplingOptions()) for _ in range(3)])
 
 
 @pytest.mark.parametrize(("prompt", "message"), [([], "empty"), ([30], "outside 0 to 29")])
@@ -208,7 +253,7 @@ def test_a_prompt_that_cannot_be_is_refused(model, prompt, message):
 @pytest.mark.parametrize("seed", range(4))
 def test_the_engine_draws_what_the_plain_definition_draws(model, seed):
     options = SamplingOptions(temperature=0.9, top_k=7, max_new_tokens=7, seed=seed)
-    story = TokenSequence([], seed)
+    story = TokenSequence([], options)
     uniforms = iter([story.uniform() for _ in range(7)])
     plain = reference.generate(
         model.eval(), [3], uniforms, temperature=0.9, top_k=7, block_size=CONFIG.block_size

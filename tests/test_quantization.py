@@ -129,8 +129,8 @@ def test_formats_that_a_device_lacks_are_refused(monkeypatch):
 
 def generate(model, compile, rows=3):
     options = SamplingOptions(temperature=0, max_new_tokens=50)
-    batch = Engine(model, options, 7, rows, compile)
-    stories = [TokenSequence([1 + n] * (1 + 5 * n), n) for n in range(5)]
+    batch = Engine(model, 7, rows, compile)
+    stories = [TokenSequence([1 + n] * (1 + 5 * n), options) for n in range(5)]
     waiting = list(stories)
     while waiting or len(batch):
         while waiting and batch.free:
@@ -154,11 +154,11 @@ def test_a_compiled_pass_of_int8_gives_the_plain_ones_logits():
         model = for_inference(make_model(config), "int8", "cpu")
         prompts = [[1, 2, 3], [4] * 20, [5] * 40]
         options = SamplingOptions(temperature=0, max_new_tokens=9)
-        batches = [Engine(model, options, None, 4, compile) for compile in (False, True)]
+        batches = [Engine(model, None, 4, compile) for compile in (False, True)]
         for batch in batches:
-            batch.admit([TokenSequence(prompt, 0) for prompt in prompts[:2]])
+            batch.admit([TokenSequence(prompt, options) for prompt in prompts[:2]])
             batch.step()
-            batch.admit([TokenSequence(prompts[2], 0)])
+            batch.admit([TokenSequence(prompts[2], options)])
         for _ in range(3):
             plain, compiled = (batch._next_logits() for batch in batches)
             scale = plain.abs().max()

@@ -75,7 +75,6 @@ def test_one_story_comes_in_pieces_that_make_the_whole(storyteller):
 
 
 def test_many_stories_equal_those_generated_alone_and_begin_in_order(storyteller):
-    options = SamplingOptions(temperature=1.0, max_new_tokens=30, stop=("a",))
     requests = [
         StoryRequest(
             prompt, SamplingOptions(temperature=1.0, max_new_tokens=30, stop=("a",), seed=n)
@@ -83,16 +82,10 @@ def test_many_stories_equal_those_generated_alone_and_begin_in_order(storyteller
         for n, prompt in enumerate(["Tom", "A longer prompt", "", "Lily went", "x" * 50] * 2)
     ]
     begun, texts = [], {}
-    for story, piece in storyteller.generate_all(requests, options, batch_size=3):
+    for story, piece in storyteller.generate_all(requests, batch_size=3):
         if story.request not in texts:
             begun.append(story.request)
         texts[story.request] = texts.get(story.request, "") + piece
     assert begun == requests
     for request in requests:
         assert texts[request] == "".join(storyteller.generate(request))
-
-
-def test_stories_generated_together_need_the_same_options(storyteller):
-    requests = [StoryRequest("Tom", SamplingOptions(temperature=0.5))]
-    with pytest.raises(ValueError, match="same options"):
-        list(storyteller.generate_all(requests, SamplingOptions(), batch_size=1))

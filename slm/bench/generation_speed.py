@@ -51,8 +51,8 @@ def slm_generator(model: GPT, options: SamplingOptions, compile: bool = False) -
 
     def run(prompts: Sequence[Sequence[int]], tokens: int) -> None:
         chosen = replace(options, min_new_tokens=tokens, max_new_tokens=tokens)
-        batch = Engine(model, chosen, model.config.vocab_size - 1, len(prompts), compile)
-        batch.admit([TokenSequence(prompt, next(seeds)) for prompt in prompts])
+        batch = Engine(model, model.config.vocab_size - 1, len(prompts), compile)
+        batch.admit([TokenSequence(p, replace(chosen, seed=next(seeds))) for p in prompts])
         while len(batch):
             batch.step()
 

@@ -77,6 +77,7 @@ class StoryData(LightningDataModule):
         self.seed = seed
         self.order = order
         self.moved_to: Path | None = None
+        self.has_requests = False  # until `setup` has read the manifest
         self.first_sample = 0
         self.first_step = 0
         options = {
@@ -132,6 +133,7 @@ class StoryData(LightningDataModule):
         """
         self.manifest = Manifest.load(self.folder)
         self.tokenizer: Tokenizer = self.manifest.make_tokenizer(self.folder)
+        self.has_requests = self.manifest.has_requests
         needed = {"train": self.block_size + 1 if stage == "fit" else 1, "validation": 2}
         for split, tokens in needed.items():
             found = self.manifest.splits[split].tokens
@@ -147,7 +149,7 @@ class StoryData(LightningDataModule):
         """Endless windows; each process takes every world_size-th batch."""
         tokens = TokenFile(Manifest.path(self.folder, "train"), self.manifest.dtype)
         kind = EpochWindows if self.order == "epochs" else RandomWindows
-        request_end = self.tokenizer.end_of_text if self.manifest.has_requests else None
+        request_end = self.tokenizer.end_of_text if self.has_requests else None
         windows = kind(
             tokens, self.block_size, self.batch_size, self.seed, self.first_sample, request_end
         )

@@ -74,7 +74,7 @@ def generate_stories(
     ]
     rows = _ROWS[model.token_embedding.weight.device.type]
     stories = {}
-    for story, _ in Storyteller(model, tokenizer).generate_all(requests, options, rows):
+    for story, _ in Storyteller(model, tokenizer).generate_all(requests, rows):
         if story.ended is not None:
             stories[story.request] = GeneratedStory(
                 story.request.prompt, story.text, story.ended == "end of text"

@@ -2,11 +2,12 @@
 
 A prompt is read in one pass (prefill); then each pass reads one token of every sequence (decode).
 
-Shape suffixes: B batch (sequences), T positions, C width, V vocabulary.
+Shape suffixes: B batch (sequences), G sequences of one kind, T positions, C width, V vocabulary.
 """
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -21,7 +22,7 @@ _PADDING = 16
 """Prompts are padded to multiples of this, and those of one length are read together; the
 arithmetic of a prompt then does not depend on the others."""
 
-Ending = Literal["end of text", "max_new_tokens", "context", "stop"]
+Ending = Literal["end of text", "max_new_tokens", "context", "stop", "cancelled"]
 
 
 class TokenSequence:
@@ -29,21 +30,26 @@ class TokenSequence:
 
     Args:
         prompt: Token ids to continue, at least one.
-        seed: Seed of this sequence's random numbers.
+        options: How the next token is chosen, and when the sequence ends. Not read: `num_samples`
+            and `stop`, which concern several stories or their text.
 
     Attributes:
         tokens: The prompt and the new tokens, without the end-of-text that ends them.
-        log_prob: Sum over the new tokens, and the end-of-text if it was generated, of the natural
-            logarithm of the model's probabilities; 0 unless the options ask for it.
-        ended: Why it ended, or None. The caller may set it to "stop".
+        options: As given.
+        log_probs: If the options ask for them, the natural logarithms of the model's probabilities
+            of the new tokens, and of the end-of-text if it was generated.
+        alternatives: For each of these, the likeliest tokens with theirs.
+        ended: Why it ended, or None. The caller may set it to "stop" or "cancelled".
     """
 
-    def __init__(self, prompt: Sequence[int], seed: int) -> None:
+    def __init__(self, prompt: Sequence[int], options: SamplingOptions) -> None:
         self.tokens = list(prompt)
-        self.log_prob = 0.0
+        self.options = options
+        self.log_probs: list[float] = []
+        self.alternatives: list[list[tuple[int, float]]] = []
         self.ended: Ending | None = None
         self._prompt_length = len(self.tokens)
-        self._generator = torch.Generator().manual_seed(seed)
+        self._generator = torch.Generator().manual_seed(options.seed)
         self._uniforms: list[float] = []
 
     @property
@@ -77,8 +83,6 @@ class Engine:
 
     Args:
         model: The network; it is put into evaluation mode, and left in it.
-        options: How the next token is chosen, and when a sequence ends. Not read: `seed`,
-            `num_samples` and `stop`, which concern one story or its text.
         stop_id: The token (end-of-text) that ends a sequence.
         batch_size: Sequences at once.
         compile: Whether decoding goes through torch.compile, on CUDA with CUDA graphs: some ten
@@ -88,15 +92,12 @@ class Engine:
     def __init__(
         self,
         model: GPT,
-        options: SamplingOptions,
         stop_id: int | None = None,
         batch_size: int = 1,
         compile: bool = False,
     ) -> None:
         self._model = model.eval()
-        self._options = options
         self._stop_id = stop_id
-        self._sampler = Sampler(options, stop_id)
         self._batch_size = batch_size
         self._limit = model.config.block_size
         embedding = model.token_embedding.weight
@@ -126,19 +127,19 @@ class Engine:
         if len(sequences) > self.free:
             raise ValueError(f"{len(sequences)} sequences for {self.free} free rows")
         for sequence in sequences:
-            self._check(sequence.tokens)
+            self._check(sequence)
         self._leave()
         self._prefill(sequences, self._limit)
 
-    def _check(self, prompt: Sequence[int]) -> None:
-        config = self._model.config
+    def _check(self, sequence: TokenSequence) -> None:
+        prompt, config = sequence.tokens, self._model.config
         if not prompt:
             raise ValueError(
                 "the prompt is empty; start from the end-of-text id to begin a new story"
             )
         if not 0 <= min(prompt) <= max(prompt) < config.vocab_size:
             raise ValueError(f"the prompt contains ids outside 0 to {config.vocab_size - 1}")
-        if self._options.past_context == "stop" and len(prompt) > config.block_size:
+        if sequence.options.past_context == "stop" and len(prompt) > config.block_size:
             raise ValueError(
                 f"a prompt of {len(prompt)} tokens is longer than the context of "
                 f"{config.block_size}; past_context rebuild reads its end, or a shorter prompt"
@@ -157,24 +158,39 @@ class Engine:
         if not self._sequences:
             return
         logits_BV = self._next_logits()
-        new = [sequence.n_new for sequence in self._sequences]
-        uniforms = [sequence.uniform() for sequence in self._sequences]
-        log_probs_BV = logits_BV.float().log_softmax(dim=-1) if self._options.log_probs else None
-        chosen_B = self._sampler.choose(
-            logits_BV, [sequence.tokens for sequence in self._sequences], new, uniforms
-        )
-        if log_probs_BV is not None:
-            of_chosen_B1 = log_probs_BV.gather(1, chosen_B[:, None])
-            for sequence, value in zip(self._sequences, of_chosen_B1[:, 0].tolist(), strict=True):
-                sequence.log_prob += value
-        for sequence, token in zip(self._sequences, chosen_B.tolist(), strict=True):
+        groups: dict[Sampler, list[int]] = {}
+        for row, sequence in enumerate(self._sequences):
+            groups.setdefault(_sampler(sequence.options, self._stop_id), []).append(row)
+        for sampler, rows in groups.items():
+            logits_GV = logits_BV if len(groups) == 1 else logits_BV[rows]
+            self._draw(sampler, logits_GV, [self._sequences[row] for row in rows])
+
+    def _draw(self, sampler: Sampler, logits_GV: Tensor, group: Sequence[TokenSequence]) -> None:
+        """Draws the next token, or the end, of sequences with the same way of sampling."""
+        likeliest = max((s.options.log_probs or 0 for s in group), default=0)
+        wanted = any(s.options.log_probs is not None for s in group)
+        log_probs_GV = logits_GV.float().log_softmax(dim=-1) if wanted else None
+        uniforms = [sequence.uniform() for sequence in group]
+        tokens, new = [s.tokens for s in group], [s.n_new for s in group]
+        chosen_G = sampler.choose(logits_GV, tokens, new, uniforms)
+        if log_probs_GV is not None:
+            of_chosen = log_probs_GV.gather(1, chosen_G[:, None])[:, 0].tolist()
+            top = log_probs_GV.topk(min(likeliest, log_probs_GV.size(1)))
+            for sequence, value, *best in zip(
+                group, of_chosen, top.indices.tolist(), top.values.tolist(), strict=True
+            ):
+                if sequence.options.log_probs is not None:
+                    sequence.log_probs.append(value)
+                    pairs = list(zip(*best, strict=True))
+                    sequence.alternatives.append(pairs[: sequence.options.log_probs])
+        for sequence, token in zip(group, chosen_G.tolist(), strict=True):
             if token == self._stop_id:
                 sequence.ended = "end of text"
                 continue
             sequence.tokens.append(token)
-            if sequence.n_new == self._options.max_new_tokens:
+            if sequence.n_new == sequence.options.max_new_tokens:
                 sequence.ended = "max_new_tokens"
-            elif self._options.past_context == "stop" and len(sequence.tokens) > self._limit:
+            elif sequence.options.past_context == "stop" and len(sequence.tokens) > self._limit:
                 sequence.ended = "context"
 
     def _leave(self) -> None:
@@ -259,6 +275,21 @@ class Engine:
         return logits_BV[: len(last)].clone()
 
 
+@functools.lru_cache(maxsize=256)
+def _sampler(options: SamplingOptions, stop_id: int | None) -> Sampler:
+    """One sampler for all options that choose in the same way."""
+    same = replace(
+        options,
+        seed=0,
+        num_samples=1,
+        stop=(),
+        max_new_tokens=max(1, options.min_new_tokens),
+        past_context="rebuild",
+        log_probs=None,
+    )
+    return Sampler(options, stop_id) if same == options else _sampler(same, stop_id)
+
+
 @functools.cache
 def compiled_decode(device: str) -> Callable[[GPT, Tensor, Tensor, StaticCache], Tensor]:
     """`_decode` over all rows and slots, compiled when it is first called with some shapes."""
@@ -290,8 +321,8 @@ def stream(
     Raises:
         ValueError: The prompt is empty, contains an id outside the vocabulary, or does not fit.
     """
-    engine = Engine(model, options, stop_id)
-    sequence = TokenSequence(prompt, options.seed)
+    engine = Engine(model, stop_id)
+    sequence = TokenSequence(prompt, options)
     engine.admit([sequence])
     while sequence.ended is None:
         before = sequence.n_new

@@ -41,8 +41,9 @@ class SamplingOptions:
     past_context: Literal["rebuild", "stop"] = "rebuild"
     """What happens when a story outgrows the model's context: it continues from the last half of
     the context (`rebuild`), or ends there (`stop`)."""
-    log_probs: bool = False
-    """Whether to add up the log-probability of each token, before temperature and filters."""
+    log_probs: int | None = None
+    """Keep each token's log-probability, before temperature and filters, and those of this many of
+    the likeliest tokens in its place; null keeps none."""
 
     def __post_init__(self) -> None:
         none_or = " or null"
@@ -64,6 +65,7 @@ class SamplingOptions:
         check(self, "num_samples", self.num_samples >= 1, "1 or more")
         valid = self.seed + self.num_samples <= 2**63
         check(self, "seed", valid, f"lower, with {self.num_samples} samples")
+        check(self, "log_probs", self.log_probs is None or self.log_probs >= 0, "0 or more")
         choices = ("rebuild", "stop")
         check(self, "past_context", self.past_context in choices, "rebuild or stop")
         if self.temperature == 0:

@@ -1,8 +1,7 @@
 """Stories as text: from prompts to pieces of text, as they are generated."""
 
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
 from slm.data.tokenizer import StreamDecoder, Tokenizer
@@ -15,18 +14,29 @@ PROMPT = "Once upon a time"
 
 
 class StoryRequest:
-    """One story to generate: how it begins, and how it continues.
+    """One story to generate: how it begins, how it continues, and words that it is to contain.
 
     A plain class: Lightning takes tuples and dataclasses apart to look for tensors in them.
+
+    Args:
+        prompt: The beginning.
+        options: How it continues; `num_samples` is not read.
+        words: Only a model that was trained with `--data.request words` knows what they mean.
     """
 
-    def __init__(self, prompt: str, options: SamplingOptions) -> None:
+    def __init__(self, prompt: str, options: SamplingOptions, words: Sequence[str] = ()) -> None:
         self.prompt = prompt
         self.options = options
+        self.words = tuple(words)
 
 
 class Story:
     """A story, being generated or complete.
+
+    Args:
+        request: What was asked for.
+        tokenizer: The model's.
+        prompt_ids: Token ids to continue, instead of those of the request's prompt and words.
 
     Attributes:
         request: What was asked for.
@@ -34,13 +44,15 @@ class Story:
         seconds: From its prompt to its end, in company with the stories generated together with it.
     """
 
-    def __init__(self, request: StoryRequest, tokenizer: Tokenizer) -> None:
-        # Every story in the training data follows an end-of-text.
-        prompt = [tokenizer.end_of_text, *tokenizer.encode(request.prompt)]
+    def __init__(
+        self, request: StoryRequest, tokenizer: Tokenizer, prompt_ids: Sequence[int] | None = None
+    ) -> None:
         self.request = request
         self.text = ""
         self.seconds = 0.0
-        self.continuation = TokenSequence(prompt, request.options.seed)
+        if prompt_ids is None:
+            prompt_ids = tokenizer.encode_prompt(request.prompt, request.words)
+        self.continuation = TokenSequence(prompt_ids, request.options)
         self._decoder = StreamDecoder(tokenizer)
         self._withheld = ""  # might be the beginning of a stop text
         self._read = 0
@@ -59,7 +71,7 @@ class Story:
     @property
     def log_probability(self) -> float:
         """Of its new tokens and its end, in nats, if the options ask for it."""
-        return self.continuation.log_prob
+        return sum(self.continuation.log_probs)
 
     def advance(self) -> str:
         """Reads the new tokens; returns the text that they complete."""
@@ -101,48 +113,73 @@ class Storyteller:
         Raises:
             ValueError: The prompt does not fit into a context that is not to be rebuilt.
         """
-        for _, piece in self.generate_all([request], request.options, batch_size=1):
+        for _, piece in self.generate_all([request], batch_size=1):
             if piece:
                 yield piece
 
     def generate_all(
         self,
         requests: Iterable[StoryRequest],
-        options: SamplingOptions,
         batch_size: int,
         compile: bool = False,
     ) -> Iterator[tuple[Story, str]]:
-        """Generates stories, `batch_size` at once; the requests' options differ only in the seed.
+        """Generates stories, `batch_size` at once.
 
         Yields:
             At every token of a story, the story and the piece by which it has grown, which may be
             empty. Stories begin in the order of the requests.
 
         Raises:
-            ValueError: The options of a request differ, or a prompt does not fit.
+            ValueError: A prompt does not fit.
         """
-        batch = Engine(self.model, options, self.tokenizer.end_of_text, batch_size, compile)
+        batch = StoryBatch(self, batch_size, compile)
         waiting = iter(requests)
-        running: dict[Story, None] = {}  # in the order of the requests
         while True:
-            # A few at a time: to read one prompt costs as much as to read several.
-            if not len(batch) or batch.free >= max(1, batch_size // 8):
-                new = [Story(request, self.tokenizer) for request in islice(waiting, batch.free)]
-                for story in new:
-                    if replace(story.request.options, seed=options.seed) != options:
-                        raise ValueError(
-                            "stories that are generated together need the same options"
-                        )
-                    running[story] = None
-                batch.admit([story.continuation for story in new])
+            batch.admit([Story(request, self.tokenizer) for request in islice(waiting, batch.room)])
             if not len(batch):
                 return
-            batch.step()
-            for story in list(running):
-                piece = story.advance()
-                if story.ended is not None:
-                    del running[story]
-                yield story, piece
+            yield from batch.step()
+
+
+class StoryBatch:
+    """Stories that are being generated together; others may join at any time."""
+
+    def __init__(self, storyteller: Storyteller, batch_size: int, compile: bool = False) -> None:
+        end_of_text = storyteller.tokenizer.end_of_text
+        self._engine = Engine(storyteller.model, end_of_text, batch_size, compile)
+        self._running: list[Story] = []
+        self._few = max(1, batch_size // 8)
+
+    def __len__(self) -> int:
+        return len(self._engine)
+
+    @property
+    def room(self) -> int:
+        """How many stories to admit now.
+
+        None while few rows are free, because to read one prompt costs as much as to read several.
+        """
+        free = self._engine.free
+        return free if free >= self._few or not len(self) else 0
+
+    def admit(self, stories: Sequence[Story]) -> None:
+        """Admits stories, at most `room`, and reads their prompts.
+
+        Raises:
+            ValueError: A prompt does not fit.
+        """
+        self._engine.admit([story.continuation for story in stories])
+        self._running += stories
+
+    def step(self) -> list[tuple[Story, str]]:
+        """Generates a token of each story: the stories, and the pieces by which they have grown.
+
+        A story that the caller has cancelled, by setting its continuation's `ended`, is not among
+        them.
+        """
+        self._running = [story for story in self._running if story.ended is None]
+        self._engine.step()
+        return [(story, story.advance()) for story in self._running]
 
 
 def example_story(model: GPT, tokenizer: Tokenizer) -> str:

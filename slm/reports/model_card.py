@@ -155,7 +155,7 @@ def _samples(model: GPT, tokenizer: Tokenizer) -> Iterator[str]:
     ]
     storyteller = Storyteller(for_inference(model, "fp32", "cpu"), tokenizer)
     texts = dict.fromkeys(_SEEDS, PROMPT)
-    for story, piece in storyteller.generate_all(requests, options, len(requests)):
+    for story, piece in storyteller.generate_all(requests, len(requests)):
         texts[story.request.options.seed] += piece
     for seed, text in texts.items():
         yield from ("", f"Seed {seed}:", "", *(f"> {line}" for line in printable(text).split("\n")))

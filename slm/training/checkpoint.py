@@ -77,6 +77,11 @@ class Checkpoint:
         return dict(self.contents["datamodule_hyper_parameters"])
 
     @property
+    def takes_words(self) -> bool:
+        """Whether it was trained on stories with requests (slm/data/requests.py)."""
+        return self.data_options.get("request") is not None
+
+    @property
     def gpt(self) -> GPTConfig:
         """Shape of the network."""
         return GPTConfig(**self.model_options["gpt"])

@@ -117,7 +117,12 @@ class JsonLines:
 
     def _identity(self, request: StoryRequest) -> dict[str, Any]:
         """The part of a story's object that is known before it is generated, in JSON's types."""
-        facts = {"prompt": request.prompt, "options": asdict(request.options), **self._facts}
+        facts = {
+            "prompt": request.prompt,
+            "words": request.words,
+            "options": asdict(request.options),
+            **self._facts,
+        }
         return dict(json.loads(json.dumps(facts)))
 
     def _resume(self) -> int:

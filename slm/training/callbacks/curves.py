@@ -107,7 +107,7 @@ class TrainingCurves(Callback):
         # Lightning has divided each micro-batch's loss by the number of micro-batches.
         loss = outputs["loss"].detach() * trainer.accumulate_grad_batches
         data: StoryData = trainer.datamodule  # type: ignore[attr-defined]
-        if data.manifest.has_requests:  # ignored targets count as 0 in it
+        if data.has_requests:  # ignored targets count as 0 in it
             loss = loss / (batch[1] != IGNORED).float().mean()
         self._loss = self._loss + loss
         self._batches += 1

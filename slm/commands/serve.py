@@ -1,0 +1,128 @@
+"""The verb `serve`: an OpenAI-compatible server."""
+
+import os
+import socket
+import sys
+from contextlib import suppress
+from dataclasses import dataclass
+
+from slm.commands.inference import InferenceOptions
+from slm.commands.parsing.arguments import Arguments
+from slm.commands.parsing.options import inline, parse
+from slm.errors import UserError
+from slm.files import shortened
+
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+@dataclass(frozen=True)
+class ServeOptions:
+    """The options of `serve`."""
+
+    inference: InferenceOptions = inline(InferenceOptions())
+    host: str = "127.0.0.1"
+    """The address to listen on; 0.0.0.0 is reachable from other machines."""
+    port: int = 8000
+    """The port; 0 takes a free one."""
+    name: str = "slm"
+    """The model's name, for clients."""
+    max_tokens: int = 1000
+    """New tokens of a story at most."""
+    queue: int = 64
+    """Stories that wait at most while as many as --batch_size are generated; then requests are
+    answered with status 503."""
+    timeout: float = 120.0
+    """Seconds for a request, its time in the queue included."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("max_tokens", 1), ("queue", 0), ("timeout", 1), ("port", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"--{name} {getattr(self, name)}; {least} or more")
+
+
+def serve(arguments: Arguments) -> int:
+    """Answers requests until a signal asks to stop; then finishes those under way."""
+    usage = "slm serve [--ckpt_path FILE] [--port 8000] [--option value ...]"
+    options = parse("serve", ServeOptions, arguments, usage)
+    key = _api_key()
+    try:
+        import uvicorn
+
+        from slm.serving.api import make_app
+        from slm.serving.protocol import Allowed
+    except ModuleNotFoundError as error:
+        raise missing_extra("serve", error) from error
+    from slm.serving.scheduler import Limits, Scheduler
+
+    with open_socket(options.host, options.port) as listening:
+        checkpoint, storyteller = options.inference.load()
+        rows = options.inference.rows
+        limits = Limits(options.queue, options.timeout)
+        scheduler = Scheduler(storyteller, rows, limits, options.inference.compile)
+        context = storyteller.model.config.block_size
+        allowed = Allowed(options.name, context, checkpoint.takes_words, options.max_tokens, rows)
+        address = f"http://{_shown_host(options.host)}:{listening.getsockname()[1]}"
+        print(
+            f"Serving    {shortened(checkpoint.path)} at {address}/v1, {rows} stories at once\n"
+            f'Try        curl {address}/v1/completions --json \'{{"prompt": "Once upon a time"}}\'',
+            file=sys.stderr,
+        )
+        if key is None and options.host not in _LOOPBACK:
+            print(
+                "Warning    anyone who reaches this address can use it; SLM_API_KEY sets a key",
+                file=sys.stderr,
+            )
+        config = uvicorn.Config(
+            make_app(scheduler, allowed, key),
+            access_log=False,
+            log_level="warning",
+            timeout_graceful_shutdown=round(options.timeout),
+        )
+        with suppress(KeyboardInterrupt):  # raised again after what is under way is finished
+            uvicorn.Server(config).run([listening])
+    print(f"Stopped    {scheduler.generated:,} tokens generated", file=sys.stderr)
+    return 0
+
+
+def _api_key() -> str | None:
+    """The key in the environment: on the command line other users could see it."""
+    key = os.environ.get("SLM_API_KEY", "").strip()
+    if not (key.isascii() and (key.isprintable() or not key)):
+        raise UserError(
+            "SLM_API_KEY contains characters that cannot be sent",
+            "one line of letters and digits",
+            "set it again: a line break may have got into it",
+        )
+    return key or None
+
+
+def missing_extra(extra: str, error: ModuleNotFoundError) -> UserError:
+    """The error for a verb whose packages are not installed."""
+    if str(error.name).startswith("slm"):
+        raise error
+    return UserError(
+        f"slm {extra} needs the package {error.name}, which is not installed",
+        f"the extra `{extra}`",
+        f"pip install 'slm-stories[{extra}]', or in a clone: pip install -e '.[{extra}]'",
+    )
+
+
+def _shown_host(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def open_socket(host: str, port: int) -> socket.socket:
+    """A listening socket.
+
+    Raises:
+        UserError: The address does not exist, or is in use.
+    """
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except (OSError, OverflowError) as error:
+        raise UserError(
+            f"--host {host} --port {port}: {getattr(error, 'strerror', None) or error}",
+            "an address of this machine and a free port up to 65535",
+            f"--port {port + 1}, or --port 0 for any free one",
+        ) from error

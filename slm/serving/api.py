@@ -1,0 +1,319 @@
+"""The server: OpenAI's completions over HTTP, health and metrics."""
+
+import asyncio
+import hmac
+import json
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import torch
+from fastapi import Depends, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+
+from slm.serving.guard import Guard
+from slm.serving.metrics import Metrics
+from slm.serving.protocol import (
+    Allowed,
+    CompletionRequest,
+    InvalidRequestError,
+    LogProbs,
+    Prompt,
+    choice,
+    make_stories,
+    read_prompts,
+    usage,
+)
+from slm.serving.scheduler import Job, QueueFullError, Scheduler
+
+_FAILURES = {
+    "timeout": (504, "the request took longer than this server allows"),
+    "error": (500, "the server could not generate the story"),
+    "cancelled": (503, "the server is stopping"),
+}
+Lines = dict[str, Any]
+
+
+def make_app(scheduler: Scheduler, allowed: Allowed, key: str | None = None) -> FastAPI:
+    """The ASGI application.
+
+    Args:
+        scheduler: Generates the stories; it is closed when the application ends.
+        allowed: What requests may ask for.
+        key: The API key that all requests but `/health` must have; None asks for none.
+    """
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        scheduler.close()
+
+    metrics = Metrics(scheduler)
+    # The pages of docs_url load their scripts from elsewhere.
+    app = FastAPI(title="slm", docs_url=None, redoc_url=None, lifespan=lifespan)
+    app.add_middleware(Guard, observe=metrics.observe_request)
+    _add_error_handlers(app)
+    private = [Depends(_key_check(key))] if key else []
+    model = {"id": allowed.model, "object": "model", "created": 0, "owned_by": "slm"}
+    completions = Completions(scheduler, allowed, metrics)
+
+    app.post("/v1/completions", dependencies=private)(completions.answer)
+
+    @app.get("/v1/models", dependencies=private)
+    async def models() -> Lines:
+        return {"object": "list", "data": [model]}
+
+    @app.get("/v1/models/{name:path}", dependencies=private)
+    async def one_model(name: str) -> Lines:
+        if name != allowed.model:
+            raise InvalidRequestError(f"there is no model {name!r}", "model", 404)
+        return model
+
+    @app.get("/health")
+    async def health() -> Lines:
+        return {"status": "ok"}
+
+    @app.get("/metrics", dependencies=private)
+    async def prometheus() -> Response:
+        return Response(metrics.text(), media_type=metrics.media_type)
+
+    return app
+
+
+def _key_check(key: str) -> Callable[[Request], None]:
+    expected = f"Bearer {key}".encode()
+
+    def check(request: Request) -> None:
+        given = request.headers.get("authorization", "").encode()
+        if not hmac.compare_digest(given, expected):  # in a time that does not depend on them
+            raise InvalidRequestError("a wrong API key, or none", None, 401)
+
+    return check
+
+
+def _add_error_handlers(app: FastAPI) -> None:
+    """Gives errors the form that OpenAI's clients expect."""
+
+    def answer(status: int, message: str, parameter: str | None = None) -> JSONResponse:
+        kind = "invalid_request_error" if status < 500 else "server_error"
+        error = {"message": message, "type": kind, "param": parameter, "code": None}
+        headers = {"Retry-After": "5"} if status == 503 else {}
+        if status == 401:
+            headers["WWW-Authenticate"] = "Bearer"
+        return JSONResponse({"error": error}, status, headers)
+
+    @app.exception_handler(InvalidRequestError)
+    async def invalid(request: Request, error: InvalidRequestError) -> JSONResponse:
+        return answer(error.status, str(error), error.parameter)
+
+    @app.exception_handler(RequestValidationError)
+    async def malformed(request: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"][1:2])
+        found = f"{field}: {first['msg']}" if field else first["msg"]
+        return answer(400, found.encode(errors="replace").decode(), field or None)
+
+    @app.exception_handler(HTTPException)
+    async def other(request: Request, error: HTTPException) -> JSONResponse:
+        return answer(error.status_code, str(error.detail))
+
+
+class Completions:
+    """Answers requests for completions."""
+
+    def __init__(self, scheduler: Scheduler, allowed: Allowed, metrics: Metrics) -> None:
+        self._scheduler = scheduler
+        self._tokenizer = scheduler.storyteller.tokenizer
+        self._allowed = allowed
+        self._metrics = metrics
+        self._one_at_a_time = asyncio.Lock()
+
+    async def answer(self, body: CompletionRequest, request: Request) -> Response:
+        """Generates the stories of a request, whole or as events."""
+        prompts = await run_in_threadpool(read_prompts, body, self._allowed, self._tokenizer)
+        stories = make_stories(body, prompts, self._tokenizer)
+        head = {
+            "id": f"cmpl-{uuid.uuid4().hex}",
+            "object": "text_completion",
+            "created": int(time.time()),
+            "model": self._allowed.model,
+        }
+        echoes = [await self._echo(body, prompt) for prompt in prompts]
+        answer = Answer(body, prompts, stories, echoes, self._tokenizer)
+        if body.max_tokens == 0:
+            whole = {"choices": [answer.whole(index) for index in range(len(stories))]}
+            return JSONResponse(head | whole | {"usage": usage(prompts, stories)})
+        queue: asyncio.Queue[tuple[Job, str, bool]] = asyncio.Queue()
+        jobs = self._submit(stories, queue, every_token=body.stream)
+        self._metrics.prompt_tokens.inc(usage(prompts, [])["prompt_tokens"])
+        if body.stream:
+            events = self._events(head, answer, jobs, queue)
+            headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+            return StreamingResponse(events, media_type="text/event-stream", headers=headers)
+        try:
+            await self._wait(request, jobs, queue)
+        finally:
+            self._scheduler.cancel(jobs)
+        for job in jobs:
+            if job.failure:
+                raise HTTPException(*_FAILURES[job.failure])
+            self._metrics.observe_story(job)
+        whole = {"choices": [answer.whole(index) for index in range(len(stories))]}
+        return JSONResponse(head | whole | {"usage": usage(prompts, stories)})
+
+    def _submit(
+        self,
+        stories: Sequence[Any],
+        queue: "asyncio.Queue[tuple[Job, str, bool]]",
+        every_token: bool,
+    ) -> list[Job]:
+        loop = asyncio.get_running_loop()
+
+        def notify(job: Job, piece: str, last: bool) -> None:
+            if every_token or last:
+                with suppress(RuntimeError):  # the loop has ended
+                    loop.call_soon_threadsafe(queue.put_nowait, (job, piece, last))
+
+        try:
+            return self._scheduler.submit(stories, notify)
+        except QueueFullError as error:
+            raise HTTPException(503, "the queue is full; try again later") from error
+
+    async def _wait(
+        self, request: Request, jobs: list[Job], queue: "asyncio.Queue[tuple[Job, str, bool]]"
+    ) -> None:
+        """Waits for all jobs, or until the client hangs up."""
+
+        async def finish() -> None:
+            for _ in jobs:
+                await queue.get()
+
+        async def hang_up() -> None:
+            while (await request.receive())["type"] != "http.disconnect":
+                pass
+
+        tasks = {asyncio.create_task(finish()), asyncio.create_task(hang_up())}
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    async def _events(
+        self, head: Lines, answer: "Answer", jobs: list[Job], queue: Any
+    ) -> AsyncIterator[str]:
+        """Server-sent events: a piece of a story each, and at the end [DONE]."""
+        try:
+            left = len(jobs)
+            while left:
+                job, piece, last = await queue.get()
+                if job.failure:
+                    status, message = _FAILURES[job.failure]
+                    yield _event({"error": {"message": message, "code": status}})
+                    return
+                if last:
+                    left -= 1
+                    self._metrics.observe_story(job)
+                if entry := answer.part(jobs.index(job), piece, last):
+                    yield _event(head | {"choices": [entry]})
+            if answer.body.stream_options and answer.body.stream_options.include_usage:
+                yield _event(head | {"choices": [], "usage": usage(answer.prompts, answer.stories)})
+            yield "data: [DONE]\n\n"
+        finally:
+            self._scheduler.cancel(jobs)
+
+    async def _echo(self, body: CompletionRequest, prompt: Prompt) -> "Echo":
+        """What precedes a story if the request wants an echo."""
+        if not body.echo:
+            return Echo("", None)
+        if body.logprobs is None:
+            return Echo(prompt.text, None)
+        async with self._one_at_a_time:
+            found = await run_in_threadpool(self._prompt_log_probs, prompt, body.logprobs)
+        return Echo(prompt.text, LogProbs(self._tokenizer).entries(*found))
+
+    @torch.inference_mode()
+    def _prompt_log_probs(
+        self, prompt: Prompt, likeliest: int
+    ) -> tuple[list[int], list[float | None], list[list[tuple[int, float]]]]:
+        """Tokens of a prompt's text, their log-probabilities, and the likeliest tokens instead."""
+        model = self._scheduler.storyteller.model
+        device = model.token_embedding.weight.device
+        shown = prompt.ids[prompt.hidden :]
+        if not shown:
+            return [], [], []
+        logits_TV = model(torch.tensor([prompt.ids[:-1] or prompt.ids], device=device))[0]
+        log_probs_TV = logits_TV.float().log_softmax(dim=-1)[max(0, prompt.hidden - 1) :]
+        known = shown if prompt.hidden else shown[1:]
+        values = [log_probs_TV[t, token].item() for t, token in enumerate(known)]
+        top = log_probs_TV[: len(known)].topk(min(likeliest, log_probs_TV.size(1)))
+        pairs = [
+            list(zip(tokens, best, strict=True))
+            for tokens, best in zip(top.indices.tolist(), top.values.tolist(), strict=True)
+        ]
+        unknown = len(shown) - len(known)  # nothing precedes the first token
+        return shown, [*[None] * unknown, *values], [*[[]] * unknown, *pairs]
+
+
+class Echo:
+    """A prompt's text and log-probabilities, if it is part of the answer."""
+
+    def __init__(self, text: str, log_probs: Lines | None) -> None:
+        self.text = text
+        self.log_probs = log_probs
+
+
+class Answer:
+    """Turns stories into entries of `choices`."""
+
+    def __init__(
+        self,
+        body: CompletionRequest,
+        prompts: Sequence[Prompt],
+        stories: Sequence[Any],
+        echoes: Sequence[Echo],
+        tokenizer: Any,
+    ) -> None:
+        self.body = body
+        self.prompts = prompts
+        self.stories = stories
+        self._echoes = [echo for echo in echoes for _ in range(body.n)]
+        self._log_probs = [LogProbs(tokenizer, len(echo.text)) for echo in self._echoes]
+        self._sent = [-1] * len(stories)  # tokens; -1 before the echo
+
+    def whole(self, index: int) -> Lines:
+        """The entry of a story that is complete."""
+        story = self.stories[index]
+        entry = self.part(index, story.text if self.body.max_tokens else "", True)
+        assert entry is not None
+        if self.body.max_tokens == 0:
+            entry["finish_reason"] = "length"
+        return entry
+
+    def part(self, index: int, piece: str, last: bool) -> Lines | None:
+        """The entry for a piece; None if there is nothing to send yet."""
+        story, log_probs = self.stories[index], None
+        first = self._sent[index] < 0
+        text = self._echoes[index].text + piece if first else piece
+        if self.body.logprobs is not None:
+            start, sequence = max(0, self._sent[index]), story.continuation
+            tokens = sequence.new_since(start)
+            span = slice(start, start + len(tokens))
+            log_probs = self._log_probs[index].entries(
+                tokens, sequence.log_probs[span], sequence.alternatives[span]
+            )
+            if first and (echo := self._echoes[index].log_probs):
+                log_probs = {name: echo[name] + log_probs[name] for name in echo}
+        if not (text or last or (log_probs and log_probs["tokens"])):
+            return None
+        self._sent[index] = story.n_tokens
+        return choice(index, story, text, log_probs, last)
+
+
+def _event(plain: Lines) -> str:
+    return f"data: {json.dumps(plain, ensure_ascii=False)}\n\n"
