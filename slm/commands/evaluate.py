@@ -83,7 +83,14 @@ def evaluate(arguments: Arguments) -> int:
     model = GPT(checkpoint.gpt) if options.untrained else checkpoint.make_model()
     about = _about(options, checkpoint, held_out, model)
     card = scorecard.measure(
-        model.to(device).eval(), held_out, trained_on, options.measure, about, stories, _print
+        model.to(device).eval(),
+        held_out,
+        trained_on,
+        options.measure,
+        about,
+        stories,
+        checkpoint.takes_words,
+        _print,
     )
     # The run's own scorecard is of its own model, stories and data.
     foreign = options.untrained or options.generations or options.data.source

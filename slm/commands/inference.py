@@ -83,12 +83,6 @@ class InferenceOptions:
         return checkpoint, Storyteller(model, checkpoint.make_tokenizer())
 
 
-def split_words(text: str) -> tuple[str, ...]:
-    """The words of "dragon, cake, brave", separated by commas or else by white space."""
-    parts = text.split(",") if "," in text else text.split()
-    return tuple(word for part in parts if (word := " ".join(part.split())))
-
-
 def check_takes_words(checkpoint: Checkpoint) -> None:
     """Raises a UserError if a model has not been trained on stories with requests."""
     if not checkpoint.takes_words:

@@ -2,7 +2,9 @@
 
 A request is stored as two more stories, an empty one that announces it and the words:
 
-    <|endoftext|> dragon, cake, brave <|endoftext|> Once upon a time … <|endoftext|>
+    <|endoftext|> dragon cake brave<|endoftext|>Once upon a time … <|endoftext|>
+
+A space precedes each word, so that its tokens are the same as within the story.
 
 Data with requests contain no other empty stories, so ids alone show where requests are. A plain
 story still follows the end-of-text of another one. Eldan & Li 2023 (arXiv 2305.07759), section 5,
@@ -12,6 +14,7 @@ Shape suffixes: B windows, N positions.
 """
 
 import re
+from collections.abc import Sequence
 from hashlib import blake2b
 from typing import Any, Literal
 
@@ -63,7 +66,18 @@ def with_request(story: str) -> list[str]:
     """A story, after its request if it is one of the share that get one, as texts to encode."""
     asked = int.from_bytes(_hash("request", story)[:8], "little") < SHARE * 2**64
     words = request_words(story) if asked else []
-    return ["", ", ".join(words), story] if words else [story]
+    return ["", request_text(words), story] if words else [story]
+
+
+def request_text(words: Sequence[str]) -> str:
+    """The text of a request."""
+    return "".join(f" {word.lower()}" for word in words)
+
+
+def split_words(text: str) -> tuple[str, ...]:
+    """The words of "dragon, cake, brave", separated by commas or else by white space."""
+    parts = text.split(",") if "," in text else text.split()
+    return tuple(word for part in parts if (word := " ".join(part.split())))
 
 
 def _hash(what: str, key: str | bytes) -> bytes:

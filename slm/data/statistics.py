@@ -92,5 +92,5 @@ def _texts(story: npt.NDArray[Any], tokenizer: Tokenizer) -> Iterator[str]:
     """A story's text, after its request if it has one."""
     *request, text = np.split(story, np.flatnonzero(story == tokenizer.end_of_text))
     if request:
-        yield f"[requested: {tokenizer.decode(request[-1])}]\n"
+        yield f"[requested:{tokenizer.decode(request[-1])}]\n"
     yield tokenizer.decode(text)

@@ -19,6 +19,7 @@ import numpy.typing as npt
 import tiktoken
 from tiktoken.load import data_gym_to_mergeable_bpe_ranks
 
+from slm.data.requests import request_text
 from slm.errors import UserError
 from slm.files import parse_json, replacing
 
@@ -156,7 +157,7 @@ class Tokenizer:
         are those that the story is to contain, in the form of slm/data/requests.py.
         """
         end = self.end_of_text
-        request = [end, *self.encode(", ".join(words)), end] if words else []
+        request = [end, *self.encode(request_text(words)), end] if words else []
         return [end, *request, *self.encode(text)]
 
     def decode(self, ids: Iterable[int]) -> str:

@@ -18,6 +18,7 @@ from slm.evaluation.loss import measure_loss
 from slm.evaluation.overlap import Overlap, overlaps
 from slm.evaluation.pairs import FAMILIES, make_pairs, sentences
 from slm.evaluation.peers import PEERS
+from slm.evaluation.requested import RequestedWords, measure_requests
 from slm.evaluation.texts import Texts
 from slm.files import json_text, replacing
 from slm.generation import SamplingOptions
@@ -62,6 +63,8 @@ class Scorecard:
     stories: list[tuple[GeneratedStory, Overlap | None]] = field(default_factory=list)
     """The stories, and what each shares with the training text if there is one."""
     loss: dict[str, float] = field(default_factory=dict)
+    requests: RequestedWords | None = None
+    """Only of a model that was trained on requests."""
     judge: dict[str, Any] | None = None
 
     @property
@@ -100,6 +103,7 @@ class Scorecard:
                 for story, o in self.stories
             ],
             "loss": self.loss,
+            "requests": self.requests.to_plain() if self.requests else None,
             "peers": [asdict(peer) for peer in PEERS],
             "judge": self.judge,
         }
@@ -118,6 +122,9 @@ class Scorecard:
             if value is not None:
                 found[f"stories/{name}"] = float(value)
         found |= {f"loss/{name}": value for name, value in self.loss.items()}
+        if self.requests:
+            found["requests/requested"] = self.requests.requested.share
+            found["requests/plain"] = self.requests.plain.share
         if self.judge:
             found |= {f"judge/{name}": value for name, value in self.judge["grades"].items()}
         return {f"scorecard/{name}": value for name, value in found.items()}
@@ -133,9 +140,13 @@ def measure(
     options: Options,
     about: dict[str, Any],
     stories: Sequence[GeneratedStory] | None = None,
+    takes_words: bool = False,
     say: Say = lambda _: None,
 ) -> Scorecard:
-    """Measures a model in evaluation mode, on the given stories or on some that it generates."""
+    """Measures a model in evaluation mode, on the given stories or on some that it generates.
+
+    `takes_words` says that it was trained on requests, which are then measured, too.
+    """
     tokenizer = held_out.tokenizer
     card = Scorecard(about)
     texts = held_out.held_out(options.pairs * _STORIES_A_PAIR)
@@ -145,6 +156,9 @@ def measure(
     say("loss")
     windows = held_out.windows(model.config.block_size)
     card.loss = measure_loss({"": model}, windows, tokenizer, options.loss_tokens)[""]
+    if takes_words:
+        say("requested words")
+        card.requests = measure_requests(model, tokenizer, texts, options.seed)
     if stories is None:
         say("generating stories")
         stories = generate_stories(model, tokenizer, SamplingOptions(seed=options.seed))
@@ -193,6 +207,8 @@ def as_text(card: Scorecard) -> str:
         lines.append(f"{'score':15} {card.score:6.1%}  (mean of {of} families)")
     if card.loss:
         lines += ["", *_loss_lines(card)]
+    if card.requests:
+        lines += ["", *_request_lines(card.requests)]
     if card.generated:
         lines += ["", *_statistics_lines(card.generated, card.real)]
     if copies := [(story, o) for story, o in card.stories if o and is_copy(o)]:
@@ -228,6 +244,15 @@ def _loss_lines(card: Scorecard) -> list[str]:
         bits = f"{peer.bits_per_byte:9.3f}" if peer.bits_per_byte else f"{'-':>9}"
         lines.append(f"{peer.name:28} {nats}  {'':10}  {bits}  {peer.tokenizer}")
     lines.append("(Nats per token compare within one vocabulary only, bits per byte always.)")
+    return lines
+
+
+def _request_lines(found: RequestedWords) -> list[str]:
+    lines = [f"{'requested words that occur':28}  share  95 % interval"]
+    for name, side in (("when they are requested", found.requested), ("else", found.plain)):
+        low, high = side.interval()
+        lines.append(f"{name:28} {side.share:6.1%}  {low:5.1%} to {high:6.1%}")
+    lines.append(f"({found.words} words of {found.requested.pairs} held-out stories, same seeds.)")
     return lines
 
 

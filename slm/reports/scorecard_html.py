@@ -61,6 +61,7 @@ def _card(card: dict[str, Any]) -> list[str]:
         _families(card["pairs"]),
         _manner(card["generated"], card["held_out_stories"]),
         _losses(card),
+        *_requests(card.get("requests")),
     ]
     if judge:
         grades = ", ".join(f"{name} {value:.1f}" for name, value in judge["grades"].items())
@@ -105,6 +106,16 @@ def _losses(card: dict[str, Any]) -> str:
         for peer in card["peers"]
     ]  # fmt: skip
     return table(rows)
+
+
+def _requests(found: dict[str, Any] | None) -> list[str]:
+    if found is None:
+        return []
+    rows = [("requested words that occur", "share", "95 % interval")]
+    for name, label in (("requested", "when they are requested"), ("plain", "else")):
+        low, high = found[name]["interval_95"]
+        rows.append((label, f"{found[name]['share']:.1%}", f"{low:.1%} to {high:.1%}"))
+    return [table(rows)]
 
 
 def _copies(stories: Iterable[dict[str, Any]]) -> str:

@@ -1,14 +1,15 @@
 """Prompts typed on a terminal: a story for each, with the model loaded once."""
 
+import difflib
 import importlib
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import fields, replace
 
-from slm.commands.inference import split_words
 from slm.commands.parsing.options import Parser, add_options
 from slm.commands.predict.options import make_requests
+from slm.data.requests import split_words
 from slm.errors import Stopped, UserError, user_errors
 from slm.generation import SamplingOptions
 from slm.generation.storyteller import PROMPT, Story, StoryRequest, Storyteller
@@ -16,6 +17,7 @@ from slm.printable import printable
 
 _HIDDEN = ("num_samples", "stop", "log_probs")
 _OPTIONS = [field.name for field in fields(SamplingOptions) if field.name not in _HIDDEN]
+_COMMANDS = ["again", "words", *_OPTIONS, "help"]
 _SHOWN = 1000
 """Characters of a prompt that are repeated before its story."""
 HELP = f"""\
@@ -94,7 +96,10 @@ class Dialogue:
         elif name == "help":
             print(HELP, end="")
         else:
-            raise UserError(f"there is no command {command}", "one of /help", "/help")
+            close = difflib.get_close_matches(name, _COMMANDS, n=1)
+            expected = f"one of {', '.join(f'/{known}' for known in _COMMANDS)}"
+            remedy = f"/{close[0]}" if close else "/help"
+            raise UserError(f"there is no command {command}", expected, remedy)
 
     def _set_words(self, value: str) -> None:
         if value and not self._takes_words:
@@ -108,8 +113,8 @@ class Dialogue:
 
     def _set_option(self, name: str, value: str) -> None:
         if value:
-            found = self._parser.parse_args([f"--{name}={value}"])[name]
-            with user_errors("/help lists the options"):
+            with user_errors(f"/{name} {getattr(self._options, name)}"):
+                found = self._parser.parse_args([f"--{name}={value}"])[name]
                 self._options = replace(self._options, **{name: found})
         value = getattr(self._options, name)
         print(f"{name}: {'null' if value is None else value}")

@@ -1,11 +1,12 @@
 """The verb `predict`: generates stories with a trained model, without a Trainer."""
 
-from slm.commands.inference import check_takes_words, split_words
+from slm.commands.inference import check_takes_words
 from slm.commands.parsing.arguments import Arguments
 from slm.commands.parsing.options import FIT_SECTIONS, parse
 from slm.commands.predict.dialogue import Dialogue
 from slm.commands.predict.options import PredictOptions, make_requests
 from slm.commands.predict.outputs import JsonLines, Terminal
+from slm.data.requests import split_words
 from slm.errors import UserError
 from slm.generation.storyteller import Storyteller
 
