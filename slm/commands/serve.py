@@ -38,6 +38,8 @@ class ServeOptions:
         for name, least in (("max_tokens", 1), ("queue", 0), ("timeout", 1), ("port", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"--{name} {getattr(self, name)}; {least} or more")
+        if self.port > 65535:
+            raise ValueError(f"--port {self.port}; at most 65535")
 
 
 def serve(arguments: Arguments) -> int:
@@ -54,6 +56,7 @@ def serve(arguments: Arguments) -> int:
         raise missing_extra("serve", error) from error
     from slm.serving.scheduler import Limits, Scheduler
 
+    _allow_many_connections()
     with open_socket(options.host, options.port) as listening:
         checkpoint, storyteller = options.inference.load()
         rows = options.inference.rows
@@ -82,6 +85,15 @@ def serve(arguments: Arguments) -> int:
             uvicorn.Server(config).run([listening])
     print(f"Stopped    {scheduler.generated:,} tokens generated", file=sys.stderr)
     return 0
+
+
+def _allow_many_connections() -> None:
+    """Raises the limit on open files, often 1,024, as far as it may be raised."""
+    with suppress(ImportError, OSError, ValueError):  # Windows has no such limit
+        import resource
+
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _api_key() -> str | None:
@@ -120,9 +132,9 @@ def open_socket(host: str, port: int) -> socket.socket:
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family, backlog=2048)
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         raise UserError(
             f"--host {host} --port {port}: {getattr(error, 'strerror', None) or error}",
-            "an address of this machine and a free port up to 65535",
+            "an address of this machine and a free port",
             f"--port {port + 1}, or --port 0 for any free one",
         ) from error

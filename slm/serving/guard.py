@@ -1,9 +1,10 @@
 """What every request passes first: a limit on its size, and a count of its outcome."""
 
-import json
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
+
+from starlette.exceptions import HTTPException
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -39,7 +40,7 @@ class Guard:
             message = await receive()
             received += len(message.get("body", b""))
             if received > MOST_BYTES:
-                raise _TooLargeError
+                raise HTTPException(413, f"a body of more than {MOST_BYTES:,} bytes")
             return message
 
         async def watched(message: Message) -> None:
@@ -50,19 +51,5 @@ class Guard:
 
         try:
             await self._app(scope, counted, watched)
-        except _TooLargeError:
-            await _refuse(watched)
         finally:
             self._observe(scope["path"], status, time.perf_counter() - started)
-
-
-class _TooLargeError(Exception):
-    pass
-
-
-async def _refuse(send: Send) -> None:
-    message = f"a body of more than {MOST_BYTES:,} bytes"
-    error = {"message": message, "type": "invalid_request_error", "param": None, "code": None}
-    headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
-    await send({"type": "http.response.start", "status": 413, "headers": headers})
-    await send({"type": "http.response.body", "body": json.dumps({"error": error}).encode()})

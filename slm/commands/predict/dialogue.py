@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import fields, replace
+from functools import cache
 
 from slm.commands.parsing.options import Parser, add_options
 from slm.commands.predict.options import make_requests
@@ -57,8 +58,6 @@ class Dialogue:
         self._words = tuple(words)
         self._takes_words = takes_words
         self._prompt = PROMPT
-        self._parser = Parser(prog="slm", usage="slm predict")
-        add_options(self._parser, SamplingOptions, hidden=_HIDDEN)
 
     def run(self) -> None:
         """Reads lines: a prompt, or a command."""
@@ -113,11 +112,14 @@ class Dialogue:
 
     def _set_option(self, name: str, value: str) -> None:
         if value:
-            with user_errors(f"/{name} {getattr(self._options, name)}"):
-                found = self._parser.parse_args([f"--{name}={value}"])[name]
+            remedy = f"/{name} {_as_typed(getattr(self._options, name))}"
+            try:
+                found = _parser().parse_args([f"--{name}={value}"])[name]
+            except UserError as error:
+                raise UserError(error.found, error.expected, remedy) from error
+            with user_errors(remedy):
                 self._options = replace(self._options, **{name: found})
-        value = getattr(self._options, name)
-        print(f"{name}: {'null' if value is None else value}")
+        print(f"{name}: {_as_typed(getattr(self._options, name))}")
 
     def _generate(self) -> None:
         (request,) = make_requests([self._prompt], self._options, self._words)
@@ -144,6 +146,17 @@ class Dialogue:
         if length > context:
             note = f"of {length:,} tokens the model sees the last {context}"
             print(f"\n[{note}]", file=sys.stderr)
+
+
+def _as_typed(value: object) -> str:
+    return "null" if value is None else str(value)
+
+
+@cache
+def _parser() -> Parser:
+    parser = Parser(prog="slm", usage="slm predict")
+    add_options(parser, SamplingOptions, hidden=_HIDDEN)
+    return parser
 
 
 def _describe(story: Story) -> str:
