@@ -22,7 +22,9 @@ INTERRUPTIONS = (ROOT / "docs" / "interruptions.md").read_text(encoding="utf-8")
 SCALING = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
 NOTEBOOK = (ROOT / "docs" / "common-notebook.md").read_text(encoding="utf-8")
 EXPORT = (ROOT / "docs" / "export.md").read_text(encoding="utf-8")
-DOCS = (DATA, RECIPE, NOTEBOOK, GENERATION, TRAINING, LOOKING, INTERRUPTIONS, SCALING, EXPORT)
+SERVING = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
+DOCS = (DATA, RECIPE, NOTEBOOK, GENERATION, TRAINING, LOOKING, INTERRUPTIONS, SCALING, EXPORT,
+        SERVING)  # fmt: skip
 DATA_OPTIONS = "--data.source stories.txt --data.tokenizer bpe --data.vocab_size 300"
 MODEL_OPTIONS = """
   --data.batch_size 2 --model.gpt.vocab_size 300 --model.gpt.block_size 16 --model.gpt.n_layer 1
@@ -61,6 +63,8 @@ def made_small(verb, words):
         return f"{DATA_OPTIONS} {SHARE} {MODEL_OPTIONS} {end} --report false"
     if verb == "prepare":
         return SHARE
+    if verb in ("serve", "demo"):
+        return "--port 0"
     return ""
 
 
@@ -87,21 +91,23 @@ def test_make_targets_exist():
     ("text", "least"),
     [
         (README, 18), (DATA, 5), (RECIPE, 5), (GENERATION, 7), (TRAINING, 3), (LOOKING, 5),
-        (INTERRUPTIONS, 1), (EXPORT, 9),
+        (INTERRUPTIONS, 1), (EXPORT, 9), (SERVING, 4),
     ],
     ids=[
         "README", "data.md", "recipe.md", "generation.md", "training.md", "looking.md",
-        "interruptions.md", "export.md",
+        "interruptions.md", "export.md", "serving.md",
     ],
 )  # fmt: skip
-def test_every_command_runs(slm, workplace, text, least):
-    """In the order of the text, in one folder, as a reader would type them."""
+def test_every_command_runs(slm, workplace, text, least, monkeypatch):
+    """In the order of the text, in one folder, as a reader would type them; servers end at once."""
+    monkeypatch.setattr("uvicorn.Server.run", lambda server, sockets: None)
+    monkeypatch.setattr("slm.serving.demo.launch", lambda *arguments: None)
     write_corpora(workplace)
-    for _ in range({DATA: 1, GENERATION: 1, LOOKING: 2, EXPORT: 1}.get(text, 0)):
-        assert slm("fit", "--config", "tiny.yaml").status == 0
+    for _ in range({DATA: 1, GENERATION: 1, LOOKING: 2, EXPORT: 1, SERVING: 1}.get(text, 0)):
+        assert slm("fit", "--config", "tiny.yaml", "--data.request", "words").status == 0
     ran = 0
     for words in shell_commands(text):
-        if words[0] in ("make", "tensorboard"):
+        if words[0] in ("make", "tensorboard", "pip", "curl"):
             continue  # `make test` runs this; TensorBoard is started in test_reports
         verb, *rest = words[3:] if words[:3] == ["python", "-m", "slm.cli"] else words[1:]
         result = slm(verb, *rest, *shlex.split(made_small(verb, rest)))

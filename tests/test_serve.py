@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
+from pathlib import Path
 
 import httpx
 import openai
@@ -111,6 +112,22 @@ def test_openais_client_reads_answers_and_streams(client):
     assert texts == [choice.text for choice in whole.choices]
     assert len(events) > 4, "in pieces"
     assert events[-1].usage.completion_tokens == whole.usage.completion_tokens
+
+
+def test_the_examples_of_the_documentation_work(server, capsys):
+    text = (Path(__file__).parent.parent / "docs" / "serving.md").read_text(encoding="utf-8")
+    bodies = [
+        json.loads(body) for body in re.findall(r"^curl .*--json '(.*)'$", text, re.MULTILINE)
+    ]
+    assert len(bodies) == 2
+    whole = complete(server, **bodies[0], top_k=20)["choices"][0]["text"]
+    events = server.post("/v1/completions", json=bodies[1])
+    assert events.headers["Content-Type"].startswith("text/event-stream")
+    assert events.text.endswith("data: [DONE]\n\n")
+    (example,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    example = example.replace("http://127.0.0.1:8000", str(server.base_url).rstrip("/"))
+    exec(example.replace('"none"', repr(KEY)), {})
+    assert capsys.readouterr().out == f"{whole}\n"
 
 
 def test_log_probabilities_add_up_and_an_echo_has_its_own(server):

@@ -14,6 +14,7 @@ Shape suffixes: B windows, N positions.
 """
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from hashlib import blake2b
 from typing import Any, Literal
@@ -29,43 +30,53 @@ LONGEST = 64
 """Tokens that a request has at most, with its two end-of-texts: at worst a letter a token."""
 _WORD = re.compile(r"(?<![\w'’-])[a-z]{3,12}(?![\w'’-])")
 """In lower case, which leaves out names and the beginnings of sentences."""
-_FUNCTION_WORDS_TEXT = """
-about above across after again against ago all almost alone along already also although always
-among and another any anyone anything anyway are around asked away back became because become been
-before began behind being below beside best better between both but bye came can cannot come could
-did does doing don done down during each either else end enough even ever every everyone
-everything except far felt few finally first for from full gave get gets getting give go goes
-going gone good got had happened has have having hello her here hers herself hey him himself his
-how however inside instead into its itself just keep kept knew know last later least left less let
-lets like little long look looked looking lot lots made make makes making many may maybe might
-mine more most much must myself near need needed never new next nobody none nor not nothing now
-off often okay old once one ones only onto other others our ours out outside over own perhaps
-please put quite rather really replied right said same saw say says second see seen several shall
-she should since some someone something soon still such sure take taken takes tell than thank
-thanks that the their theirs them themselves then there these they thing things think this those
-though thought three through thus till time times told too took toward towards tried try trying
-two under until upon use used using very want wanted wants was way well went were what whatever
-when where which while who whole whose why will with within without would yes yet you your yours
+_LEFT_OUT_TEXT = """
+about above across after again against ago agreed all almost alone along already also although
+always among and another any anymore anyone anything anyway are around asked away back bad
+beautiful became because become been before began behind being below beside best better between
+big both boy boys but bye called came can cannot careful come could cried dad daddy day days
+decided did does doing don done down during each eat either else end enough even ever every
+everyone everything except excited far fast feel feeling felt few finally find first for found
+friend friends from full fun gave get gets getting girl girls give go goes going gone good got
+great had happened happily happy hard has have having heard hello help helped helping her here
+hers herself hey him himself his home how however hug hugged hurt idea important inside instead
+into its itself just keep kept kids kind knew know lady last later laughed learn learned least
+left less let lets like liked little live lived long look looked looking lot lots love loved made
+make makes making man many may maybe met might mine mom mommy moral more morning most much must
+myself name named names near need needed never new next nice night nobody nodded none nor not
+nothing now off often okay old once one ones only onto opened other others our ours out outside
+over own people perhaps picked place play played playing please pretty proud put quite ran rather
+really replied right run sad said same sat saw say saying says scared second see seemed seen
+several shall she should show showed since small smile smiled some someone something soon sorry
+special start started stay still story such sure surprised take taken takes talk talked tell than
+thank thanked thanks that the their theirs them themselves then there these they thing things
+think this those though thought three through thus till time times today together told tomorrow
+too took toward towards tried try trying turned two under until upon use used using very wait walk
+walked want wanted wants was watch watched way well went were what whatever when where which while
+who whole whose why will with within without woman work worked would yes yet you your yours
 yourself
 """
-_FUNCTION_WORDS = frozenset(_FUNCTION_WORDS_TEXT.split())
+_LEFT_OUT = frozenset(_LEFT_OUT_TEXT.split())
+"""Function words, and what occurs in every other children's story anyway."""
 
 
 def request_words(story: str) -> list[str]:
     """Two to four content words of a story, a pure function of its text; none if it has only one.
 
-    The words, their number and their order are as good as random: a BLAKE2b hash decides.
+    The number of words and their order are as good as random: a BLAKE2b hash decides. So are the
+    words, except that the more often one occurs, the likelier it is chosen: weighted sampling
+    without replacement (Efraimidis & Spirakis 2006), with the counts as weights.
     """
-    content = set(_WORD.findall(story)) - _FUNCTION_WORDS
+    counts = Counter(word for word in _WORD.findall(story) if word not in _LEFT_OUT)
     key = _hash("", story)
-    chosen = sorted(content, key=lambda word: _hash(word, key))[: 2 + key[0] % 3]
+    ranks = {word: _uniform(_hash(word, key)) ** (1 / count) for word, count in counts.items()}
+    chosen = sorted(ranks, key=lambda word: (-ranks[word], word))[: 2 + key[0] % 3]
     return chosen if len(chosen) > 1 else []
 
 
 def with_request(story: str) -> list[str]:
     """A story, after its request if it is one of the share that get one, as texts to encode."""
-    asked = int.from_bytes(_hash("request", story)[:8], "little") < SHARE * 2**64
-    words = request_words(story) if asked else []
+    words = request_words(story) if _uniform(_hash("request", story)) < SHARE else []
     return ["", request_text(words), story] if words else [story]
 
 
@@ -83,6 +94,10 @@ def split_words(text: str) -> tuple[str, ...]:
 def _hash(what: str, key: str | bytes) -> bytes:
     data = key.encode() if isinstance(key, str) else key
     return blake2b(data, digest_size=16, person=what.encode()).digest()
+
+
+def _uniform(digest: bytes) -> float:
+    return int.from_bytes(digest[:8], "little") / 2**64
 
 
 def story_ends(ends: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
