@@ -40,7 +40,10 @@ class TokenSequence:
             of the new tokens, and of the end-of-text if it was generated.
         alternatives: For each of these, the likeliest tokens with theirs.
         ended: Why it ended, or None. The caller may set it to "stop" or "cancelled".
+        sampler: Draws its tokens; set by the engine.
     """
+
+    sampler: Sampler
 
     def __init__(self, prompt: Sequence[int], options: SamplingOptions) -> None:
         self.tokens = list(prompt)
@@ -128,6 +131,7 @@ class Engine:
             raise ValueError(f"{len(sequences)} sequences for {self.free} free rows")
         for sequence in sequences:
             self._check(sequence)
+            sequence.sampler = _sampler(sequence.options, self._stop_id)
         self._leave()
         self._prefill(sequences, self._limit)
 
@@ -160,7 +164,7 @@ class Engine:
         logits_BV = self._next_logits()
         groups: dict[Sampler, list[int]] = {}
         for row, sequence in enumerate(self._sequences):
-            groups.setdefault(_sampler(sequence.options, self._stop_id), []).append(row)
+            groups.setdefault(sequence.sampler, []).append(row)
         for sampler, rows in groups.items():
             logits_GV = logits_BV if len(groups) == 1 else logits_BV[rows]
             self._draw(sampler, logits_GV, [self._sequences[row] for row in rows])
