@@ -7,7 +7,6 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Any
 
 import torch
 from fastapi import Depends, FastAPI, Request
@@ -15,19 +14,19 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
 
-from slm.serving.guard import Guard
+from slm.generation.storyteller import Story
+from slm.serving.answers import Answer, Echo, Lines, LogProbs, usage
+from slm.serving.guard import HUNG_UP, Guard
 from slm.serving.metrics import Metrics
 from slm.serving.protocol import (
     Allowed,
     CompletionRequest,
     InvalidRequestError,
-    LogProbs,
     Prompt,
-    choice,
     make_stories,
     read_prompts,
-    usage,
 )
 from slm.serving.scheduler import Job, QueueFullError, Scheduler
 
@@ -36,7 +35,8 @@ _FAILURES = {
     "error": (500, "the server could not generate the story"),
     "cancelled": (503, "the server is stopping"),
 }
-Lines = dict[str, Any]
+Queue = asyncio.Queue[tuple[Job, str, bool]]
+"""Of what the scheduler tells: a job, a piece of its text, whether it is the last."""
 
 
 def make_app(scheduler: Scheduler, allowed: Allowed, key: str | None = None) -> FastAPI:
@@ -148,17 +148,18 @@ class Completions:
         if body.max_tokens == 0:
             whole = {"choices": [answer.whole(index) for index in range(len(stories))]}
             return JSONResponse(head | whole | {"usage": usage(prompts, stories)})
-        queue: asyncio.Queue[tuple[Job, str, bool]] = asyncio.Queue()
+        queue: Queue = asyncio.Queue()
         jobs = self._submit(stories, queue, every_token=body.stream)
         self._metrics.prompt_tokens.inc(usage(prompts, [])["prompt_tokens"])
         if body.stream:
             events = self._events(head, answer, jobs, queue)
-            headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-            return StreamingResponse(events, media_type="text/event-stream", headers=headers)
+            return EventStream(events, lambda: self._scheduler.cancel(jobs))
         try:
-            await self._wait(request, jobs, queue)
+            answered = await self._wait(request, jobs, queue)
         finally:
             self._scheduler.cancel(jobs)
+        if not answered:
+            return Response(status_code=HUNG_UP)
         for job in jobs:
             if job.failure:
                 raise HTTPException(*_FAILURES[job.failure])
@@ -166,12 +167,7 @@ class Completions:
         whole = {"choices": [answer.whole(index) for index in range(len(stories))]}
         return JSONResponse(head | whole | {"usage": usage(prompts, stories)})
 
-    def _submit(
-        self,
-        stories: Sequence[Any],
-        queue: "asyncio.Queue[tuple[Job, str, bool]]",
-        every_token: bool,
-    ) -> list[Job]:
+    def _submit(self, stories: Sequence[Story], queue: Queue, every_token: bool) -> list[Job]:
         loop = asyncio.get_running_loop()
 
         def notify(job: Job, piece: str, last: bool) -> None:
@@ -184,10 +180,8 @@ class Completions:
         except QueueFullError as error:
             raise HTTPException(503, "the queue is full; try again later") from error
 
-    async def _wait(
-        self, request: Request, jobs: list[Job], queue: "asyncio.Queue[tuple[Job, str, bool]]"
-    ) -> None:
-        """Waits for all jobs, or until the client hangs up."""
+    async def _wait(self, request: Request, jobs: list[Job], queue: Queue) -> bool:
+        """Waits for all jobs; False if the client hangs up before."""
 
         async def finish() -> None:
             for _ in jobs:
@@ -197,37 +191,35 @@ class Completions:
             while (await request.receive())["type"] != "http.disconnect":
                 pass
 
-        tasks = {asyncio.create_task(finish()), asyncio.create_task(hang_up())}
+        finished, gone = asyncio.create_task(finish()), asyncio.create_task(hang_up())
         try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({finished, gone}, return_when=asyncio.FIRST_COMPLETED)
+            return finished.done()
         finally:
-            for task in tasks:
-                task.cancel()
+            finished.cancel()
+            gone.cancel()
 
     async def _events(
-        self, head: Lines, answer: "Answer", jobs: list[Job], queue: Any
+        self, head: Lines, answer: Answer, jobs: list[Job], queue: Queue
     ) -> AsyncIterator[str]:
         """Server-sent events: a piece of a story each, and at the end [DONE]."""
-        try:
-            left = len(jobs)
-            while left:
-                job, piece, last = await queue.get()
-                if job.failure:
-                    status, message = _FAILURES[job.failure]
-                    yield _event({"error": {"message": message, "code": status}})
-                    return
-                if last:
-                    left -= 1
-                    self._metrics.observe_story(job)
-                if entry := answer.part(jobs.index(job), piece, last):
-                    yield _event(head | {"choices": [entry]})
-            if answer.body.stream_options and answer.body.stream_options.include_usage:
-                yield _event(head | {"choices": [], "usage": usage(answer.prompts, answer.stories)})
-            yield "data: [DONE]\n\n"
-        finally:
-            self._scheduler.cancel(jobs)
+        left = len(jobs)
+        while left:
+            job, piece, last = await queue.get()
+            if job.failure:
+                status, message = _FAILURES[job.failure]
+                yield _event({"error": {"message": message, "code": status}})
+                return
+            if last:
+                left -= 1
+                self._metrics.observe_story(job)
+            if entry := answer.part(jobs.index(job), piece, last):
+                yield _event(head | {"choices": [entry]})
+        if answer.body.stream_options and answer.body.stream_options.include_usage:
+            yield _event(head | {"choices": [], "usage": usage(answer.prompts, answer.stories)})
+        yield "data: [DONE]\n\n"
 
-    async def _echo(self, body: CompletionRequest, prompt: Prompt) -> "Echo":
+    async def _echo(self, body: CompletionRequest, prompt: Prompt) -> Echo:
         """What precedes a story if the request wants an echo."""
         if not body.echo:
             return Echo("", None)
@@ -260,59 +252,25 @@ class Completions:
         return shown, [*[None] * unknown, *values], [*[[]] * unknown, *pairs]
 
 
-class Echo:
-    """A prompt's text and log-probabilities, if it is part of the answer."""
+class EventStream(StreamingResponse):
+    """Server-sent events.
 
-    def __init__(self, text: str, log_probs: Lines | None) -> None:
-        self.text = text
-        self.log_probs = log_probs
+    Args:
+        events: The events.
+        finish: Called at the end, also if the client hangs up before the first event.
+    """
 
+    def __init__(self, events: AsyncIterator[str], finish: Callable[[], None]) -> None:
+        headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+        super().__init__(events, media_type="text/event-stream", headers=headers)
+        self._finish = finish
 
-class Answer:
-    """Turns stories into entries of `choices`."""
-
-    def __init__(
-        self,
-        body: CompletionRequest,
-        prompts: Sequence[Prompt],
-        stories: Sequence[Any],
-        echoes: Sequence[Echo],
-        tokenizer: Any,
-    ) -> None:
-        self.body = body
-        self.prompts = prompts
-        self.stories = stories
-        self._echoes = [echo for echo in echoes for _ in range(body.n)]
-        self._log_probs = [LogProbs(tokenizer, len(echo.text)) for echo in self._echoes]
-        self._sent = [-1] * len(stories)  # tokens; -1 before the echo
-
-    def whole(self, index: int) -> Lines:
-        """The entry of a story that is complete."""
-        story = self.stories[index]
-        entry = self.part(index, story.text if self.body.max_tokens else "", True)
-        assert entry is not None
-        if self.body.max_tokens == 0:
-            entry["finish_reason"] = "length"
-        return entry
-
-    def part(self, index: int, piece: str, last: bool) -> Lines | None:
-        """The entry for a piece; None if there is nothing to send yet."""
-        story, log_probs = self.stories[index], None
-        first = self._sent[index] < 0
-        text = self._echoes[index].text + piece if first else piece
-        if self.body.logprobs is not None:
-            start, sequence = max(0, self._sent[index]), story.continuation
-            tokens = sequence.new_since(start)
-            span = slice(start, start + len(tokens))
-            log_probs = self._log_probs[index].entries(
-                tokens, sequence.log_probs[span], sequence.alternatives[span]
-            )
-            if first and (echo := self._echoes[index].log_probs):
-                log_probs = {name: echo[name] + log_probs[name] for name in echo}
-        if not (text or last or (log_probs and log_probs["tokens"])):
-            return None
-        self._sent[index] = story.n_tokens
-        return choice(index, story, text, log_probs, last)
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Sends the events."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._finish()
 
 
 def _event(plain: Lines) -> str:

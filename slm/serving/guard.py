@@ -1,18 +1,15 @@
 """What every request passes first: a limit on its size, and a count of its outcome."""
 
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from collections.abc import Callable
 
 from starlette.exceptions import HTTPException
-
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Message, Receive, Send], Awaitable[None]]
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 MOST_BYTES = 1 << 20
 """Of a request's body."""
+HUNG_UP = 499
+"""The status, as nginx has it, of a request whose client did not wait for the answer."""
 
 
 class Guard:
@@ -23,16 +20,16 @@ class Guard:
         observe: Called with path, status and seconds of each request, when it has been answered.
     """
 
-    def __init__(self, app: App, observe: Callable[[str, int, float], None]) -> None:
+    def __init__(self, app: ASGIApp, observe: Callable[[str, int, float], None]) -> None:
         self._app = app
         self._observe = observe
 
-    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Passes a request on, unless it is too large."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        started, status = time.perf_counter(), 499  # as nginx has it: the client hung up
+        started, status = time.perf_counter(), HUNG_UP
         received = 0
 
         async def counted() -> Message:

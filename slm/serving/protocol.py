@@ -1,4 +1,4 @@
-"""OpenAI's completions protocol: its requests as stories, and stories as its answers.
+"""Requests of OpenAI's completions protocol, as stories to generate.
 
 https://platform.openai.com/docs/api-reference/completions, with the sampling options that it lacks.
 """
@@ -10,19 +10,12 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from slm.data.tokenizer import StreamDecoder, Tokenizer
+from slm.data.tokenizer import Tokenizer
 from slm.generation import SamplingOptions
-from slm.generation.engine import Ending
 from slm.generation.storyteller import Story, StoryRequest
 
 Text = Annotated[str, AfterValidator(lambda text: text.encode(errors="replace").decode())]
 """A text; lone surrogates, which JSON can contain, become "?"."""
-FINISH_REASONS: dict[Ending, str] = {
-    "end of text": "stop",
-    "stop": "stop",
-    "max_new_tokens": "length",
-    "context": "length",
-}
 _MOST_LOG_PROBS = 20
 _MOST_STOPS = 16
 _MOST_WORDS = 8
@@ -214,73 +207,3 @@ def make_stories(
         for prompt in prompts
         for sample in range(body.n)
     ]
-
-
-# ---- answers --------------------------------------------------------------------------------
-
-
-def choice(index: int, story: Story, text: str, log_probs: Any, ended: bool) -> dict[str, Any]:
-    """An entry of `choices`; `seed` is an addition to the protocol."""
-    reason = FINISH_REASONS.get(story.ended) if ended and story.ended else None
-    return {
-        "index": index,
-        "text": text,
-        "logprobs": log_probs,
-        "finish_reason": reason,
-        "seed": story.request.options.seed,
-    }
-
-
-def usage(prompts: Sequence[Prompt], stories: Sequence[Story]) -> dict[str, int]:
-    """The token counts: of the prompts, with their end-of-text, and of the new tokens."""
-    prompt_tokens = sum(len(prompt.ids) for prompt in prompts)
-    completion_tokens = sum(story.n_tokens for story in stories)
-    return {
-        "prompt_tokens": prompt_tokens,
-        "completion_tokens": completion_tokens,
-        "total_tokens": prompt_tokens + completion_tokens,
-    }
-
-
-class LogProbs:
-    """The `logprobs` of a choice: lists, with an entry for each token.
-
-    Args:
-        tokenizer: The model's.
-        offset: Characters of the choice's text before the first token.
-    """
-
-    def __init__(self, tokenizer: Tokenizer, offset: int = 0) -> None:
-        self._tokenizer = tokenizer
-        self._decoder = StreamDecoder(tokenizer)
-        self._offset = offset
-
-    def entries(
-        self,
-        tokens: Sequence[int],
-        log_probs: Sequence[float | None],
-        alternatives: Sequence[Sequence[tuple[int, float]]],
-    ) -> dict[str, Any]:
-        """The entries of the next tokens."""
-        offsets = []
-        for token in tokens:
-            offsets.append(self._offset)
-            self._offset += len(self._decoder.push(token))
-        return {
-            "tokens": [self._name(token) for token in tokens],
-            "token_logprobs": list(log_probs),
-            "top_logprobs": [
-                {self._name(token): value for token, value in pairs} for pairs in alternatives
-            ],
-            "text_offset": offsets,
-        }
-
-    def _name(self, token: int) -> str:
-        r"""A token's text; `bytes:\xe2\x80` if it is not whole characters."""
-        if token == self._tokenizer.end_of_text:
-            return "<|endoftext|>"
-        data = self._tokenizer.token_bytes[token]
-        try:
-            return data.decode()
-        except UnicodeDecodeError:
-            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
