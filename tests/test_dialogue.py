@@ -21,6 +21,7 @@ from slm.generation.storyteller import Storyteller
 from slm.model import GPT, GPTConfig
 from slm.printable import printable
 
+PASTED = "A cat had a ball.\nIt was red.\n" * 350
 CTRL_C, CTRL_D, UP = "\x03", "\x04", "\x1b[A"
 
 
@@ -42,7 +43,8 @@ class Terminal:
         while not (found := re.search(pattern, self.text, re.DOTALL)):
             ready, _, _ = select.select([self._master], [], [], max(0, deadline - time.monotonic()))
             assert ready, (pattern, self.text)
-            self.text += os.read(self._master, 65536).decode(errors="replace").replace("\r\n", "\n")
+            self.text += os.read(self._master, 65536).decode(errors="replace")
+            self.text = re.sub("\x1b\\[\\?2004[hl]\r?", "", self.text).replace("\r\n", "\n")
         before, self.text = self.text[: found.end()], self.text[found.end() :]
         return before
 
@@ -97,13 +99,13 @@ def test_stories_options_interruptions_and_history_in_one_process(slm, trained):
         assert process.wait(20) == 0
 
 
-def test_a_long_text_can_be_pasted(trained):
+def test_a_long_text_of_many_lines_can_be_pasted(trained):
     with predicting(trained, "--max_new_tokens", "5") as (terminal, _):
         terminal.expect("> ")
-        text = "A cat had a ball. " * 600
-        terminal.type(text + "\n")
+        terminal.type(f"\x1b[200~{PASTED}\x1b[201~\n")
         shown = terminal.expect(r"\[of [\d,]+ tokens the model sees the last 16\].*\n> ", 60)
         assert "… " in shown
+        assert shown.count("[seed") == 1, "it is one prompt"
         terminal.type("/again\n")
         terminal.expect(r"\[seed 1338, .*\n> ")
 

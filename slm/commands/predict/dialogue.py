@@ -1,7 +1,6 @@
 """Prompts typed on a terminal: a story for each, with the model loaded once."""
 
 import difflib
-import importlib
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -62,23 +61,23 @@ class Dialogue:
     def run(self) -> None:
         """Reads lines: a prompt, or a command."""
         with suppress(ImportError):  # Windows edits lines itself
-            importlib.import_module("readline")
+            import readline  # gives `input` its history
+
+            # Off in Python: a pasted text is one prompt, whatever line breaks it contains.
+            readline.parse_and_bind("set enable-bracketed-paste on")
         print("How does the story begin? /help lists commands, Ctrl-D ends.", file=sys.stderr)
         while True:
             try:
-                line = input("> ")
+                self._take(input("> "))
             except EOFError:
                 print()
                 return
+            except UserError as error:
+                print(printable(str(error)), file=sys.stderr)
             except KeyboardInterrupt as interrupt:
                 if isinstance(interrupt, Stopped):
                     raise
                 print()
-                continue
-            try:
-                self._take(line)
-            except UserError as error:
-                print(printable(str(error)), file=sys.stderr)
 
     def _take(self, line: str) -> None:
         command, _, value = line.strip().partition(" ")
