@@ -74,8 +74,10 @@ def test_the_model_needs_torch_and_the_standard_library_only():
         ("from slm.cli import main; main(['prepare', '--help'])", ["torch", "lightning"]),
         (
             "import slm.commands.predict.run",
-            ["lightning", "torchmetrics", "datasets", "tokenizers"],
+            ["lightning", "torchmetrics", "datasets", "tokenizers", "fastapi", "gradio"],
         ),
+        ("import slm.commands.serve, slm.commands.demo", ["lightning", "fastapi", "gradio"]),
+        ("import slm.serving.api", ["lightning", "gradio"]),
         ("from slm.cli import main; main(['info', '.'])", ["torch", "lightning", "datasets"]),
     ],
 )

@@ -64,7 +64,7 @@ def serve(arguments: Arguments) -> int:
         scheduler = Scheduler(storyteller, rows, limits, options.inference.compile)
         context = storyteller.model.config.block_size
         allowed = Allowed(options.name, context, checkpoint.takes_words, options.max_tokens, rows)
-        address = f"http://{_shown_host(options.host)}:{listening.getsockname()[1]}"
+        address = shown_address(options.host, listening.getsockname()[1])
         print(
             f"Serving    {shortened(checkpoint.path)} at {address}/v1, {rows} stories at once\n"
             f'Try        curl {address}/v1/completions --json \'{{"prompt": "Once upon a time"}}\'',
@@ -119,8 +119,9 @@ def missing_extra(extra: str, error: ModuleNotFoundError) -> UserError:
     )
 
 
-def _shown_host(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
+def shown_address(host: str, port: int) -> str:
+    """The address for a browser."""
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def open_socket(host: str, port: int) -> socket.socket:

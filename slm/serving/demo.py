@@ -1,0 +1,255 @@
+"""The demo page, in Gradio: stories side by side, each token with its probability and attention."""
+
+import asyncio
+import os
+import threading
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read on import
+
+import gradio as gr
+import torch
+
+from slm.data.requests import split_words
+from slm.generation import SamplingOptions
+from slm.generation.storyteller import PROMPT, Story, StoryRequest
+from slm.model import GPT
+from slm.model.attention_maps import attention_maps
+from slm.serving.scheduler import Job, QueueFullError, Scheduler
+from slm.serving.story_html import Attention, stories_html
+
+_ASSETS = Path(__file__).parent
+_EXAMPLES = (
+    PROMPT,
+    "One day, a little cat found a red balloon.",
+    '"Where is my hat?" asked the bear.',
+    "Lily did not want to go to bed.",
+)
+_WORD_EXAMPLES = ("dragon, cake", "bird, rain, boat")
+_SHOW_STORIES = "() => document.getElementById('stories').scrollIntoView({block: 'nearest'})"
+_MOST_SAMPLES = 4
+_MOST_CHARACTERS = 20_000
+_ALTERNATIVES = 5
+_REFRESH = 0.2  # seconds
+_DEFAULTS = SamplingOptions()
+
+
+class Page:
+    """The page's events.
+
+    Args:
+        scheduler: Generates the stories.
+        model: The network in float32 on the CPU, of which attention is shown. Not the scheduler's,
+            which is running.
+        takes_words: Whether the model was trained on requests.
+    """
+
+    def __init__(self, scheduler: Scheduler, model: GPT, takes_words: bool) -> None:
+        self._scheduler = scheduler
+        self._tokenizer = scheduler.storyteller.tokenizer
+        self._model = model
+        self._takes_words = takes_words
+        self._jobs: dict[str, Sequence[Job]] = {}  # of each browser's tab
+        self._lock = threading.Lock()  # attention is read by hooks, one text at a time
+
+    async def generate(self, request: gr.Request, *fields: Any) -> AsyncIterator[str]:
+        """Generates stories; yields the page's stories as they grow.
+
+        `fields` are the values of `inputs`, in their order.
+        """
+        self.stop(request)
+        jobs = self._jobs[str(request.session_hash)] = self._submit(*fields)
+        try:
+            while not all(job.ended for job in jobs):
+                yield stories_html(jobs, self._tokenizer)
+                await asyncio.sleep(_REFRESH)
+        finally:
+            self._scheduler.cancel(jobs)
+        yield stories_html(jobs, self._tokenizer)
+
+    def _submit(self, prompt: str, words: str, samples: float, *values: Any) -> list[Job]:
+        """Submits the stories.
+
+        Raises:
+            Error: Something is not possible; Gradio shows the message.
+        """
+        if len(prompt) > _MOST_CHARACTERS:
+            found = f"The prompt has {len(prompt):,} characters; at most {_MOST_CHARACTERS:,}."
+            raise gr.Error(found, print_exception=False)
+        try:
+            options = _read_options(int(samples), values)
+        except ValueError as error:
+            raise gr.Error(f"{error}.", print_exception=False) from error
+        asked = split_words(words or "") if self._takes_words else ()
+        stories = [
+            Story(StoryRequest(prompt, each, asked), self._tokenizer)
+            for each in _each_sample(options)
+        ]
+        context, length = self._model.config.block_size, len(stories[0].continuation.tokens)
+        if options.past_context == "stop" and length > context:
+            found = f"The prompt has {length:,} tokens; the model's context is {context}."
+            raise gr.Error(found, print_exception=False)
+        try:
+            return self._scheduler.submit(stories, lambda *event: None)
+        except QueueFullError as error:
+            raise gr.Error("Too many stories are waiting. Try again soon.") from error
+
+    def stop(self, request: gr.Request) -> None:
+        """Ends the stories of a tab."""
+        self._scheduler.cancel(self._jobs.get(str(request.session_hash), ()))
+
+    def leave(self, request: gr.Request) -> None:
+        """Forgets a tab that was closed."""
+        self.stop(request)
+        self._jobs.pop(str(request.session_hash), None)
+
+    def attend(self, request: gr.Request, event: gr.EventData) -> Any:
+        """The stories, with the attention of the token that was clicked; without, if none was."""
+        jobs = self._jobs.get(str(request.session_hash), ())
+        try:
+            sample, token = int(event.sample), int(event.token)
+            tokens = jobs[sample].story.continuation.tokens
+        except (AttributeError, IndexError, TypeError, ValueError):  # whatever a browser may send
+            return gr.skip()
+        if not all(job.ended for job in jobs):
+            return gr.skip()
+        chosen = 0 < token < len(tokens)
+        weights = self._weights(tokens[:token]) if chosen else []
+        attention = Attention(sample, token, weights) if chosen else None
+        return stories_html(jobs, self._tokenizer, attention)
+
+    def _weights(self, tokens: Sequence[int]) -> list[float]:
+        """How much the model looked at each of these tokens before it chose the next one.
+
+        The mean over layers and heads, (T,), without the first position, to which heads attend that
+        look for nothing (Xiao et al. 2023, arXiv 2309.17453). Tokens before the context get 0.
+        """
+        seen = list(tokens[-self._model.config.block_size :])
+        with self._lock:
+            maps_LHTT = attention_maps(self._model, torch.tensor(seen))
+        weights_T = maps_LHTT[:, :, -1].mean(dim=(0, 1))
+        weights_T[0] = 0.0
+        return [0.0] * (len(tokens) - len(seen)) + weights_T.tolist()
+
+
+_OPTIONS = (
+    "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "no_repeat_ngram",
+    "min_new_tokens", "max_new_tokens", "seed", "past_context", "stop",
+)  # fmt: skip
+_WHOLE = {"top_k", "no_repeat_ngram", "min_new_tokens", "max_new_tokens", "seed"}
+_NONE_IF_ZERO = {"top_k", "top_p", "min_p", "no_repeat_ngram"}
+
+
+def _read_options(samples: int, values: Sequence[Any]) -> SamplingOptions:
+    """The options of the page's fields; a field that was emptied has its default.
+
+    Raises:
+        ValueError: One is out of range.
+    """
+    found: dict[str, Any] = {}
+    for name, value in zip(_OPTIONS, values, strict=True):
+        if name == "stop":
+            found[name] = (value.replace("\\n", "\n"),) if value else ()
+        elif value is None:
+            continue
+        elif name in _NONE_IF_ZERO and not value:
+            found[name] = None
+        else:
+            found[name] = int(value) if name in _WHOLE else value
+    return SamplingOptions(**found, num_samples=samples, log_probs=_ALTERNATIVES)
+
+
+def _each_sample(options: SamplingOptions) -> list[SamplingOptions]:
+    return [
+        replace(options, seed=options.seed + sample, num_samples=1)
+        for sample in range(options.num_samples)
+    ]
+
+
+def make_demo(scheduler: Scheduler, model: GPT, takes_words: bool, title: str) -> gr.Blocks:
+    """The page."""
+    page = Page(scheduler, model, takes_words)
+    demo: gr.Blocks
+    with gr.Blocks(title=f"Stories by {title}", analytics_enabled=False) as demo:
+        gr.Markdown(f"## Stories by {title}")
+        with gr.Row():
+            with gr.Column(scale=2, min_width=320):
+                prompt = gr.Textbox(PROMPT, label="How does the story begin?", lines=3)
+                words = gr.Textbox(
+                    label="Words that it is to contain",
+                    placeholder="dragon, cake, brave",
+                    visible=takes_words,
+                )
+                with gr.Row():
+                    start = gr.Button("Generate", variant="primary", min_width=120)
+                    stop = gr.Button("Stop", min_width=80)
+                samples = gr.Slider(1, _MOST_SAMPLES, 1, step=1, label="Stories, side by side")
+                with gr.Accordion("How it continues", open=False):
+                    options = _option_fields()
+                gr.Examples(list(_EXAMPLES), prompt, label="Beginnings")
+                if takes_words:
+                    gr.Examples(list(_WORD_EXAMPLES), words, label="Words")
+            with gr.Column(scale=5, min_width=320):
+                stories = gr.HTML(
+                    stories_html([]),
+                    js_on_load=(_ASSETS / "demo.js").read_text(encoding="utf-8"),
+                    elem_id="stories",
+                )
+        fields = [prompt, words, samples, *options]
+        gr.on(
+            [start.click, prompt.submit, words.submit],
+            page.generate,
+            fields,
+            stories,
+            concurrency_limit=4 * scheduler.batch_size,
+            show_progress="hidden",
+            api_visibility="private",
+        )
+        start.click(js=_SHOW_STORIES)
+        stop.click(page.stop, queue=False, api_visibility="private")
+        stories.click(page.attend, None, stories, show_progress="hidden", api_visibility="private")
+        demo.unload(page.leave)
+    return demo
+
+
+def _option_fields() -> list[Any]:
+    """A field for each of `_OPTIONS`, in this order."""
+    with gr.Row():
+        temperature = gr.Number(
+            _DEFAULTS.temperature, label="temperature", info="0: the likeliest", step=0.1,
+            min_width=130,
+        )  # fmt: skip
+        top_k = gr.Number(_DEFAULTS.top_k, label="top-k", info="0: all tokens", min_width=130)
+        top_p = gr.Number(0, label="top-p", info="0: off", step=0.05, min_width=130)
+        min_p = gr.Number(0, label="min-p", info="0: off", step=0.01, min_width=130)
+    with gr.Row():
+        penalty = gr.Number(
+            _DEFAULTS.repetition_penalty, label="repetition penalty", info="1: none", step=0.05,
+            min_width=130,
+        )  # fmt: skip
+        ngram = gr.Number(0, label="no repeated n-gram", info="0: off", min_width=130)
+        least = gr.Number(0, label="tokens, at least", min_width=130)
+        most = gr.Number(_DEFAULTS.max_new_tokens, label="tokens, at most", min_width=130)
+    seed = gr.Number(_DEFAULTS.seed, label="seed", info="the same seed, the same story")
+    past = gr.Radio(["rebuild", "stop"], value="rebuild", label="when the context is full")
+    stop = gr.Textbox(label="end before this text", placeholder="The end")
+    return [temperature, top_k, top_p, min_p, penalty, ngram, least, most, seed, past, stop]
+
+
+def launch(demo: gr.Blocks, host: str | None, port: int | None, queue: int) -> None:
+    """Starts the page's server, in threads of its own; None takes Gradio's defaults."""
+    fonts = ["system-ui", "sans-serif"]  # Gradio's own come from another host
+    demo.queue(max_size=queue, api_open=False).launch(
+        server_name=host,
+        server_port=port,
+        share=False,
+        quiet=True,
+        show_error=True,
+        prevent_thread_lock=True,
+        footer_links=[],
+        theme=gr.themes.Default(font=fonts, font_mono=["ui-monospace", "monospace"]),
+        css=(_ASSETS / "demo.css").read_text(encoding="utf-8"),
+    )
