@@ -85,10 +85,10 @@ def wait_for(condition):
 
 def test_a_story_is_that_of_predict_with_the_same_seed(server, slm, trained):
     words = ("--ckpt_path", checkpoint("best", root=trained), "--trainer.accelerator", "cpu")
-    told = slm("predict", *words, "--prompt", "A cat", "--seed", "5", "--num_samples", "2").out
+    generated = slm("predict", *words, "--prompt", "A cat", "--seed", "5", "--num_samples", "2").out
     answer = complete(server, prompt="A cat", seed=5, n=2, echo=True)
     for choice in answer["choices"]:
-        assert printable(choice["text"]) in told
+        assert printable(choice["text"]) in generated
         assert choice["seed"] == 5 + choice["index"]
         assert choice["finish_reason"] in ("stop", "length")
     assert answer["choices"][0]["text"] != answer["choices"][1]["text"]

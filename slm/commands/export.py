@@ -12,7 +12,7 @@ from slm.errors import UserError
 from slm.files import new_folder, quoted, shortened
 from slm.training.checkpoint import Checkpoint
 
-Format = Literal["hf", "gguf", "onnx", "pt", "safetensors", "web"]
+Format = Literal["hf", "gguf", "onnx", "pt", "safetensors", "web", "space"]
 _TARGETS: dict[Format, str] = {
     "hf": "slm.export.hugging_face:HUGGING_FACE",
     "gguf": "slm.export.gguf_files:GGUF",
@@ -20,6 +20,7 @@ _TARGETS: dict[Format, str] = {
     "pt": "slm.export.plain:PT",
     "safetensors": "slm.export.plain:SAFETENSORS",
     "web": "slm.export.web:WEB",
+    "space": "slm.export.space:SPACE",
 }
 _LARGEST_LOSS = 0.1
 """Nats per token by which rounded weights may raise the loss."""
@@ -31,7 +32,8 @@ class ExportOptions:
 
     to: Format | None = None
     """For transformers and its relatives (hf), llama.cpp and Ollama (gguf), onnxruntime and
-    transformers.js (onnx), PyTorch (pt, safetensors), or a browser (web)."""
+    transformers.js (onnx), PyTorch (pt, safetensors), a browser (web), or a Hugging Face Space
+    (space)."""
     ckpt_path: str | None = None
     """A checkpoint file, a run, or `last` or `best` of the newest run, which is also the
     default."""
@@ -80,7 +82,7 @@ def _export(checkpoint: Checkpoint, to: Format, out: Path) -> list[str]:
     trained = TrainedModel(checkpoint, checkpoint.make_model(), checkpoint.make_tokenizer())
     with new_folder(out) as folder:
         target.write(trained, folder)
-        if to != "web":
+        if to not in ("web", "space"):  # the one is a page, the other has a README of its own
             card = model_card(trained.checkpoint, trained.model, trained.tokenizer)
             (folder / "README.md").write_text(card, encoding="utf-8")
         lines = []

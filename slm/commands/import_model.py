@@ -1,9 +1,7 @@
 """The verb `import`: a checkpoint from a Hugging Face folder."""
 
-import io
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -71,39 +69,13 @@ def import_model(arguments: Arguments) -> int:
 
 def _save(imported: "ImportedModel", folder: Path, out: Path) -> None:
     """Writes a checkpoint without training state."""
-    import torch
+    from slm.training.bare_checkpoint import save_bare
 
-    from slm.data.tokenizer import CHECKPOINT_KEY
-    from slm.training.checkpoint import FORMAT_VERSION
-
-    config, tokenizer = imported.model.config, imported.tokenizer
-    weights = imported.model.state_dict().items()
-    contents = {
-        "epoch": 0,
-        "global_step": 0,
-        "pytorch-lightning_version": version("lightning"),
-        "state_dict": {f"model.{name}": tensor for name, tensor in weights},
-        "callbacks": {},
-        "hyper_parameters": {"gpt": config.to_plain()},
-        "datamodule_hyper_parameters": {
-            "tokenizer": tokenizer.name,
-            "vocab_size": config.vocab_size,
-            "block_size": config.block_size,
-        },
-        CHECKPOINT_KEY: {
-            "format_version": FORMAT_VERSION,
-            "tokenizer": tokenizer.to_plain(),
-            "data": None,
-            "training": {},
-            "origin": f"imported from {folder.name}, a {imported.model_type} model",
-        },
-    }
-    written = io.BytesIO()  # torch's own errors do not say that a disk is full
-    torch.save(contents, written)
+    origin = f"imported from {folder.name}, a {imported.model_type} model"
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with replacing(out) as temporary:
-            temporary.write_bytes(written.getbuffer())
+            save_bare(temporary, imported.model, imported.tokenizer, origin)
     except OSError:
         for parent in (out.parent, out.parent.parent):
             with suppress(OSError):  # not empty
