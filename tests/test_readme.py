@@ -6,6 +6,7 @@ import re
 import shlex
 import shutil
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -101,7 +102,8 @@ def test_make_targets_exist():
 def test_every_command_runs(slm, workplace, text, least, monkeypatch):
     """In the order of the text, in one folder, as a reader would type them; servers end at once."""
     monkeypatch.setattr("uvicorn.Server.run", lambda server, sockets: None)
-    monkeypatch.setattr("slm.serving.demo.launch", lambda *arguments: None)
+    monkeypatch.setattr("slm.serving.demo.make_demo", MagicMock())  # test_demo builds it
+    monkeypatch.setattr("slm.serving.demo.launch", MagicMock(side_effect=KeyboardInterrupt))
     write_corpora(workplace)
     for _ in range({DATA: 1, GENERATION: 1, LOOKING: 2, EXPORT: 1, SERVING: 1}.get(text, 0)):
         assert slm("fit", "--config", "tiny.yaml", "--data.request", "words").status == 0
@@ -144,7 +146,11 @@ def test_files_it_points_to_exist():
     docs = [(ROOT / "docs", text) for text in DOCS]
     for folder, text in [(ROOT, README), *docs]:
         for path in re.findall(r"\]\(((?!http|#)[^)]+)\)", text):
-            assert (folder / path).exists(), path
+            file, _, anchor = path.partition("#")
+            assert (folder / file).exists(), path
+            if anchor:
+                titles = re.findall(r"^#+ (.*)$", (folder / file).read_text("utf-8"), re.MULTILINE)
+                assert anchor in {title.lower().replace(" ", "-") for title in titles}, path
 
 
 def test_the_tree_of_folders_is_the_packages():
