@@ -1,6 +1,7 @@
 """Stories as answers of OpenAI's completions protocol."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from slm.data.tokenizer import StreamDecoder, Tokenizer
@@ -62,12 +63,12 @@ class LogProbs:
             return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
 
 
+@dataclass(frozen=True)
 class Echo:
     """A prompt's text and log-probabilities, if it is part of the answer."""
 
-    def __init__(self, text: str, log_probs: Lines | None) -> None:
-        self.text = text
-        self.log_probs = log_probs
+    text: str
+    log_probs: Lines | None
 
 
 class Answer:
@@ -88,24 +89,23 @@ class Answer:
         self._log_probs = [LogProbs(tokenizer, len(echo.text)) for echo in self._echoes]
         self._sent = [-1] * len(stories)  # tokens; -1 before the echo
 
-    def whole(self, index: int) -> Lines:
-        """The entry of a story that is complete."""
-        story = self.stories[index]
-        entry = self.part(index, story.text if self.body.max_tokens else "", True)
-        assert entry is not None
+    def whole(self) -> Lines:
+        """`choices` and `usage` when all stories are complete."""
+        choices = [self.part(index, story.text, True) for index, story in enumerate(self.stories)]
         if self.body.max_tokens == 0:
-            entry["finish_reason"] = "length"
-        return entry
+            choices = [entry and entry | {"finish_reason": "length"} for entry in choices]
+        return {"choices": choices, "usage": usage(self.prompts, self.stories)}
 
     def part(self, index: int, piece: str, last: bool) -> Lines | None:
         """The entry for a piece; None if there is nothing to send yet."""
         story, log_probs = self.stories[index], None
-        first = self._sent[index] < 0
+        first, start = self._sent[index] < 0, max(0, self._sent[index])
         text = self._echoes[index].text + piece if first else piece
         if self.body.logprobs is not None:
-            start, sequence = max(0, self._sent[index]), story.continuation
-            tokens = sequence.new_since(start)
+            sequence = story.continuation
+            tokens = sequence.new_since(start)  # more may follow at any moment
             span = slice(start, start + len(tokens))
+            start = span.stop
             log_probs = self._log_probs[index].entries(
                 tokens, sequence.log_probs[span], sequence.alternatives[span]
             )
@@ -113,7 +113,7 @@ class Answer:
                 log_probs = {name: echo[name] + log_probs[name] for name in echo}
         if not (text or last or (log_probs and log_probs["tokens"])):
             return None
-        self._sent[index] = story.n_tokens
+        self._sent[index] = start
         return choice(index, story, text, log_probs, last)
 
 

@@ -36,7 +36,7 @@ _FAILURES = {
     "cancelled": (503, "the server is stopping"),
 }
 Queue = asyncio.Queue[tuple[Job, str, bool]]
-"""Of what the scheduler tells: a job, a piece of its text, whether it is the last."""
+"""Of what a scheduler passes to `Job.notify`."""
 
 
 def make_app(scheduler: Scheduler, allowed: Allowed, key: str | None = None) -> FastAPI:
@@ -146,8 +146,7 @@ class Completions:
         echoes = [await self._echo(body, prompt) for prompt in prompts]
         answer = Answer(body, prompts, stories, echoes, self._tokenizer)
         if body.max_tokens == 0:
-            whole = {"choices": [answer.whole(index) for index in range(len(stories))]}
-            return JSONResponse(head | whole | {"usage": usage(prompts, stories)})
+            return JSONResponse(head | answer.whole())
         queue: Queue = asyncio.Queue()
         jobs = self._submit(stories, queue, every_token=body.stream)
         self._metrics.prompt_tokens.inc(usage(prompts, [])["prompt_tokens"])
@@ -164,8 +163,7 @@ class Completions:
             if job.failure:
                 raise HTTPException(*_FAILURES[job.failure])
             self._metrics.observe_story(job)
-        whole = {"choices": [answer.whole(index) for index in range(len(stories))]}
-        return JSONResponse(head | whole | {"usage": usage(prompts, stories)})
+        return JSONResponse(head | answer.whole())
 
     def _submit(self, stories: Sequence[Story], queue: Queue, every_token: bool) -> list[Job]:
         loop = asyncio.get_running_loop()
