@@ -116,9 +116,7 @@ def test_openais_client_reads_answers_and_streams(client):
 
 def test_the_examples_of_the_documentation_work(server, capsys):
     text = (Path(__file__).parent.parent / "docs" / "serving.md").read_text(encoding="utf-8")
-    bodies = [
-        json.loads(body) for body in re.findall(r"^curl .*--json '(.*)'$", text, re.MULTILINE)
-    ]
+    bodies = [json.loads(body) for body in re.findall(r"^curl .* -d '(.*)'$", text, re.MULTILINE)]
     assert len(bodies) == 2
     whole = complete(server, **bodies[0], top_k=20)["choices"][0]["text"]
     events = server.post("/v1/completions", json=bodies[1])

@@ -67,7 +67,8 @@ def serve(arguments: Arguments) -> int:
         address = shown_address(options.host, listening.getsockname()[1])
         print(
             f"Serving    {shortened(checkpoint.path)} at {address}/v1, {rows} stories at once\n"
-            f'Try        curl {address}/v1/completions --json \'{{"prompt": "Once upon a time"}}\'',
+            f"Try        curl {address}/v1/completions -H 'Content-Type: application/json' "
+            '-d \'{"prompt": "Once upon a time"}\'',
             file=sys.stderr,
         )
         if key is None and options.host not in _LOOPBACK:

@@ -40,8 +40,9 @@ class PredictOptions:
 
     @property
     def asks(self) -> bool:
-        """Whether to ask for prompts: on a terminal, if there are none."""
+        """Whether to ask for prompts: on a terminal, if nothing says which or how many stories."""
         given = self.prompt or self.prompt_file or self.out or self.sampling.num_samples > 1
+        given = given or self.inference.compile  # for many: it would compile for each prompt
         return not given and sys.stdin.isatty() and sys.stdout.isatty()
 
     def prompts(self) -> list[str]:
