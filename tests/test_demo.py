@@ -50,7 +50,8 @@ def scheduler(model):
 
 
 @pytest.fixture
-def page(scheduler, model):
+def page(scheduler, model, monkeypatch):
+    monkeypatch.setattr("slm.serving.demo._MOST_TABS", 1)
     return Page(scheduler, model, takes_words=True)
 
 
@@ -92,6 +93,8 @@ def test_words_change_a_story_of_a_model_that_takes_them(page, scheduler, model)
         (["x" * 20_001, "", 1, *OPTIONS], "20,001 characters; at most 20,000"),
         (["Tom", "", 1, -1, *OPTIONS[1:]], "temperature is -1"),
         (["Tom", "", 2, 0, *OPTIONS[1:]], "num_samples is 2"),
+        (["Tom", "x" * 20_001, 1, *OPTIONS], "The words have 20,001 characters"),
+        (["Tom", "", 1, *OPTIONS[:7], 1001, *OPTIONS[8:]], "At most 1,000 tokens"),
         (["x" * 40, "", 1, *OPTIONS[:9], "stop", ""], "41 tokens; the model's context is 32"),
     ],
 )
@@ -107,7 +110,9 @@ def test_fields_that_were_emptied_have_their_defaults(page):
     assert generate(page, "Tom", None, 1, *emptied)[-1].partition("· 30")[0] == default
 
 
-def test_stopping_ends_the_stories_of_this_tab_only(page, scheduler):
+def test_stopping_ends_the_stories_of_this_tab_only(page, scheduler, monkeypatch):
+    monkeypatch.setattr("slm.serving.demo._MOST_TOKENS", 10**6)
+    monkeypatch.setattr("slm.serving.demo._MOST_TABS", 2)
     endless = [*OPTIONS[:6], 10**6, 10**6, *OPTIONS[8:]]
 
     async def run():
@@ -128,7 +133,9 @@ def test_stopping_ends_the_stories_of_this_tab_only(page, scheduler):
     asyncio.run(run())
 
 
-def test_a_tab_that_closes_frees_its_rows(page, scheduler):
+def test_a_tab_that_closes_frees_its_rows(page, scheduler, monkeypatch):
+    monkeypatch.setattr("slm.serving.demo._MOST_TOKENS", 10**6)
+
     async def run():
         events = page.generate(TAB, "Tom", "", 2, *OPTIONS[:6], 10**6, 10**6, *OPTIONS[8:])
         await anext(events)
@@ -137,6 +144,12 @@ def test_a_tab_that_closes_frees_its_rows(page, scheduler):
             await asyncio.sleep(0.01)
 
     asyncio.run(run())
+
+
+def test_of_tabs_that_never_close_the_oldest_are_forgotten(page):
+    for number in range(3):
+        generate(page, "Tom", "", 1, *OPTIONS, tab=SimpleNamespace(session_hash=str(number)))
+    assert list(page._jobs) == ["2"]
 
 
 def test_a_full_queue_is_explained(page, scheduler):
@@ -172,7 +185,7 @@ def test_attention_beyond_the_context_is_zero(page):
     assert all(weight > 0 for weight in weights[10:])
 
 
-def make_job(prompt, new, log_probs=True):
+def make_job(prompt, new):
     """A job that is complete."""
     story = Story(StoryRequest(prompt, SamplingOptions(log_probs=2)), TOKENIZER)
     sequence = story.continuation
@@ -249,6 +262,10 @@ def answers_and_ends(command, folder):
             assert page.status_code == 200
             assert "How does the story begin?" in page.text
             assert "googleapis" not in page.text
+            files = {"files": ("a.txt", b"Nothing is to be uploaded.")}
+            address = str(page.url).rstrip("/")
+            upload = httpx.post(f"{address}/gradio_api/upload", files=files)
+            assert upload.status_code == 413
             process.send_signal(signal.SIGTERM)
             out, err = process.communicate(timeout=30)
         finally:

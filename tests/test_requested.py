@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import checkpoint, make_stories, write_stories
+from conftest import checkpoint, make_stories, refuse, write_stories
 
 from slm.evaluation import requested
 from slm.evaluation.likelihood import Accuracy
@@ -77,6 +77,13 @@ def test_requests_from_training_to_stories(slm, workplace):
                 checkpoint("best", 1), "--data.tokenizer", checkpoint("best", 1))  # fmt: skip
     assert tuned.status == 0, tuned.err
     assert slm("predict", "--words", "ball", "--prompt", "A").status == 0
+    # A batch of one short window may lie within a request.
+    short = ("--model.gpt.block_size", "4", "--data.batch_size", "1", "--trainer.max_steps", "60")
+    tiny = slm("fit", "--config", "tiny.yaml", *asks, *short)
+    assert tiny.status == 0, tiny.err
+    too_long = ("--past_context", "stop", "--prompt", "z" * 14, "--ckpt_path", ckpt)
+    assert slm("predict", *too_long).status == 0
+    refuse(slm("predict", *too_long, "--words", "ball, kite, boat, hat"), "--past_context stop")
     info = slm("info", "data/stories-bpe300-words", "--verify")
     assert "request words" in info.out
     assert "[requested: " in info.out

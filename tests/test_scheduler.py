@@ -9,6 +9,7 @@ from slm.data.tokenizer import Tokenizer
 from slm.generation import SamplingOptions
 from slm.generation.storyteller import Story, StoryRequest, Storyteller
 from slm.model import GPT, GPTConfig
+from slm.serving import scheduler as scheduler_module
 from slm.serving.scheduler import Limits, QueueFullError, Scheduler
 
 TOKENIZER = Tokenizer("bpe", {bytes([byte]): byte for byte in range(256)}, 257)
@@ -111,6 +112,36 @@ def test_after_an_error_the_next_stories_are_generated(make, storyteller, monkey
     client.wait()
     assert job.failure is None
     assert scheduler.running == 0
+
+
+def test_not_even_a_second_error_ends_the_scheduler(make, monkeypatch, capsys):
+    _, client = make()
+    errors = iter([MemoryError("out of memory"), MemoryError("again")])
+    batch = scheduler_module.StoryBatch
+
+    def fail_twice(*arguments):
+        if error := next(errors, None):
+            raise error
+        return batch(*arguments)
+
+    monkeypatch.setattr(scheduler_module, "StoryBatch", fail_twice)
+    for failure in ("error", "error", None):
+        job = client.submit(5, 1)
+        client.wait()
+        assert job.failure == failure
+    assert "again" in capsys.readouterr().err
+
+
+def test_a_single_story_takes_the_last_free_row(make):
+    scheduler, client = make(batch_size=16)
+    running = client.submit(10**6, *range(15))
+    while scheduler.running < 15:
+        pass
+    client.submit(5, 99)
+    (text,) = [text for job, text in client.wait().items() if job.story.ended]
+    assert text
+    assert scheduler.running == 15
+    scheduler.cancel(running)
 
 
 def test_closing_ends_what_waits(make):

@@ -20,7 +20,12 @@ from conftest import checkpoint, refuse
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from slm.generation.storyteller import Storyteller
 from slm.printable import printable
+from slm.serving.api import make_app
+from slm.serving.protocol import Allowed
+from slm.serving.scheduler import Scheduler
+from slm.training.checkpoint import open_checkpoint
 
 KEY = "a secret"
 
@@ -170,7 +175,7 @@ def test_without_a_seed_stories_differ(server):
 @pytest.mark.parametrize(
     ("body", "status", "message"),
     [
-        (b"{", 400, "JSON"),
+        (b"{", 400, "JSON decode error"),
         (b"[1]", 400, "valid"),
         ({"prompt": 7}, 400, "prompt"),
         ({"prompt": []}, 400, "empty list"),
@@ -182,6 +187,12 @@ def test_without_a_seed_stories_differ(server):
         (b'{"seed": 1e400}', 400, "seed"),
         ({"temperature": "0.8"}, 400, "temperature"),
         ({"max_tokens": 4001}, 400, "this server allows 4000"),
+        (
+            {"max_tokens": 5, "min_tokens": 6},
+            400,
+            "min_tokens is 6; it must be from 0 to max_tokens",
+        ),
+        ({"temperature": 0, "n": 2}, 400, "n is 2; it must be 1"),
         ({"n": 5}, 400, "at most 4 stories"),
         ({"logprobs": 21}, 400, "logprobs"),
         ({"logit_bias": {"5": 1.0}}, 400, "not supported"),
@@ -231,6 +242,28 @@ def test_no_body_is_too_much(server, body):
     assert answer.status_code < 500, answer.text
     if answer.status_code != 200:
         assert answer.json()["error"]["message"]
+
+
+def test_an_error_of_the_server_has_the_form_of_the_others(trained, monkeypatch):
+    checkpoint_ = open_checkpoint(checkpoint("best", root=trained))
+    storyteller = Storyteller(checkpoint_.make_model(), checkpoint_.make_tokenizer())
+    scheduler = Scheduler(storyteller, 2)
+    app = make_app(scheduler, Allowed("slm", 16, False, 100, 2))
+    monkeypatch.setattr(storyteller.model, "unembed", lambda hidden: 1 / 0)
+
+    async def ask():
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
+            body = {"prompt": "A", "echo": True, "logprobs": 1}
+            answers = [await client.post("/v1/completions", json=body) for _ in range(2)]
+            answers.append(await client.post("/v1/completions", json={"prompt": "A"}))
+            return answers, (await client.get("/metrics")).text
+
+    answers, metrics = asyncio.run(ask())
+    scheduler.close()
+    assert [answer.status_code for answer in answers] == [500] * 3
+    assert all(answer.json()["error"]["type"] == "server_error" for answer in answers)
+    assert 'slm_requests_total{path="/v1/completions",status="500"} 3.0' in metrics
 
 
 def test_only_who_has_the_key_is_answered(server):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from slm.commands.inference import InferenceOptions
 from slm.commands.parsing.arguments import Arguments
 from slm.commands.parsing.options import inline, parse
-from slm.commands.serve import missing_extra, open_socket, shown_address
+from slm.commands.serve import check_ranges, missing_extra, open_socket, shown_address
 from slm.files import shortened
 
 
@@ -27,11 +27,9 @@ class DemoOptions:
     """Seconds for a story, its time in the queue included."""
 
     def __post_init__(self) -> None:
-        for name, least in (("queue", 1), ("timeout", 1), ("port", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"--{name} {getattr(self, name)}; {least} or more")
-        if self.port > 65535:
-            raise ValueError(f"--port {self.port}; at most 65535")
+        check_ranges(self, queue=1)
+        if ":" in self.host:
+            raise ValueError(f"--host {self.host}; a name or an IPv4 address, as Gradio takes")
 
 
 def demo(arguments: Arguments) -> int:

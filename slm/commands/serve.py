@@ -1,10 +1,12 @@
 """The verb `serve`: an OpenAI-compatible server."""
 
+import math
 import os
 import socket
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 from slm.commands.inference import InferenceOptions
 from slm.commands.parsing.arguments import Arguments
@@ -35,11 +37,16 @@ class ServeOptions:
     """Seconds for a request, its time in the queue included."""
 
     def __post_init__(self) -> None:
-        for name, least in (("max_tokens", 1), ("queue", 0), ("timeout", 1), ("port", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"--{name} {getattr(self, name)}; {least} or more")
-        if self.port > 65535:
-            raise ValueError(f"--port {self.port}; at most 65535")
+        check_ranges(self, max_tokens=1)
+
+
+def check_ranges(options: Any, **least: int) -> None:
+    """Checks `port`, `queue` and `timeout`, and other options against their least values."""
+    for name, value in ({"port": 0, "queue": 0, "timeout": 1} | least).items():
+        if not value <= getattr(options, name) < math.inf:
+            raise ValueError(f"--{name} {getattr(options, name)}; {value} or more")
+    if options.port > 65535:
+        raise ValueError(f"--port {options.port}; at most 65535")
 
 
 def serve(arguments: Arguments) -> int:

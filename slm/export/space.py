@@ -1,5 +1,6 @@
 """The target `space`: a folder for a Hugging Face Space that shows the demo page."""
 
+import json
 import shutil
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, requires, version
@@ -58,7 +59,7 @@ def _write(trained: TrainedModel, folder: Path) -> None:
     (folder / "app.py").write_text(_APP, encoding="utf-8")
     (folder / "requirements.txt").write_text("\n".join(_requirements()) + "\n", encoding="utf-8")
     readme = _README.format(
-        title=f"Stories by {checkpoint.run.folder.name}",
+        title=json.dumps(f"Stories by {checkpoint.label}"),
         gradio=gradio,
         parameters=f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} million parameters",
     )

@@ -36,6 +36,7 @@ class TokenSequence:
     Attributes:
         tokens: The prompt and the new tokens, without the end-of-text that ends them.
         options: As given.
+        prompt_length: The number of tokens of the prompt.
         log_probs: If the options ask for them, the natural logarithms of the model's probabilities
             of the new tokens, and of the end-of-text if it was generated.
         alternatives: For each of these, the likeliest tokens with theirs.
@@ -51,7 +52,7 @@ class TokenSequence:
         self.log_probs: list[float] = []
         self.alternatives: list[list[tuple[int, float]]] = []
         self.ended: Ending | None = None
-        self._prompt_length = len(self.tokens)
+        self.prompt_length = len(self.tokens)
         self._generator = torch.Generator().manual_seed(options.seed)
         self._uniforms: list[float] = []
 
@@ -62,12 +63,12 @@ class TokenSequence:
 
     def new_since(self, count: int) -> list[int]:
         """The tokens after the prompt and the first `count` new ones."""
-        return self.tokens[self._prompt_length + count :]
+        return self.tokens[self.prompt_length + count :]
 
     @property
     def n_new(self) -> int:
         """The number of new tokens."""
-        return len(self.tokens) - self._prompt_length
+        return len(self.tokens) - self.prompt_length
 
     def uniform(self) -> float:
         """The random number for the next token, from 0 to 1; the n-th depends on the seed and n."""
@@ -279,7 +280,6 @@ class Engine:
         return logits_BV[: len(last)].clone()
 
 
-@functools.lru_cache(maxsize=256)
 def _sampler(options: SamplingOptions, stop_id: int | None) -> Sampler:
     """One sampler for all options that choose in the same way."""
     same = replace(
@@ -291,7 +291,10 @@ def _sampler(options: SamplingOptions, stop_id: int | None) -> Sampler:
         past_context="rebuild",
         log_probs=None,
     )
-    return Sampler(options, stop_id) if same == options else _sampler(same, stop_id)
+    return _cached_sampler(same, stop_id)
+
+
+_cached_sampler = functools.lru_cache(maxsize=256)(Sampler)
 
 
 @functools.cache

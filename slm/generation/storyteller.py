@@ -56,6 +56,10 @@ class Story:
         self._decoder = StreamDecoder(tokenizer)
         self._withheld = ""  # might be the beginning of a stop text
         self._read = 0
+        self._started = 0.0
+
+    def begin(self) -> None:
+        """Starts the clock."""
         self._started = time.perf_counter()
 
     @property
@@ -135,7 +139,8 @@ class Storyteller:
         batch = StoryBatch(self, batch_size, compile)
         waiting = iter(requests)
         while True:
-            batch.admit([Story(request, self.tokenizer) for request in islice(waiting, batch.room)])
+            few = batch.room(batch_size)
+            batch.admit([Story(request, self.tokenizer) for request in islice(waiting, few)])
             if not len(batch):
                 return
             yield from batch.step()
@@ -153,21 +158,23 @@ class StoryBatch:
     def __len__(self) -> int:
         return len(self._engine)
 
-    @property
-    def room(self) -> int:
-        """How many stories to admit now.
+    def room(self, waiting: int) -> int:
+        """How many of the waiting stories to admit now.
 
-        None while few rows are free, because to read one prompt costs as much as to read several.
+        If many wait, none while few rows are free: to read one prompt costs as much as to read
+        several.
         """
         free = self._engine.free
-        return free if free >= self._few or not len(self) else 0
+        return min(free, waiting) if free >= min(self._few, waiting) or not len(self) else 0
 
     def admit(self, stories: Sequence[Story]) -> None:
-        """Admits stories, at most `room`, and reads their prompts.
+        """Admits stories, at most as many as there are free rows, and reads their prompts.
 
         Raises:
             ValueError: A prompt does not fit.
         """
+        for story in stories:
+            story.begin()
         self._engine.admit([story.continuation for story in stories])
         self._running += stories
 

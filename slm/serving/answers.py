@@ -91,9 +91,11 @@ class Answer:
 
     def whole(self) -> Lines:
         """`choices` and `usage` when all stories are complete."""
-        choices = [self.part(index, story.text, True) for index, story in enumerate(self.stories)]
+        choices = [
+            self.part(index, story.text, True) or {} for index, story in enumerate(self.stories)
+        ]
         if self.body.max_tokens == 0:
-            choices = [entry and entry | {"finish_reason": "length"} for entry in choices]
+            choices = [entry | {"finish_reason": "length"} for entry in choices]
         return {"choices": choices, "usage": usage(self.prompts, self.stories)}
 
     def part(self, index: int, piece: str, last: bool) -> Lines | None:

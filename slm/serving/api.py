@@ -35,6 +35,7 @@ _FAILURES = {
     "error": (500, "the server could not generate the story"),
     "cancelled": (503, "the server is stopping"),
 }
+_BUSY = "the queue is full; try again later"
 Queue = asyncio.Queue[tuple[Job, str, bool]]
 """Of what a scheduler passes to `Job.notify`."""
 
@@ -114,13 +115,17 @@ def _add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def malformed(request: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"][1:2])
+        field = ".".join(part for part in first["loc"][1:2] if isinstance(part, str))
         found = f"{field}: {first['msg']}" if field else first["msg"]
         return answer(400, found.encode(errors="replace").decode(), field or None)
 
     @app.exception_handler(HTTPException)
     async def other(request: Request, error: HTTPException) -> JSONResponse:
         return answer(error.status_code, str(error.detail))
+
+    @app.exception_handler(Exception)
+    async def unexpected(request: Request, error: Exception) -> JSONResponse:
+        return answer(500, "an error of the server; its log has the details")
 
 
 class Completions:
@@ -132,6 +137,7 @@ class Completions:
         self._allowed = allowed
         self._metrics = metrics
         self._one_at_a_time = asyncio.Lock()
+        self._scoring = 0  # prompts whose log-probabilities are wanted
 
     async def answer(self, body: CompletionRequest, request: Request) -> Response:
         """Generates the stories of a request, whole or as events."""
@@ -176,7 +182,7 @@ class Completions:
         try:
             return self._scheduler.submit(stories, notify)
         except QueueFullError as error:
-            raise HTTPException(503, "the queue is full; try again later") from error
+            raise HTTPException(503, _BUSY) from error
 
     async def _wait(self, request: Request, jobs: list[Job], queue: Queue) -> bool:
         """Waits for all jobs; False if the client hangs up before."""
@@ -223,8 +229,14 @@ class Completions:
             return Echo("", None)
         if body.logprobs is None:
             return Echo(prompt.text, None)
-        async with self._one_at_a_time:
-            found = await run_in_threadpool(self._prompt_log_probs, prompt, body.logprobs)
+        if self._scoring > self._scheduler.limits.queue:
+            raise HTTPException(503, _BUSY)
+        self._scoring += 1
+        try:
+            async with self._one_at_a_time:
+                found = await run_in_threadpool(self._prompt_log_probs, prompt, body.logprobs)
+        finally:
+            self._scoring -= 1
         return Echo(prompt.text, LogProbs(self._tokenizer).entries(*found))
 
     @torch.inference_mode()

@@ -32,6 +32,9 @@ _WORD_EXAMPLES = ("dragon, cake", "bird, rain, boat")
 _SHOW_STORIES = "() => document.getElementById('stories').scrollIntoView({block: 'nearest'})"
 _MOST_SAMPLES = 4
 _MOST_CHARACTERS = 20_000
+_MOST_TOKENS = 1000
+_MOST_WORDS = 8
+_MOST_TABS = 1000
 _ALTERNATIVES = 5
 _REFRESH = 0.2  # seconds
 _DEFAULTS = SamplingOptions()
@@ -61,7 +64,11 @@ class Page:
         `fields` are the values of `inputs`, in their order.
         """
         self.stop(request)
-        jobs = self._jobs[str(request.session_hash)] = self._submit(*fields)
+        jobs = self._submit(*fields)
+        self._jobs.pop(str(request.session_hash), None)
+        self._jobs[str(request.session_hash)] = jobs
+        while len(self._jobs) > _MOST_TABS:  # some never say that they are closed
+            self._scheduler.cancel(self._jobs.pop(next(iter(self._jobs))))
         try:
             while not all(job.ended for job in jobs):
                 yield stories_html(jobs, self._tokenizer)
@@ -76,14 +83,17 @@ class Page:
         Raises:
             Error: Something is not possible; Gradio shows the message.
         """
-        if len(prompt) > _MOST_CHARACTERS:
-            found = f"The prompt has {len(prompt):,} characters; at most {_MOST_CHARACTERS:,}."
-            raise gr.Error(found, print_exception=False)
+        for name, text in (("The prompt has", prompt), ("The words have", words or "")):
+            if len(text) > _MOST_CHARACTERS:
+                found = f"{name} {len(text):,} characters; at most {_MOST_CHARACTERS:,}."
+                raise gr.Error(found, print_exception=False)
         try:
             options = _read_options(int(samples), values)
         except ValueError as error:
             raise gr.Error(f"{error}.", print_exception=False) from error
-        asked = split_words(words or "") if self._takes_words else ()
+        if options.max_new_tokens > _MOST_TOKENS:
+            raise gr.Error(f"At most {_MOST_TOKENS:,} tokens.", print_exception=False)
+        asked = split_words(words or "")[:_MOST_WORDS] if self._takes_words else ()
         stories = [
             Story(StoryRequest(prompt, each, asked), self._tokenizer)
             for each in _each_sample(options)
@@ -248,6 +258,7 @@ def launch(demo: gr.Blocks, host: str | None, port: int | None, queue: int) -> N
         share=False,
         quiet=True,
         show_error=True,
+        max_file_size=1,  # nothing is to be uploaded
         prevent_thread_lock=True,
         footer_links=[],
         theme=gr.themes.Default(font=fonts, font_mono=["ui-monospace", "monospace"]),

@@ -48,5 +48,8 @@ class Guard:
 
         try:
             await self._app(scope, counted, watched)
+        except Exception:
+            status = 500
+            raise
         finally:
             self._observe(scope["path"], status, time.perf_counter() - started)

@@ -20,6 +20,7 @@ _MOST_LOG_PROBS = 20
 _MOST_STOPS = 16
 _MOST_WORDS = 8
 _DEFAULTS = SamplingOptions()
+_OUR_NAMES = {"max_new_tokens": "max_tokens", "min_new_tokens": "min_tokens", "num_samples": "n"}
 
 
 class StreamOptions(BaseModel):
@@ -102,7 +103,7 @@ class Prompt:
 
 
 def read_prompts(body: CompletionRequest, allowed: Allowed, tokenizer: Tokenizer) -> list[Prompt]:
-    """The prompts of a request.
+    """The prompts of a request, whose default of `max_tokens` becomes one that is allowed.
 
     Raises:
         InvalidRequestError: The request asks for something that this model or server cannot do.
@@ -122,6 +123,8 @@ def read_prompts(body: CompletionRequest, allowed: Allowed, tokenizer: Tokenizer
         raise InvalidRequestError(
             "this model was not trained on requests for words; leave words out", "words"
         )
+    if "max_tokens" not in body.model_fields_set:
+        body.max_tokens = min(body.max_tokens, allowed.max_tokens)
     if body.max_tokens > allowed.max_tokens:
         raise InvalidRequestError(
             f"max_tokens is {body.max_tokens}; this server allows {allowed.max_tokens}",
@@ -185,7 +188,7 @@ def make_stories(
             min_p=body.min_p or None,
             repetition_penalty=body.repetition_penalty,
             no_repeat_ngram=body.no_repeat_ngram,
-            min_new_tokens=body.min_tokens,
+            min_new_tokens=body.min_tokens if body.max_tokens else 0,
             max_new_tokens=max(1, body.max_tokens),
             stop=(stop,) if isinstance(stop, str) else tuple(stop),
             seed=seed,
@@ -193,7 +196,10 @@ def make_stories(
             log_probs=body.logprobs,
         )
     except ValueError as error:
-        raise InvalidRequestError(str(error)) from error
+        message = str(error)
+        for own, theirs in _OUR_NAMES.items():
+            message = message.replace(own, theirs)
+        raise InvalidRequestError(message, message.split()[0]) from error
     if len(options.stop) > _MOST_STOPS:
         raise InvalidRequestError(f"{len(options.stop)} stop texts; at most {_MOST_STOPS}", "stop")
     return [

@@ -33,8 +33,10 @@ class Job:
     Attributes:
         story: The story.
         notify: Called with the job, a piece of its text, which may be empty, and whether that is
-            the last: at each token, and if the job fails. It must return at once.
+            the last: at each token, and if the job fails other than by `cancel`. It must return at
+            once.
         failure: Why there is no whole story; None if there is one, or will be.
+        done: Whether the story's text is complete.
         submitted: `time.perf_counter()` when it was submitted.
     """
 
@@ -42,12 +44,13 @@ class Job:
         self.story = story
         self.notify = notify
         self.failure: Failure | None = None
+        self.done = False
         self.submitted = time.perf_counter()
 
     @property
     def ended(self) -> bool:
         """Whether nothing more will be generated."""
-        return self.failure is not None or self.story.ended is not None
+        return self.failure is not None or self.done
 
 
 class Scheduler:
@@ -123,7 +126,7 @@ class Scheduler:
         self._thread.join()
 
     def _run(self) -> None:
-        batch = self._new_batch()
+        batch: StoryBatch | None = None
         while True:
             with self._changed:
                 while not (self._waiting or self._running or self._closing):
@@ -132,18 +135,18 @@ class Scheduler:
                     self._fail([*self._running.values(), *self._waiting], "cancelled")
                     return
                 self._expire()
-                admitted = [self._waiting.popleft() for _ in range(min(batch.room, self.waiting))]
+                room = batch.room(self.waiting) if batch else min(self.batch_size, self.waiting)
+                admitted = [self._waiting.popleft() for _ in range(room)]
                 self._running |= {job.story: job for job in admitted}
             try:
+                if batch is None:
+                    batch = StoryBatch(self.storyteller, self.batch_size, self._compile)
                 batch.admit([job.story for job in admitted])
                 self._pass_on(batch.step())
             except Exception as error:  # out of memory, say: the next clients may be luckier
-                self._fail(list(self._running.values()), "error")
                 print(f"slm: the stories under way have failed: {error!r}", file=sys.stderr)
-                batch = self._new_batch()
-
-    def _new_batch(self) -> StoryBatch:
-        return StoryBatch(self.storyteller, self.batch_size, self._compile)
+                self._fail(list(self._running.values()), "error")
+                batch = None
 
     def _expire(self) -> None:
         """Removes what has been cancelled or took too long."""
@@ -169,5 +172,6 @@ class Scheduler:
             job = self._running[story]
             if story.ended is not None:
                 del self._running[story]
+                job.done = True
             if job.failure is None:
                 job.notify(job, piece, story.ended is not None)

@@ -57,7 +57,7 @@ def _spans(
     """A span for each token, or for several that make up a character."""
     sequence, prompt = job.story.continuation, job.story.request.prompt
     tokens = list(sequence.tokens)
-    n_prompt = len(tokens) - len(sequence.new_tokens[: len(tokens)])
+    n_prompt = sequence.prompt_length
     first = n_prompt - len(tokenizer.encode(prompt))  # before it, end-of-texts and words
     shown = max(first, n_prompt - _PROMPT_TOKENS)
     if shown > first:

@@ -8,7 +8,7 @@ from slm.commands.predict.options import PredictOptions, make_requests
 from slm.commands.predict.outputs import JsonLines, Terminal
 from slm.data.requests import split_words
 from slm.errors import UserError
-from slm.generation.storyteller import Storyteller
+from slm.generation.storyteller import StoryRequest, Storyteller
 
 
 def predict(arguments: Arguments) -> int:
@@ -25,7 +25,7 @@ def predict(arguments: Arguments) -> int:
         Dialogue(storyteller, sampling, words, checkpoint.takes_words).run()
         return 0
     requests = make_requests(prompts, sampling, words)
-    _check_lengths(prompts, storyteller, sampling.past_context)
+    _check_lengths(requests, storyteller)
     output: Terminal | JsonLines = Terminal(requests)
     if options.out:
         facts = {
@@ -49,13 +49,14 @@ def predict(arguments: Arguments) -> int:
     return 0
 
 
-def _check_lengths(prompts: list[str], storyteller: Storyteller, past_context: str) -> None:
+def _check_lengths(requests: list[StoryRequest], storyteller: Storyteller) -> None:
     """Checks that prompts fit the context, if it is not to be rebuilt."""
-    context = storyteller.model.config.block_size
-    for prompt in prompts if past_context == "stop" else []:
-        if (length := len(storyteller.tokenizer.encode_prompt(prompt))) > context:
+    context, tokenizer = storyteller.model.config.block_size, storyteller.tokenizer
+    for request in requests:
+        length = len(tokenizer.encode_prompt(request.prompt, request.words))
+        if request.options.past_context == "stop" and length > context:
             raise UserError(
-                f"--past_context stop, and a prompt of {length} tokens: {prompt[:40]!r} …",
+                f"--past_context stop, and a prompt of {length} tokens: {request.prompt[:40]!r} …",
                 f"at most {context}: the model's context",
                 "a shorter prompt, or --past_context rebuild, which reads its end",
             )
