@@ -92,8 +92,13 @@ def test_words_change_a_story_of_a_model_that_takes_them(page, scheduler, model)
     [
         (["x" * 20_001, "", 1, *OPTIONS], "20,001 characters; at most 20,000"),
         (["Tom", "", 1, -1, *OPTIONS[1:]], "temperature is -1"),
-        (["Tom", "", 2, 0, *OPTIONS[1:]], "num_samples is 2"),
+        (
+            ["Tom", "", 2, 0, *OPTIONS[1:]],
+            "“the number of stories” is 2; it must be 1 with temperature 0",
+        ),
+        (["Tom", "", 1, 0, 50, 0.5, *OPTIONS[3:]], "“top-p” is 0.5; it must be 0 with"),
         (["Tom", "x" * 20_001, 1, *OPTIONS], "The words have 20,001 characters"),
+        (["Tom", "a " * 9, 1, *OPTIONS], "At most 8 words"),
         (["Tom", "", 1, *OPTIONS[:7], 1001, *OPTIONS[8:]], "At most 1,000 tokens"),
         (["x" * 40, "", 1, *OPTIONS[:9], "stop", ""], "41 tokens; the model's context is 32"),
     ],
@@ -129,6 +134,24 @@ def test_stopping_ends_the_stories_of_this_tab_only(page, scheduler, monkeypatch
         await others.aclose()
         while scheduler.running:
             await asyncio.sleep(0.01)
+
+    asyncio.run(run())
+
+
+def test_a_new_generation_ends_the_one_under_way(page, scheduler, monkeypatch):
+    monkeypatch.setattr("slm.serving.demo._MOST_TOKENS", 10**6)
+    endless = [*OPTIONS[:6], 10**6, 10**6]
+
+    async def run():
+        old, new = (
+            page.generate(TAB, "Tom", "", 1, *endless, seed, "rebuild", "") for seed in (1, 2)
+        )
+        assert "seed 1" in await anext(old)
+        assert "seed 2" in await anext(new)
+        assert [html async for html in old] == [], "it would hide the new story"
+        while scheduler.running != 1:
+            await asyncio.sleep(0.01)
+        await new.aclose()
 
     asyncio.run(run())
 
@@ -240,6 +263,10 @@ def test_the_page_can_be_built(scheduler, model):
             if getattr(block, "label", "") == "Words that it is to contain"
         ]  # fmt: skip
         assert words.visible == takes_words
+        (start,) = [
+            event for event in demo.fns.values() if event.fn and event.fn.__name__ == "generate"
+        ]
+        assert start.trigger_mode == "multiple", "else Generate does nothing during a generation"
 
 
 # ---- the commands -------------------------------------------------------------------------------
@@ -253,7 +280,7 @@ def wait_for_page(process):
 
 
 def answers_and_ends(command, folder):
-    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    env = os.environ | {"OMP_NUM_THREADS": "1", "http_proxy": "http://127.0.0.1:9"}  # none is there
     with subprocess.Popen(
         command, cwd=folder, env=env, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:

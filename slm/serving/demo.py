@@ -3,8 +3,8 @@
 import asyncio
 import os
 import threading
+import time
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,10 @@ import gradio as gr
 import torch
 
 from slm.data.requests import split_words
-from slm.generation import SamplingOptions
 from slm.generation.storyteller import PROMPT, Story, StoryRequest
 from slm.model import GPT
 from slm.model.attention_maps import attention_maps
+from slm.serving.option_fields import each_sample, explain, option_fields, read_options
 from slm.serving.scheduler import Job, QueueFullError, Scheduler
 from slm.serving.story_html import Attention, stories_html
 
@@ -35,9 +35,7 @@ _MOST_CHARACTERS = 20_000
 _MOST_TOKENS = 1000
 _MOST_WORDS = 8
 _MOST_TABS = 1000
-_ALTERNATIVES = 5
 _REFRESH = 0.2  # seconds
-_DEFAULTS = SamplingOptions()
 
 
 class Page:
@@ -71,11 +69,15 @@ class Page:
             self._scheduler.cancel(self._jobs.pop(next(iter(self._jobs))))
         try:
             while not all(job.ended for job in jobs):
-                yield stories_html(jobs, self._tokenizer)
-                await asyncio.sleep(_REFRESH)
+                started = time.perf_counter()
+                html = stories_html(jobs, self._tokenizer)
+                pause = 4 * (time.perf_counter() - started)  # long stories leave time for others
+                yield html
+                await asyncio.sleep(max(_REFRESH, pause))
         finally:
             self._scheduler.cancel(jobs)
-        yield stories_html(jobs, self._tokenizer)
+        if self._jobs.get(str(request.session_hash), jobs) is jobs:  # the tab has none newer
+            yield stories_html(jobs, self._tokenizer)
 
     def _submit(self, prompt: str, words: str, samples: float, *values: Any) -> list[Job]:
         """Submits the stories.
@@ -88,15 +90,17 @@ class Page:
                 found = f"{name} {len(text):,} characters; at most {_MOST_CHARACTERS:,}."
                 raise gr.Error(found, print_exception=False)
         try:
-            options = _read_options(int(samples), values)
+            options = read_options(int(samples), values)
         except ValueError as error:
-            raise gr.Error(f"{error}.", print_exception=False) from error
+            raise gr.Error(explain(error), print_exception=False) from error
         if options.max_new_tokens > _MOST_TOKENS:
             raise gr.Error(f"At most {_MOST_TOKENS:,} tokens.", print_exception=False)
-        asked = split_words(words or "")[:_MOST_WORDS] if self._takes_words else ()
+        asked = split_words(words or "") if self._takes_words else ()
+        if len(asked) > _MOST_WORDS:
+            raise gr.Error(f"At most {_MOST_WORDS} words.", print_exception=False)
         stories = [
             Story(StoryRequest(prompt, each, asked), self._tokenizer)
-            for each in _each_sample(options)
+            for each in each_sample(options)
         ]
         context, length = self._model.config.block_size, len(stories[0].continuation.tokens)
         if options.past_context == "stop" and length > context:
@@ -105,7 +109,8 @@ class Page:
         try:
             return self._scheduler.submit(stories, lambda *event: None)
         except QueueFullError as error:
-            raise gr.Error("Too many stories are waiting. Try again soon.") from error
+            found = "Too many stories are waiting. Try again soon."
+            raise gr.Error(found, print_exception=False) from error
 
     def stop(self, request: gr.Request) -> None:
         """Ends the stories of a tab."""
@@ -145,40 +150,6 @@ class Page:
         return [0.0] * (len(tokens) - len(seen)) + weights_T.tolist()
 
 
-_OPTIONS = (
-    "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "no_repeat_ngram",
-    "min_new_tokens", "max_new_tokens", "seed", "past_context", "stop",
-)  # fmt: skip
-_WHOLE = {"top_k", "no_repeat_ngram", "min_new_tokens", "max_new_tokens", "seed"}
-_NONE_IF_ZERO = {"top_k", "top_p", "min_p", "no_repeat_ngram"}
-
-
-def _read_options(samples: int, values: Sequence[Any]) -> SamplingOptions:
-    """The options of the page's fields; a field that was emptied has its default.
-
-    Raises:
-        ValueError: One is out of range.
-    """
-    found: dict[str, Any] = {}
-    for name, value in zip(_OPTIONS, values, strict=True):
-        if name == "stop":
-            found[name] = (value.replace("\\n", "\n"),) if value else ()
-        elif value is None:
-            continue
-        elif name in _NONE_IF_ZERO and not value:
-            found[name] = None
-        else:
-            found[name] = int(value) if name in _WHOLE else value
-    return SamplingOptions(**found, num_samples=samples, log_probs=_ALTERNATIVES)
-
-
-def _each_sample(options: SamplingOptions) -> list[SamplingOptions]:
-    return [
-        replace(options, seed=options.seed + sample, num_samples=1)
-        for sample in range(options.num_samples)
-    ]
-
-
 def make_demo(scheduler: Scheduler, model: GPT, takes_words: bool, title: str) -> gr.Blocks:
     """The page."""
     page = Page(scheduler, model, takes_words)
@@ -198,7 +169,7 @@ def make_demo(scheduler: Scheduler, model: GPT, takes_words: bool, title: str) -
                     stop = gr.Button("Stop", min_width=80)
                 samples = gr.Slider(1, _MOST_SAMPLES, 1, step=1, label="Stories, side by side")
                 with gr.Accordion("How it continues", open=False):
-                    options = _option_fields()
+                    options = option_fields()
                 gr.Examples(list(_EXAMPLES), prompt, label="Beginnings")
                 if takes_words:
                     gr.Examples(list(_WORD_EXAMPLES), words, label="Words")
@@ -216,6 +187,7 @@ def make_demo(scheduler: Scheduler, model: GPT, takes_words: bool, title: str) -
             stories,
             concurrency_limit=4 * scheduler.batch_size,
             show_progress="hidden",
+            trigger_mode="multiple",  # a new generation ends the one under way
             api_visibility="private",
         )
         start.click(js=_SHOW_STORIES)
@@ -225,32 +197,10 @@ def make_demo(scheduler: Scheduler, model: GPT, takes_words: bool, title: str) -
     return demo
 
 
-def _option_fields() -> list[Any]:
-    """A field for each of `_OPTIONS`, in this order."""
-    with gr.Row():
-        temperature = gr.Number(
-            _DEFAULTS.temperature, label="temperature", info="0: the likeliest", step=0.1,
-            min_width=130,
-        )  # fmt: skip
-        top_k = gr.Number(_DEFAULTS.top_k, label="top-k", info="0: all tokens", min_width=130)
-        top_p = gr.Number(0, label="top-p", info="0: off", step=0.05, min_width=130)
-        min_p = gr.Number(0, label="min-p", info="0: off", step=0.01, min_width=130)
-    with gr.Row():
-        penalty = gr.Number(
-            _DEFAULTS.repetition_penalty, label="repetition penalty", info="1: none", step=0.05,
-            min_width=130,
-        )  # fmt: skip
-        ngram = gr.Number(0, label="no repeated n-gram", info="0: off", min_width=130)
-        least = gr.Number(0, label="tokens, at least", min_width=130)
-        most = gr.Number(_DEFAULTS.max_new_tokens, label="tokens, at most", min_width=130)
-    seed = gr.Number(_DEFAULTS.seed, label="seed", info="the same seed, the same story")
-    past = gr.Radio(["rebuild", "stop"], value="rebuild", label="when the context is full")
-    stop = gr.Textbox(label="end before this text", placeholder="The end")
-    return [temperature, top_k, top_p, min_p, penalty, ngram, least, most, seed, past, stop]
-
-
 def launch(demo: gr.Blocks, host: str | None, port: int | None, queue: int) -> None:
     """Starts the page's server, in threads of its own; None takes Gradio's defaults."""
+    local = [os.environ.get("no_proxy") or os.environ.get("NO_PROXY"), host, "localhost"]
+    os.environ["no_proxy"] = ",".join(filter(None, local))  # Gradio asks this server if it runs
     fonts = ["system-ui", "sans-serif"]  # Gradio's own come from another host
     demo.queue(max_size=queue, api_open=False).launch(
         server_name=host,
