@@ -10,6 +10,7 @@ import random
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pyarrow
 import pyarrow.parquet
@@ -126,6 +127,14 @@ def slm(workplace):
         return Result(status, out.getvalue(), err.getvalue())
 
     return run
+
+
+@pytest.fixture
+def servers_end_at_once(monkeypatch):
+    """`slm serve` and `slm demo` do all but wait for clients; test_serve and test_demo do that."""
+    monkeypatch.setattr("uvicorn.Server.run", lambda server, sockets: None)
+    monkeypatch.setattr("slm.serving.demo.make_demo", MagicMock())
+    monkeypatch.setattr("slm.serving.demo.launch", MagicMock(side_effect=KeyboardInterrupt))
 
 
 def checkpoint(name="last", version=0, root="."):

@@ -228,7 +228,7 @@ filters = pytest.mark.filterwarnings("ignore")
 
 @filters
 @pytest.mark.parametrize("verb", VERBS)
-def test_some_command_lines_have_an_answer(folder, options, verb):
+def test_some_command_lines_have_an_answer(folder, options, verb, servers_end_at_once):
     try_lines(verb, 3, folder, options[verb])
 
 
@@ -236,7 +236,7 @@ def test_some_command_lines_have_an_answer(folder, options, verb):
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("verb", VERBS)
-def test_many_command_lines_have_an_answer(folder, options, verb):
+def test_many_command_lines_have_an_answer(folder, options, verb, servers_end_at_once):
     try_lines(verb, 150, folder, options[verb])
 
 

@@ -6,7 +6,6 @@ import re
 import shlex
 import shutil
 from pathlib import Path
-from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -99,11 +98,8 @@ def test_make_targets_exist():
         "interruptions.md", "export.md", "serving.md",
     ],
 )  # fmt: skip
-def test_every_command_runs(slm, workplace, text, least, monkeypatch):
-    """In the order of the text, in one folder, as a reader would type them; servers end at once."""
-    monkeypatch.setattr("uvicorn.Server.run", lambda server, sockets: None)
-    monkeypatch.setattr("slm.serving.demo.make_demo", MagicMock())  # test_demo builds it
-    monkeypatch.setattr("slm.serving.demo.launch", MagicMock(side_effect=KeyboardInterrupt))
+def test_every_command_runs(slm, workplace, text, least, servers_end_at_once):
+    """In the order of the text, in one folder, as a reader would type them."""
     write_corpora(workplace)
     for _ in range({DATA: 1, GENERATION: 1, LOOKING: 2, EXPORT: 1, SERVING: 1}.get(text, 0)):
         assert slm("fit", "--config", "tiny.yaml", "--data.request", "words").status == 0

@@ -141,7 +141,7 @@ def open_socket(host: str, port: int) -> socket.socket:
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family, backlog=2048)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # the latter for a name that cannot be one
         raise UserError(
             f"--host {host} --port {port}: {getattr(error, 'strerror', None) or error}",
             "an address of this machine and a free port",
