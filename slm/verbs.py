@@ -64,12 +64,12 @@ VERBS = {
     ),
     "serve": Verb(
         "slm.commands.serve:serve",
-        "answer requests for stories over HTTP, as OpenAI's completions",
+        "serve stories over HTTP, with OpenAI's completions API",
         "--batch_size 1, or a larger number that fits",
     ),
     "demo": Verb(
         "slm.commands.demo:demo",
-        "open a page that generates stories and shows how",
+        "serve a page that generates stories and shows how",
         "--batch_size 1, or a larger number that fits",
     ),
     "verify-resume": Verb(

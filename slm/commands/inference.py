@@ -79,7 +79,7 @@ class InferenceOptions:
         checkpoint = open_named(self.ckpt_path, self.trainer.logs)
         model = for_inference(checkpoint.make_model(), weights, self.device)
         for message in ("TensorFloat32 tensor cores", "The CUDA Graph is empty"):
-            warnings.filterwarnings("ignore", message)  # of torch.compile, about nothing
+            warnings.filterwarnings("ignore", message)  # harmless, from torch.compile
         return checkpoint, Storyteller(model, checkpoint.make_tokenizer())
 
 

@@ -27,7 +27,7 @@ Request = Literal["words"]
 SHARE = 0.5
 """The share of stories with a request."""
 LONGEST = 64
-"""Tokens that a request has at most, with its two end-of-texts: at worst a letter a token."""
+"""Tokens that a request has at most, with its two end-of-texts: at worst one token per letter."""
 _WORD = re.compile(r"(?<![\w'’-])[a-z]{3,12}(?![\w'’-])")
 """In lower case, which leaves out names and the beginnings of sentences."""
 _LEFT_OUT_TEXT = """
@@ -61,7 +61,7 @@ _LEFT_OUT = frozenset(_LEFT_OUT_TEXT.split())
 
 
 def request_words(story: str) -> list[str]:
-    """Two to four content words of a story, a pure function of its text; none if it has only one.
+    """Two to four content words of a story, a pure function of its text; none if fewer than two.
 
     The number of words and their order are as good as random: a BLAKE2b hash decides. So are the
     words, except that the more often one occurs, the likelier it is chosen: weighted sampling

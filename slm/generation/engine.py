@@ -39,7 +39,7 @@ class TokenSequence:
         prompt_length: The number of tokens of the prompt.
         log_probs: If the options ask for them, the natural logarithms of the model's probabilities
             of the new tokens, and of the end-of-text if it was generated.
-        alternatives: For each of these, the likeliest tokens with theirs.
+        alternatives: At each of these positions, the likeliest tokens with their own.
         ended: Why it ended, or None. The caller may set it to "stop" or "cancelled".
         sampler: Draws its tokens; set by the engine.
     """

@@ -43,7 +43,7 @@ class SamplingOptions:
     the context (`rebuild`), or ends there (`stop`)."""
     log_probs: int | None = None
     """Keep each token's log-probability, before temperature and filters, and those of this many of
-    the likeliest tokens in its place; null keeps none."""
+    the likeliest tokens at its position; null keeps none."""
 
     def __post_init__(self) -> None:
         none_or = " or null"

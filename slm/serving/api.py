@@ -46,7 +46,7 @@ def make_app(scheduler: Scheduler, allowed: Allowed, key: str | None = None) -> 
     Args:
         scheduler: Generates the stories; it is closed when the application ends.
         allowed: What requests may ask for.
-        key: The API key that all requests but `/health` must have; None asks for none.
+        key: The API key, which all but `/health` and `/openapi.json` require, or None.
     """
 
     @asynccontextmanager
@@ -125,7 +125,7 @@ def _add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> JSONResponse:
-        return answer(500, "an error of the server; its log has the details")
+        return answer(500, "internal server error; see the server's log")
 
 
 class Completions:

@@ -24,7 +24,7 @@ class Limits:
 
 
 class QueueFullError(Exception):
-    """As many stories wait as are allowed."""
+    """The queue has no room for more stories."""
 
 
 class Job:
@@ -99,7 +99,7 @@ class Scheduler:
         """Puts stories into the queue, all or none. Their prompts must fit the model.
 
         Raises:
-            QueueFullError: There is no place in the queue.
+            QueueFullError: The queue is full.
         """
         jobs = [Job(story, notify) for story in stories]
         with self._changed:

@@ -114,7 +114,7 @@ def _status(job: Job) -> str:
     if job.failure:
         ending = {"timeout": "took too long", "error": "failed"}.get(job.failure, "stopped")
     elif story.ended is None:
-        ending = "…" if story.n_tokens else "waits …"
+        ending = "…" if story.n_tokens else "waiting …"
     else:
         ending = endings[story.ended]
     parts = [f"seed {story.request.options.seed}", tokens]

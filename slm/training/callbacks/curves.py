@@ -109,7 +109,7 @@ class TrainingCurves(Callback):
         data: StoryData = trainer.datamodule  # type: ignore[attr-defined]
         if data.has_requests:  # ignored targets count as 0 in it
             share = (batch[1] != IGNORED).float().mean()
-            loss = loss / share.clamp_min(1 / batch[1].numel())  # a window may lie in a request
+            loss = loss / share.clamp_min(1 / batch[1].numel())  # a window may be all request
         self._loss = self._loss + loss
         self._batches += 1
         assert self._first_batch is not None
