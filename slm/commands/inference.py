@@ -83,11 +83,11 @@ class InferenceOptions:
         return checkpoint, Storyteller(model, checkpoint.make_tokenizer())
 
 
-def check_takes_words(checkpoint: Checkpoint) -> None:
+def check_takes_words(takes_words: bool) -> None:
     """Raises a UserError if a model has not been trained on stories with requests."""
-    if not checkpoint.takes_words:
+    if not takes_words:
         raise UserError(
-            f"--words for {checkpoint.path}, which was trained on stories without requests",
+            "words for a model that was trained on stories without requests",
             "a model trained with --data.request words",
             "slm fit --data.request words …; docs/data.md describes it",
         )

@@ -20,7 +20,7 @@ _MOST_LOG_PROBS = 20
 _MOST_STOPS = 16
 _MOST_WORDS = 8
 _DEFAULTS = SamplingOptions()
-_OUR_NAMES = {"max_new_tokens": "max_tokens", "min_new_tokens": "min_tokens", "num_samples": "n"}
+_PUBLIC_NAMES = {"max_new_tokens": "max_tokens", "min_new_tokens": "min_tokens", "num_samples": "n"}
 
 
 class StreamOptions(BaseModel):
@@ -197,8 +197,8 @@ def make_stories(
         )
     except ValueError as error:
         message = str(error)
-        for own, theirs in _OUR_NAMES.items():
-            message = message.replace(own, theirs)
+        for own, public in _PUBLIC_NAMES.items():
+            message = message.replace(own, public)
         raise InvalidRequestError(message, message.split()[0]) from error
     if len(options.stop) > _MOST_STOPS:
         raise InvalidRequestError(f"{len(options.stop)} stop texts; at most {_MOST_STOPS}", "stop")

@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import fields, replace
 from functools import cache
 
+from slm.commands.inference import check_takes_words
 from slm.commands.parsing.options import Parser, add_options
 from slm.commands.predict.options import make_requests
 from slm.data.requests import split_words
@@ -100,12 +101,8 @@ class Dialogue:
             raise UserError(f"there is no command {command}", expected, remedy)
 
     def _set_words(self, value: str) -> None:
-        if value and not self._takes_words:
-            raise UserError(
-                "/words for a model that was trained on stories without requests",
-                "a model trained with --data.request words",
-                "slm fit --data.request words …; docs/data.md describes it",
-            )
+        if value:
+            check_takes_words(self._takes_words)
         self._words = split_words(value)
         print(f"words: {', '.join(self._words) or 'none'}")
 

@@ -20,7 +20,7 @@ def predict(arguments: Arguments) -> int:
     checkpoint, storyteller = inference.load()
     words = split_words(options.words or "")
     if words:
-        check_takes_words(checkpoint)
+        check_takes_words(checkpoint.takes_words)
     if options.asks:
         Dialogue(storyteller, sampling, words, checkpoint.takes_words).run()
         return 0
