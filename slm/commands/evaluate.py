@@ -1,6 +1,5 @@
 """The verb `evaluate`: a scorecard of a model's stories."""
 
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from slm.commands.lookup import open_named
 from slm.commands.parsing.arguments import Arguments
 from slm.commands.parsing.device import DeviceOptions
 from slm.commands.parsing.errors import output_path
+from slm.commands.parsing.keys import read_key
 from slm.commands.parsing.options import inline, parse
 from slm.data.source import describe_source
 from slm.errors import UserError
@@ -162,14 +162,7 @@ def _make_judge(options: JudgeOptions) -> Judge | None:
         raise UserError(
             f"--judge.url {url}", "an address that begins with http:// or https://", f"http://{url}"
         )
-    key = os.environ.get("OPENAI_API_KEY", "").strip()
-    if not (key.isascii() and (key.isprintable() or not key)):
-        raise UserError(
-            "OPENAI_API_KEY contains characters that cannot be sent",
-            "one line of letters and digits",
-            "set it again: a line break may have got into it",
-        )
-    return Judge(url, model, key or None)
+    return Judge(url, model, read_key("OPENAI_API_KEY"))
 
 
 def _find_texts(checkpoint: Checkpoint, options: DataOptions) -> tuple[Texts, Texts | None]:

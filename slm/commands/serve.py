@@ -1,7 +1,6 @@
 """The verb `serve`: an OpenAI-compatible server."""
 
 import math
-import os
 import socket
 import sys
 from contextlib import suppress
@@ -10,6 +9,7 @@ from typing import Any
 
 from slm.commands.inference import InferenceOptions
 from slm.commands.parsing.arguments import Arguments
+from slm.commands.parsing.keys import read_key
 from slm.commands.parsing.options import inline, parse
 from slm.errors import UserError
 from slm.files import shortened
@@ -53,7 +53,7 @@ def serve(arguments: Arguments) -> int:
     """Answers requests until a signal asks to stop; then finishes those under way."""
     usage = "slm serve [--ckpt_path FILE] [--port 8000] [--option value ...]"
     options = parse("serve", ServeOptions, arguments, usage)
-    key = _api_key()
+    key = read_key("SLM_API_KEY")
     try:
         import uvicorn
 
@@ -102,18 +102,6 @@ def _allow_many_connections() -> None:
 
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def _api_key() -> str | None:
-    """The key in the environment: on the command line other users could see it."""
-    key = os.environ.get("SLM_API_KEY", "").strip()
-    if not (key.isascii() and (key.isprintable() or not key)):
-        raise UserError(
-            "SLM_API_KEY contains characters that cannot be sent",
-            "one line of letters and digits",
-            "set it again: a line break may have got into it",
-        )
-    return key or None
 
 
 def missing_extra(extra: str, error: ModuleNotFoundError) -> UserError:
