@@ -93,9 +93,12 @@ def test_the_queue_is_bounded_and_takes_all_or_none(make):
 
 def test_who_waits_or_generates_too_long_is_ended(make):
     scheduler, client = make(batch_size=1, seconds=0.3)
-    jobs = client.submit(10**6, 1), client.submit(5, 2)
-    client.wait(2)
-    assert [job.failure for job in jobs] == ["timeout", "timeout"]
+    generated, waited = client.submit(10**6, 1, 2)
+    waited.submitted = generated.submitted
+    texts = client.wait(2)
+    assert generated.failure == waited.failure == "timeout"
+    assert texts[generated]
+    assert not texts[waited]
     assert scheduler.running == 0
 
 
