@@ -3,7 +3,10 @@
 The only module that asks torch for these facts. `python -m slm.hardware` prints them.
 """
 
+import os
 import platform
+import shutil
+import sys
 import time
 from pathlib import Path
 from typing import Literal, get_args
@@ -12,6 +15,8 @@ import torch
 
 Accelerator = Literal["auto", "cpu", "gpu", "cuda", "mps"]
 """Values of `--trainer.accelerator`."""
+COMPILER = os.environ.get("CXX") or {"win32": "cl", "darwin": "clang++"}.get(sys.platform, "g++")
+"""The C++ compiler that torch would use."""
 
 
 def find_device(accelerator: str) -> torch.device:
@@ -68,6 +73,22 @@ def packs_bfloat16() -> bool:
     return packs_float32() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
+def vector_floats() -> int:
+    """How many float32 numbers torch's widest vector instructions on this CPU take: 16 or 8."""
+    return 16 if torch.backends.cpu.get_cpu_capability().startswith("AVX512") else 8
+
+
+def cpp_compiler() -> str | None:
+    """Where the C++ compiler is, if there is one."""
+    return shutil.which(COMPILER)
+
+
+def cpu_identity() -> str:
+    """Changes with what machine code this CPU can run."""
+    capability = torch.backends.cpu.get_cpu_capability()
+    return f"{_cpuinfo('model name')} {platform.machine()} {capability} {_cpuinfo('flags')}"
+
+
 def widest_float(device: str) -> torch.dtype:
     """float64, or float32 on Apple's Metal, which has no float64."""
     return torch.float32 if device == "mps" else torch.float64
@@ -102,11 +123,16 @@ def describe_machine(device: torch.device | str) -> str:
 
 
 def _processor() -> str:
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
+
+
+def _cpuinfo(field: str) -> str:
+    """A field of Linux's description of the first processor, or nothing."""
     try:
         with Path("/proc/cpuinfo").open() as file:
-            return next(line.partition(":")[2].strip() for line in file if "model name" in line)
+            return next(line.partition(":")[2].strip() for line in file if line.startswith(field))
     except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+        return ""
 
 
 if __name__ == "__main__":

@@ -69,7 +69,7 @@ def test_rows_of_one_length_and_of_several_are_stored_alike():
             past = cache.grow(0, 2, 1)
             assert (past.slot is None) == (length == 4)
             model.hidden(tokens_BT[:, 5:6], past)
-    for (ours, _), (reference, _) in zip(*(cache._layers for cache in caches), strict=True):
+    for (ours, _), (reference, _) in zip(*(cache.layers for cache in caches), strict=True):
         torch.testing.assert_close(ours[0, :, :6], reference[0, :, :6])
         assert reference[1, :, 4].abs().sum() > 0
         assert reference[1, :, 5].abs().sum() == 0, "the shorter row's new token went to slot 4"
@@ -100,7 +100,7 @@ def test_what_earlier_rows_left_behind_is_never_seen():
     model = make_model(CLASSIC)
     tokens_BT = torch.randint(50, (1, 8))
     cache = KVCache(CLASSIC, 1)
-    for keys, values in cache._layers:
+    for keys, values in cache.layers:
         keys.fill_(1e4)
         values.fill_(1e4)
     with torch.inference_mode():

@@ -9,12 +9,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
-import torch
 from conftest import WEIGHTS, checkpoint, refuse
 from filelock import FileLock
 
+from slm import hardware
+from slm.generation import compiled
 from slm.printable import printable
 
 
@@ -94,13 +96,36 @@ def test_each_kind_of_weights_tells_and_is_recorded(slm, trained, workplace, wei
 
 
 def test_without_a_compiler_compiling_is_explained(slm, trained, workplace, monkeypatch):
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(workplace / "cache"))
-    torch._dynamo.reset()
+    monkeypatch.setattr(hardware, "COMPILER", "no-such-compiler")
     words = ("--ckpt_path", checkpoint("best", root=trained), "--trainer.accelerator", "cpu")
-    words += ("--compile", "true")
-    with torch._inductor.config.patch({"cpp.cxx": ("no-such-compiler",)}):
-        for verb in (("predict", "--weights", "int8"), ("bench", "generate", "--repeats", "1")):
-            refuse(slm(*verb, *words), "do not compile: --compile false")
+    for verb in (("predict", "--weights", "int8"), ("bench", "generate", "--repeats", "1")):
+        result = slm(*verb, *words, "--compile", "true")
+        refuse(result, "there is no no-such-compiler", "do not compile: --compile false")
+    monkeypatch.setenv("SLM_CACHE_DIR", str(workplace / "units"))
+    result = slm("predict", *words)
+    assert result.status == 0
+    assert "ompil" not in result.err
+
+
+def test_it_is_compiled_in_the_background_and_said(slm, trained, workplace, monkeypatch):
+    monkeypatch.setattr(hardware, "COMPILER", "/bin/true")
+    monkeypatch.setenv("SLM_CACHE_DIR", str(workplace / "units"))
+    requests, process = [], MagicMock(poll=lambda: None)
+
+    def start(args, **how):
+        requests.append(args)
+        return process
+
+    monkeypatch.setattr(compiled.subprocess, "Popen", start)
+    words = ("--ckpt_path", checkpoint("best", root=trained), "--trainer.accelerator", "cpu")
+    result = slm("predict", *words)
+    assert result.status == 0
+    assert result.err.count("compiling in the background") == 1
+    assert slm("predict", *words, "--compile", "false").out == result.out
+    (request,) = requests
+    assert [rows for rows, _ in json.loads(request[-1])["units"]] == [1]
+    slm("predict", *words, "--num_samples", "30")
+    assert [rows for rows, _ in json.loads(requests[-1][-1])["units"]] == [16, 1, 4]
 
 
 def test_a_runs_own_config_is_no_harm(slm, trained, monkeypatch):
@@ -244,7 +269,6 @@ def test_predict_does_not_look_at_the_data(slm, trained):
         (("--stop", ""), "stop is ('',)"),
         (("--batch_size", "0"), "--batch_size 0"),
         (("--weights", "int3"), "int3"),
-        (("--weights", "fp32", "--compile", "true"), "--compile true with weights fp32 on cpu"),
         (("--trainer.accelerator", "mps"), "accelerator is mps, and torch finds no such device"),
         (("--trainer.precision", "bf16-mixed"), "there is no option --trainer.precision"),
         (("--prompt", "a long one " * 9, "--past_context", "stop"), "a prompt of 74 tokens"),

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from slm.generation import SamplingOptions
+from slm.generation.decode import PlainDecode
 from slm.generation.engine import Engine, TokenSequence
 from slm.generation.quantization import InferenceLinear
 from slm.hardware import clock
@@ -45,13 +46,15 @@ def make_prompts(stories: int, vocab_size: int) -> list[list[int]]:
     return [[draw.randrange(vocab_size) for _ in range(PROMPT_LENGTH)] for _ in range(stories)]
 
 
-def slm_generator(model: GPT, options: SamplingOptions, compile: bool = False) -> GenerateFn:
+def slm_generator(
+    model: GPT, options: SamplingOptions, decode: PlainDecode | None = None
+) -> GenerateFn:
     """This project's engine, with a network of `for_inference`; end-of-text is never drawn."""
     seeds = count(options.seed)
 
     def run(prompts: Sequence[Sequence[int]], tokens: int) -> None:
         chosen = replace(options, min_new_tokens=tokens, max_new_tokens=tokens)
-        batch = Engine(model, model.config.vocab_size - 1, len(prompts), compile)
+        batch = Engine(model, model.config.vocab_size - 1, len(prompts), decode)
         batch.admit([TokenSequence(p, replace(chosen, seed=next(seeds))) for p in prompts])
         while len(batch):
             batch.step()

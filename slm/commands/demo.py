@@ -46,7 +46,7 @@ def demo(arguments: Arguments) -> int:
         port = free.getsockname()[1]
         checkpoint, storyteller = options.inference.load()
     limits = Limits(options.queue, options.timeout)
-    scheduler = Scheduler(storyteller, options.inference.rows, limits, options.inference.compile)
+    scheduler = Scheduler(storyteller, options.inference.rows, limits)
     page = make_demo(scheduler, checkpoint.make_model(), checkpoint.takes_words, checkpoint.label)
     with suppress(KeyboardInterrupt):
         launch(page, options.host, port, options.queue)

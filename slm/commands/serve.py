@@ -68,7 +68,7 @@ def serve(arguments: Arguments) -> int:
         checkpoint, storyteller = options.inference.load()
         rows = options.inference.rows
         limits = Limits(options.queue, options.timeout)
-        scheduler = Scheduler(storyteller, rows, limits, options.inference.compile)
+        scheduler = Scheduler(storyteller, rows, limits)
         context = storyteller.model.config.block_size
         allowed = Allowed(options.name, context, checkpoint.takes_words, options.max_tokens, rows)
         address = shown_address(options.host, listening.getsockname()[1])

@@ -2,7 +2,7 @@
 
 import errno
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -50,16 +50,31 @@ def _import_gguf() -> Any:
 
 
 def _write(trained: TrainedModel, folder: Path) -> None:
-    gguf, config = _import_gguf(), trained.model.config
+    check_public(trained.model.config, "gpt2", "qwen3")
+    write_gguf(trained.model, trained.tokenizer, folder, trained.checkpoint.label, list(_FORMATS))
+    context = trained.model.config.block_size
+    modelfile = _MODELFILE.format(context=context, end=END_OF_TEXT)
+    (folder / "Modelfile").write_text(modelfile, encoding="utf-8")
+
+
+def write_gguf(
+    model: GPT, tokenizer: Tokenizer, folder: Path, label: str, formats: Sequence[str]
+) -> None:
+    """Writes `model-FORMAT.gguf` for some of the number formats f32, f16 and q8_0.
+
+    Raises:
+        UserError: GGUF has no such shape of network, or the package gguf is missing.
+    """
+    gguf, config = _import_gguf(), model.config
     shape = check_public(config, "gpt2", "qwen3")
-    for name, file_type in _FORMATS.items():
+    for name in formats:
         with closing(gguf.GGUFWriter(folder / f"model-{name}.gguf", shape)) as writer:
-            writer.add_name(trained.checkpoint.label)
-            writer.add_file_type(gguf.LlamaFileType[file_type])
+            writer.add_name(label)
+            writer.add_file_type(gguf.LlamaFileType[_FORMATS[name]])
             writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
             _add_shape(writer, config)
-            _add_tokenizer(writer, trained.tokenizer)
-            for tensor, values, kind in _tensors(trained.model, shape, name):
+            _add_tokenizer(writer, tokenizer)
+            for tensor, values, kind in _tensors(model, shape, name):
                 packed = gguf.quants.quantize(values, gguf.GGMLQuantizationType[kind])
                 writer.add_tensor(tensor, packed, raw_dtype=gguf.GGMLQuantizationType[kind])
             writer.write_header_to_file()
@@ -68,8 +83,6 @@ def _write(trained: TrainedModel, folder: Path) -> None:
                 writer.write_tensors_to_file()
             except OSError as error:  # NumPy leaves out why
                 raise OSError(error.errno or errno.ENOSPC, str(error)) from error
-    modelfile = _MODELFILE.format(context=config.block_size, end=END_OF_TEXT)
-    (folder / "Modelfile").write_text(modelfile, encoding="utf-8")
 
 
 def _add_shape(writer: Any, config: GPTConfig) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from slm.model.config import GPTConfig
 
-_SLOTS = 64
+SLOTS = 64
 """The number of slots that are read is a multiple of this: a row's sums then run in the same order
 however long the other sequences are, so that a story does not depend, not even by rounding, on
 its batch."""
@@ -80,6 +80,8 @@ class KVCache:
 
     Attributes:
         lengths: How many positions each row contains.
+        layers: Keys and values of each layer: (batch size, H, slots, D).
+        device: Where they are.
     """
 
     def __init__(
@@ -89,16 +91,17 @@ class KVCache:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> None:
-        slots = round_up(config.block_size, _SLOTS)
+        slots = round_up(config.block_size, SLOTS)
         shape = (batch_size, config.n_head, slots, config.n_embd // config.n_head)
         # Zeros, because a weight of 0 times a leftover NaN would be NaN.
-        self._layers = [
+        self.layers = [
             (
                 torch.zeros(shape, dtype=dtype, device=device),
                 torch.zeros(shape, dtype=dtype, device=device),
             )
             for _ in range(config.n_layer)
         ]
+        self.device = torch.device(device)
         self._n_head = config.n_head
         self._block_size = config.block_size
         self._slots = torch.arange(slots, device=device)
@@ -106,6 +109,7 @@ class KVCache:
         self._mask_SS = torch.zeros(slots, slots, dtype=dtype, device=device)
         self._mask_SS.masked_fill_(future_SS, float("-inf"))
         self.lengths = [0] * batch_size
+        self._parts: dict[tuple[int, int], list[Tensor]] = {}
 
     def grow(self, first: int, count: int, T: int) -> CacheView:
         """Makes room for T more tokens in each of the rows `first` … `first + count - 1`.
@@ -120,8 +124,8 @@ class KVCache:
                 f"{longest} tokens and {T} more do not fit into a context of {self._block_size}"
             )
         self.lengths[first : first + count] = [length + T for length in before]
-        layers = [(k[first : first + count], v[first : first + count]) for k, v in self._layers]
-        S = round_up(longest + T, _SLOTS)
+        layers = [(k[first : first + count], v[first : first + count]) for k, v in self.layers]
+        S = round_up(longest + T, SLOTS)
         if min(before) == longest:
             positions_T = self._slots[longest : longest + T]
             mask_1TS = self._mask_SS[None, longest : longest + T, :S]
@@ -131,11 +135,36 @@ class KVCache:
         mask_BTS = self._mask_SS[positions_BT][:, :, :S]
         return CacheView(positions_BT, mask_BTS.repeat_interleave(self._n_head, 0), layers, None)
 
+    def advance(self, count: int) -> None:
+        """Counts a token that has been stored in each of the first rows.
+
+        Raises:
+            ValueError: A row would contain more than `block_size` tokens.
+        """
+        if max(self.lengths[:count]) == self._block_size:
+            raise ValueError(f"one token more does not fit into a context of {self._block_size}")
+        self.lengths[:count] = [length + 1 for length in self.lengths[:count]]
+
+    def next_positions(self) -> list[int]:
+        """Where each row's next token goes; the last position for rows that are full."""
+        return [min(length, self._block_size - 1) for length in self.lengths]
+
+    def slots(self, count: int) -> Tensor:
+        """The numbers of the first slots."""
+        return self._slots[:count]
+
+    def parts(self, first: int, count: int) -> list[Tensor]:
+        """Keys and values of each layer in turn, in some rows: the same memory at every call."""
+        if (first, count) not in self._parts:
+            rows = slice(first, first + count)
+            self._parts[first, count] = [part[rows] for layer in self.layers for part in layer]
+        return self._parts[first, count]
+
     def static_view(self) -> StaticCache:
         """All rows and slots: the same memory at every call, for graphs of fixed shapes."""
-        for tensor in (self._mask_SS, *(part for layer in self._layers for part in layer)):
+        for tensor in (self._mask_SS, *(part for layer in self.layers for part in layer)):
             torch._dynamo.mark_static_address(tensor)  # CUDA graphs write into them
-        return StaticCache(self._mask_SS, self._layers)
+        return StaticCache(self._mask_SS, self.layers)
 
     def shorten(self, first: int, lengths: Sequence[int]) -> None:
         """Discards the ends of rows from `first` on, such as the padding of shorter prompts."""
@@ -146,7 +175,7 @@ class KVCache:
         for row, old in enumerate(rows):
             if row != old:
                 length = self.lengths[row] = self.lengths[old]
-                for keys_BHSD, values_BHSD in self._layers:
+                for keys_BHSD, values_BHSD in self.layers:
                     keys_BHSD[row, :, :length] = keys_BHSD[old, :, :length]
                     values_BHSD[row, :, :length] = values_BHSD[old, :, :length]
         self.lengths[len(rows) :] = [0] * (len(self.lengths) - len(rows))

@@ -6,14 +6,15 @@ Shape suffixes: B batch (sequences), G sequences of one kind, T positions, C wid
 """
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from slm.generation.cache import CacheView, KVCache, StaticCache, round_up
+from slm.generation.cache import KVCache, round_up
+from slm.generation.decode import PlainDecode
 from slm.generation.options import SamplingOptions
 from slm.generation.sampling import Sampler
 from slm.model.gpt import GPT
@@ -89,8 +90,7 @@ class Engine:
         model: The network; it is put into evaluation mode, and left in it.
         stop_id: The token (end-of-text) that ends a sequence.
         batch_size: Sequences at once.
-        compile: Whether decoding goes through torch.compile, on CUDA with CUDA graphs: some ten
-            seconds, and no Python in the pass after that.
+        decode: Another way of running the network's decode pass; by default operator by operator.
     """
 
     def __init__(
@@ -98,18 +98,18 @@ class Engine:
         model: GPT,
         stop_id: int | None = None,
         batch_size: int = 1,
-        compile: bool = False,
+        decode: PlainDecode | None = None,
     ) -> None:
         self._model = model.eval()
+        self._decode = decode or PlainDecode(model)
         self._stop_id = stop_id
         self._batch_size = batch_size
         self._limit = model.config.block_size
         embedding = model.token_embedding.weight
         self._device = embedding.device
-        self._cache = KVCache(model.config, batch_size, embedding.dtype, embedding.device)
+        rows = self._decode.rows(batch_size)
+        self._cache = KVCache(model.config, rows, embedding.dtype, embedding.device)
         self._sequences: list[TokenSequence] = []
-        self._slots = self._cache.static_view() if compile else None
-        self._fits = False
         self._ready: list[Tensor] = []  # logits (V,) of the last rows, which have just been read
 
     def __len__(self) -> int:
@@ -242,42 +242,9 @@ class Engine:
         parts = [torch.stack(self._ready)] if self._ready else []
         if read:
             last = [sequence.tokens[-1] for sequence in self._sequences[:read]]
-            compiled = self._slots is not None
-            parts.insert(0, self._compiled_decode(last) if compiled else self._decode(last))
+            parts.insert(0, self._decode(last, self._cache))
         self._ready = []
         return torch.cat(parts) if len(parts) > 1 else parts[0]
-
-    def _decode(self, last: list[int]) -> Tensor:
-        """Decode: reads one token in each of the first rows, for the logits (B, V) of the next."""
-        tokens_B1 = torch.tensor([last], device=self._device).T
-        view = self._cache.grow(0, len(last), 1)
-        return self._model.unembed(self._model.hidden(tokens_B1, view)[:, 0])
-
-    def _compiled_decode(self, last: list[int]) -> Tensor:
-        """The same by a compiled graph of fixed shapes, in which all rows take part.
-
-        Those without a token to read write into a slot that is overwritten before it is read.
-        """
-        tokens_B1 = torch.tensor(
-            [last + [0] * (self._batch_size - len(last))], device=self._device
-        ).T
-        lengths = [min(length, self._limit - 1) for length in self._cache.lengths]
-        positions_B1 = torch.tensor([lengths], device=self._device).T
-        run, slots = compiled_decode(self._device.type), self._slots
-        assert slots is not None
-        if self._fits:
-            # Checking at every token whether the graph fits would cost a tenth of the time; nothing
-            # that it checks changes during the life of this engine.
-            with torch.compiler.set_stance("default", skip_guard_eval_unsafe=True):
-                logits_BV = run(self._model, tokens_B1, positions_B1, slots)
-        else:
-            # A graph for each model and batch size; an error rather than silently uncompiled.
-            with torch._dynamo.config.patch(recompile_limit=64, fail_on_recompile_limit_hit=True):
-                logits_BV = run(self._model, tokens_B1, positions_B1, slots)
-        self._fits = True
-        self._cache.grow(0, len(last), 1)
-        # The next pass would overwrite the output of a CUDA graph.
-        return logits_BV[: len(last)].clone()
 
 
 def _sampler(options: SamplingOptions, stop_id: int | None) -> Sampler:
@@ -295,20 +262,6 @@ def _sampler(options: SamplingOptions, stop_id: int | None) -> Sampler:
 
 
 _cached_sampler = functools.lru_cache(maxsize=256)(Sampler)
-
-
-@functools.cache
-def compiled_decode(device: str) -> Callable[[GPT, Tensor, Tensor, StaticCache], Tensor]:
-    """`_decode` over all rows and slots, compiled when it is first called with some shapes."""
-
-    def run(model: GPT, tokens: Tensor, positions: Tensor, slots: StaticCache) -> Tensor:
-        mask_GTS = slots.mask[positions].repeat_interleave(model.config.n_head, 0)
-        view = CacheView(positions, mask_GTS, slots.layers, None)
-        return model.unembed(model.hidden(tokens, view)[:, 0])
-
-    if device == "cuda":
-        return torch.compile(run, dynamic=False, mode="reduce-overhead")  # CUDA graphs
-    return torch.compile(run, dynamic=False, options={"cpp_wrapper": True})
 
 
 def stream(

@@ -41,11 +41,6 @@ def native_formats(device: str) -> list[Quantization]:
     return ["fp32", *bf16, *int8]
 
 
-def can_compile(weights: str, device: str) -> bool:
-    """Whether torch.compile accepts a network of `for_inference`; it rejects oneDNN's layout."""
-    return device == "cuda" or (device, weights) == ("cpu", "int8")
-
-
 def quantize(weight: Tensor) -> tuple[Tensor, Tensor]:
     """Quantizes a matrix (N, K) to 8-bit integers, with one scale for each output channel.
 
@@ -74,14 +69,22 @@ class InferenceLinear(nn.Module):
 
     Attributes:
         n_bytes: Bytes of weights that one pass reads.
+        in_dtype: Format of the inputs in the multiplication.
+        out_dtype: Format of the outputs.
     """
 
     n_bytes: int
+    in_dtype: torch.dtype
+    out_dtype: torch.dtype
     bias: Tensor | None
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         super().__init__()
         self.register_buffer("bias", bias)
+
+    def matrix(self) -> tuple[Tensor, Tensor | None]:
+        """The weights, (N, K), and scales of the output channels, (N,), if there are any."""
+        raise NotImplementedError
 
 
 _INT8_CHANNELS = 32
@@ -95,10 +98,12 @@ class Int8Linear(InferenceLinear):
     output is float32 on a CPU without native bfloat16.
     """
 
+    in_dtype = torch.bfloat16
+
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         super().__init__(weight, bias)
         native = hardware.multiplies_natively(torch.bfloat16, "cpu")
-        self._out_dtype = torch.bfloat16 if native else torch.float32
+        self.out_dtype = torch.bfloat16 if native else torch.float32
         integers_NK, self.scales = quantize(weight)
         self._padding = -weight.size(1) % _INT8_CHANNELS
         self.integers = F.pad(integers_NK, (0, self._padding))
@@ -106,12 +111,16 @@ class Int8Linear(InferenceLinear):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., K) to (..., N)."""
-        x_MK = x.bfloat16().view(-1, x.size(-1))
+        x_MK = x.to(self.in_dtype).view(-1, x.size(-1))
         if self._padding:
             x_MK = F.pad(x_MK, (0, self._padding))
         out_MN = torch._weight_int8pack_mm(x_MK, self.integers, self.scales)
-        out = out_MN.to(self._out_dtype).view(*x.shape[:-1], -1)
+        out = out_MN.to(self.out_dtype).view(*x.shape[:-1], -1)
         return out if self.bias is None else out + self.bias
+
+    def matrix(self) -> tuple[Tensor, Tensor]:
+        """Integers and scales."""
+        return self.integers[:, : self.integers.size(1) - self._padding], self.scales
 
 
 class PackedLinear(InferenceLinear):
@@ -120,12 +129,12 @@ class PackedLinear(InferenceLinear):
     With the operators that torch's compiler uses for frozen weights.
     """
 
-    dtype = torch.float32
+    in_dtype = out_dtype = torch.float32
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         super().__init__(weight, bias)
-        self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.to(self.dtype))
-        self.n_bytes = weight.numel() * self.dtype.itemsize
+        self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.to(self.in_dtype))
+        self.n_bytes = weight.numel() * self.in_dtype.itemsize
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., K) to (..., N)."""
@@ -135,16 +144,20 @@ class PackedLinear(InferenceLinear):
             # oneDNN multiplies a vector slower than a small matrix, and adds up differently.
             x_MK = x_MK.expand(4, -1)
         out_MN: Tensor = torch.ops.mkldnn._linear_pointwise(
-            x_MK.to(self.dtype), self.packed, None, "none", [], ""
+            x_MK.to(self.in_dtype), self.packed, None, "none", [], ""
         )
         out = out_MN[:M].view(*x.shape[:-1], -1)
         return out if self.bias is None else out + self.bias
+
+    def matrix(self) -> tuple[Tensor, None]:
+        """The weights, in their usual layout."""
+        return self.packed.to_dense(), None
 
 
 class PackedBf16Linear(PackedLinear):
     """The same in bfloat16, added up in float32."""
 
-    dtype = torch.bfloat16
+    in_dtype = out_dtype = torch.bfloat16
 
 
 def for_inference(model: GPT, weights: Literal["fp32", "bf16", "int8"], device: str) -> GPT:

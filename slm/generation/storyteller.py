@@ -6,6 +6,7 @@ from itertools import islice
 
 from slm.data.tokenizer import StreamDecoder, Tokenizer
 from slm.generation import SamplingOptions
+from slm.generation.decode import PlainDecode
 from slm.generation.engine import Ending, Engine, TokenSequence
 from slm.model import GPT
 
@@ -105,11 +106,18 @@ def _overlap(text: str, stop: str) -> int:
 
 
 class Storyteller:
-    """Generates stories, with a network as it was trained or from `for_inference`."""
+    """Generates stories, with a network as it was trained or from `for_inference`.
 
-    def __init__(self, model: GPT, tokenizer: Tokenizer) -> None:
+    Args:
+        model: The network.
+        tokenizer: Its tokenizer.
+        decode: How its decode pass is run, as for `Engine`.
+    """
+
+    def __init__(self, model: GPT, tokenizer: Tokenizer, decode: PlainDecode | None = None) -> None:
         self.model = model
         self.tokenizer = tokenizer
+        self.decode = decode
 
     def generate(self, request: StoryRequest) -> Iterator[str]:
         """Generates one story, in pieces of whole characters, without its prompt.
@@ -125,7 +133,6 @@ class Storyteller:
         self,
         requests: Iterable[StoryRequest],
         batch_size: int,
-        compile: bool = False,
     ) -> Iterator[tuple[Story, str]]:
         """Generates stories, `batch_size` at once.
 
@@ -136,7 +143,7 @@ class Storyteller:
         Raises:
             ValueError: A prompt does not fit.
         """
-        batch = StoryBatch(self, batch_size, compile)
+        batch = StoryBatch(self, batch_size)
         waiting = iter(requests)
         while True:
             few = batch.room(batch_size)
@@ -149,9 +156,9 @@ class Storyteller:
 class StoryBatch:
     """Stories that are being generated together; others may join at any time."""
 
-    def __init__(self, storyteller: Storyteller, batch_size: int, compile: bool = False) -> None:
+    def __init__(self, storyteller: Storyteller, batch_size: int) -> None:
         end_of_text = storyteller.tokenizer.end_of_text
-        self._engine = Engine(storyteller.model, end_of_text, batch_size, compile)
+        self._engine = Engine(storyteller.model, end_of_text, batch_size, storyteller.decode)
         self._running: list[Story] = []
         self._few = max(1, batch_size // 8)
 

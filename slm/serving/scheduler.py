@@ -60,7 +60,6 @@ class Scheduler:
         storyteller: With a network of `for_inference`.
         batch_size: Stories generated at once; the others wait.
         limits: For the queue and the time.
-        compile: As for `Engine`.
     """
 
     def __init__(
@@ -68,14 +67,12 @@ class Scheduler:
         storyteller: Storyteller,
         batch_size: int,
         limits: Limits = Limits(),
-        compile: bool = False,
     ) -> None:
         self.storyteller = storyteller
         self.batch_size = batch_size
         self.limits = limits
         self.generated = 0
         """Tokens generated so far."""
-        self._compile = compile
         self._waiting: deque[Job] = deque()
         self._running: dict[Story, Job] = {}
         self._changed = threading.Condition()
@@ -140,7 +137,7 @@ class Scheduler:
                 self._running |= {job.story: job for job in admitted}
             try:
                 if batch is None:
-                    batch = StoryBatch(self.storyteller, self.batch_size, self._compile)
+                    batch = StoryBatch(self.storyteller, self.batch_size)
                 batch.admit([job.story for job in admitted])
                 self._pass_on(batch.step())
             except Exception as error:  # out of memory, say: the next clients may be luckier

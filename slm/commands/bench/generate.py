@@ -3,8 +3,7 @@
 import subprocess
 import sys
 import time
-import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -19,20 +18,23 @@ from slm.bench.generation_speed import (
     slm_generator,
     transformers_generator,
 )
+from slm.bench.llama_cpp import FORMATS, LlamaCpp
+from slm.commands.inference import make_decode
 from slm.commands.lookup import open_named
 from slm.commands.parsing.arguments import Arguments
 from slm.commands.parsing.configs import model_of_config
 from slm.commands.parsing.device import DeviceOptions
 from slm.commands.parsing.errors import output_path
 from slm.commands.parsing.options import parse
+from slm.data.tokenizer import Tokenizer
 from slm.errors import UserError, user_errors
 from slm.evaluation.loss import measure_loss
 from slm.evaluation.texts import texts_of
 from slm.files import json_text
 from slm.generation import SamplingOptions
+from slm.generation.compiled import Format
 from slm.generation.quantization import (
     Quantization,
-    can_compile,
     for_inference,
     native_formats,
     resolve_quantization,
@@ -42,6 +44,7 @@ from slm.model import GPT, GPTConfig
 from slm.training.checkpoint import Checkpoint
 
 _COLD_TOKENS = 100
+Baseline = Literal["transformers", "llama.cpp"]
 
 
 @dataclass(frozen=True)
@@ -64,10 +67,11 @@ class BenchGenerateOptions:
     """As in predict."""
     repeats: int = 5
     """Rounds, of which the median counts."""
-    vs: Literal["transformers"] | None = None
-    """`transformers` generates with the same weights, in rounds with slm."""
+    vs: list[Baseline] | Baseline | None = None
+    """`transformers` or `llama.cpp`, or a list of both: generates with the same weights, in rounds
+    with slm. llama.cpp is on the CPU, and has f16 in place of bf16."""
     compile: bool = False
-    """Whether to measure compiled decoding, too, where it works."""
+    """Whether to measure compiled decoding, too."""
     loss_tokens: int | None = 20_000
     """Measure what quantization costs on about this many tokens of the validation split; null reads
     all, 0 leaves it out."""
@@ -77,7 +81,14 @@ class BenchGenerateOptions:
     """Also write the measurements to a JSON file."""
     trainer: DeviceOptions = DeviceOptions()
 
+    @property
+    def baselines(self) -> Sequence[Baseline]:
+        """What to compare with."""
+        return self.vs if isinstance(self.vs, list) else [self.vs] if self.vs else []
+
     def __post_init__(self) -> None:
+        if "llama.cpp" in self.baselines and self.trainer.device.type != "cpu":
+            raise ValueError("--vs llama.cpp on a GPU; --trainer.accelerator cpu")
         if self.config and self.ckpt_path:
             raise ValueError("--config and --ckpt_path; one of them: random or trained weights")
         for name, values in (("stories", self.stories), ("repeats", [self.repeats])):
@@ -99,8 +110,6 @@ def run(arguments: Arguments) -> int:
     else:
         checkpoint = open_named(options.ckpt_path, options.trainer.logs)
         model = checkpoint.make_model()
-    for message in ("TensorFloat32 tensor cores", "The CUDA Graph is empty"):
-        warnings.filterwarnings("ignore", message)  # of torch.compile, about nothing
     facts = bench_generate(options, model, checkpoint)
     if out:
         out.write_text(json_text(facts), encoding="utf-8")
@@ -113,20 +122,30 @@ def bench_generate(
     """Measures, and prints each part as soon as it is known; returns what was measured."""
     device, formats, sampling = _plan(options)
     tokens = _new_tokens(options, model.config)
-    models: dict[str, GPT] = {name: for_inference(model, name, device) for name in formats}
+    models: dict[Format, GPT] = {name: for_inference(model, name, device) for name in formats}
     generators = {
         f"slm {name}": (slm_generator(fast, sampling), bytes_per_token(fast))
         for name, fast in models.items()
     }
-    generators |= {
-        f"slm {name}, compiled": (
-            slm_generator(fast, sampling, compile=True),
-            bytes_per_token(fast),
-        )
-        for name, fast in models.items()
-        if options.compile and can_compile(name, device)
-    }
-    if options.vs:
+    if options.compile:
+        most = max(options.stories)
+        generators |= {
+            f"slm {name}, compiled": (
+                slm_generator(fast, sampling, make_decode(fast, name, device, most, True)),
+                bytes_per_token(fast),
+            )
+            for name, fast in models.items()
+        }
+    if "llama.cpp" in options.baselines:
+        tokenizer = checkpoint.make_tokenizer() if checkpoint else _any_tokenizer(model.config)
+        generators |= {
+            f"llama.cpp {FORMATS[name]}": (
+                LlamaCpp(model, tokenizer, name, sampling).generator(),
+                bytes_per_token(fast),
+            )
+            for name, fast in models.items()
+        }
+    if "transformers" in options.baselines:
         generators |= {
             f"transformers {name}": transformers_generator(model, name, device, sampling)
             for name in formats
@@ -170,7 +189,7 @@ def bench_generate(
 
 def _plan(
     options: BenchGenerateOptions,
-) -> tuple[str, list[Literal["fp32", "bf16", "int8"]], SamplingOptions]:
+) -> tuple[str, list[Format], SamplingOptions]:
     """Device, number formats and sampling; prints which formats are left out."""
     device = options.trainer.device.type
     with user_errors("slm bench generate --help explains it"):
@@ -188,11 +207,20 @@ def _new_tokens(options: BenchGenerateOptions, shape: GPTConfig) -> int:
     tokens = options.tokens or min(200, room)
     if options.vs and tokens > room:
         raise UserError(
-            f"--tokens {tokens} --vs transformers for a context of {shape.block_size}",
-            f"at most {room}: it does not go past the context",
+            f"--tokens {tokens} --vs … for a context of {shape.block_size}",
+            f"at most {room}: the baselines do not go past the context",
             f"--tokens {room}",
         )
     return tokens
+
+
+def _any_tokenizer(config: GPTConfig) -> Tokenizer:
+    """One with as many tokens; for random weights it does not matter which."""
+    if config.vocab_size <= 256:
+        raise UserError(
+            f"--vs llama.cpp for a vocabulary of {config.vocab_size}", "257 or more", "--config"
+        )
+    return Tokenizer("bpe", {bytes([byte]): byte for byte in range(256)}, config.vocab_size)
 
 
 def _table(speeds: Sequence[Speed], memory: float) -> list[str]:
@@ -215,7 +243,7 @@ def _table(speeds: Sequence[Speed], memory: float) -> list[str]:
 
 
 def _quantization_cost(
-    checkpoint: Checkpoint, models: dict[str, GPT], tokens: int | None
+    checkpoint: Checkpoint, models: Mapping[Format, GPT], tokens: int | None
 ) -> tuple[dict[str, float] | None, str]:
     """Bits per byte of the model's validation split in each number format, and a line about it."""
     if tokens == 0:
@@ -226,7 +254,9 @@ def _quantization_cost(
     except UserError as error:
         return None, f"not measured: {error.found}"
     windows = texts.windows(checkpoint.gpt.block_size)
-    losses = measure_loss(models, windows, texts.tokenizer, tokens)
+    losses = measure_loss(
+        {str(name): m for name, m in models.items()}, windows, texts.tokenizer, tokens
+    )
     found = {name: loss["bits_per_byte"] for name, loss in losses.items()}
     base = found.get("fp32")
     line = ", ".join(

@@ -42,7 +42,6 @@ class PredictOptions:
     def asks(self) -> bool:
         """Whether to ask for prompts: on a terminal, if nothing says which or how many stories."""
         given = self.prompt or self.prompt_file or self.out or self.sampling.num_samples > 1
-        given = given or self.inference.compile  # for many: it would compile for each prompt
         return not given and sys.stdin.isatty() and sys.stdout.isatty()
 
     def prompts(self) -> list[str]:

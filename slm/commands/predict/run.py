@@ -17,7 +17,8 @@ def predict(arguments: Arguments) -> int:
     options = parse("predict", PredictOptions, arguments, usage, FIT_SECTIONS)
     inference, sampling = options.inference, options.sampling_options()
     prompts = options.prompts()
-    checkpoint, storyteller = inference.load()
+    expected = 1 if options.asks else len(prompts) * sampling.num_samples
+    checkpoint, storyteller = inference.load(expected)
     words = split_words(options.words or "")
     if words:
         check_takes_words(checkpoint.takes_words)
@@ -41,7 +42,7 @@ def predict(arguments: Arguments) -> int:
     batch_size = min(inference.rows, max(1, len(requests)))
     finished = False
     try:
-        for story, piece in storyteller.generate_all(requests, batch_size, inference.compile):
+        for story, piece in storyteller.generate_all(requests, batch_size):
             output.write(story, piece)
         finished = True
     finally:
