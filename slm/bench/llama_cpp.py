@@ -1,14 +1,16 @@
 """llama.cpp (package xllamacpp, prebuilt) as a baseline for generation, on the CPU."""
 
+import multiprocessing
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from slm.bench.generation_speed import GenerateFn
 from slm.data.tokenizer import Tokenizer
 from slm.errors import UserError
 from slm.export.gguf_files import write_gguf
@@ -37,6 +39,9 @@ def import_xllamacpp() -> Any:
 class LlamaCpp:
     """llama.cpp with our own GGUF export of a network, as many threads, and the same sampling.
 
+    In a process of its own: it shares torch's OpenMP library, whose threads would not wait actively
+    if there were more of them than processors, and both would run at half their speed.
+
     Args:
         model: Of a shape that GGUF has.
         tokenizer: Its tokenizer.
@@ -47,45 +52,51 @@ class LlamaCpp:
     def __init__(
         self, model: GPT, tokenizer: Tokenizer, number_format: str, options: SamplingOptions
     ) -> None:
-        self._package = import_xllamacpp()
-        self._context = model.config.block_size
-        self._options = options
-        self._folder = tempfile.TemporaryDirectory(prefix="slm-")
+        import_xllamacpp()
         name = FORMATS[number_format]
-        write_gguf(model, tokenizer, Path(self._folder.name), "slm", [name])
-        self._path = Path(self._folder.name) / f"model-{name}.gguf"
-        self._servers: dict[int, Any] = {}
+        self._folder = tempfile.TemporaryDirectory(prefix="slm-")
+        folder = Path(self._folder.name)
+        write_gguf(model, tokenizer, folder, "slm", [name])
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        sampling = {"top_k": options.top_k or 0, "temperature": options.temperature}
+        arguments = (
+            theirs,
+            str(folder / f"model-{name}.gguf"),
+            model.config.block_size,
+            torch.get_num_threads(),
+            sampling,
+        )
+        context.Process(target=_serve, args=arguments, daemon=True).start()
 
-    def _server(self, slots: int) -> Any:
-        if slots not in self._servers:
-            params = self._package.CommonParams()
-            params.model.path = str(self._path)
-            params.n_ctx, params.n_parallel, params.verbosity = self._context * slots, slots, -1
-            threads = torch.get_num_threads()
-            params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
-            self._servers[slots] = self._package.Server(params)
-        return self._servers[slots]
+    def run(self, prompts: Sequence[Sequence[int]], tokens: int) -> None:
+        """Generates together, in a slot each; a `GenerateFn`."""
+        self._pipe.send(([list(prompt) for prompt in prompts], tokens))
+        assert self._pipe.recv() == [tokens] * len(prompts)
 
-    def generator(self) -> GenerateFn:
-        """Generates together, in a slot each."""
 
-        def run(prompts: Sequence[Sequence[int]], tokens: int) -> None:
-            server = self._server(len(prompts))
+def _serve(
+    pipe: Connection, path: str, context: int, threads: int, sampling: dict[str, float]
+) -> None:
+    """Generates for each message of prompts and a number of tokens; answers how many it made."""
+    package = import_xllamacpp()
+    servers: dict[int, Any] = {}
+    with suppress(EOFError):
+        while True:
+            prompts, tokens = pipe.recv()
+            slots = len(prompts)
+            if slots not in servers:
+                servers.clear()
+                params = package.CommonParams()
+                params.model.path = path
+                params.n_ctx, params.n_parallel, params.verbosity = context * slots, slots, -1
+                params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
+                servers[slots] = package.Server(params)
+            fixed = {"samplers": ["top_k", "temperature"], "ignore_eos": True, **sampling}
             requests = [
-                {
-                    "prompt": list(prompt),
-                    "n_predict": tokens,
-                    "samplers": ["top_k", "temperature"],
-                    "top_k": self._options.top_k or 0,
-                    "temperature": self._options.temperature,
-                    "seed": seed,
-                    "ignore_eos": True,
-                    "cache_prompt": False,
-                }
-                for seed, prompt in enumerate(prompts)
+                {"prompt": p, "n_predict": tokens, "seed": seed, "cache_prompt": False, **fixed}
+                for seed, p in enumerate(prompts)
             ]
-            with ThreadPoolExecutor(len(prompts)) as pool:
-                for found in pool.map(server.handle_completions, requests):
-                    assert found["usage"]["completion_tokens"] == tokens, found
-
-        return run
+            with ThreadPoolExecutor(slots) as pool:
+                found = list(pool.map(servers[slots].handle_completions, requests))
+            pipe.send([each["usage"]["completion_tokens"] for each in found])

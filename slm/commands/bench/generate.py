@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import product
 from typing import Any, Literal
 
 import torch
@@ -140,7 +141,7 @@ def bench_generate(
         tokenizer = checkpoint.make_tokenizer() if checkpoint else _any_tokenizer(model.config)
         generators |= {
             f"llama.cpp {FORMATS[name]}": (
-                LlamaCpp(model, tokenizer, name, sampling).generator(),
+                LlamaCpp(model, tokenizer, name, sampling).run,
                 bytes_per_token(fast),
             )
             for name, fast in models.items()
@@ -215,12 +216,16 @@ def _new_tokens(options: BenchGenerateOptions, shape: GPTConfig) -> int:
 
 
 def _any_tokenizer(config: GPTConfig) -> Tokenizer:
-    """One with as many tokens; for random weights it does not matter which."""
-    if config.vocab_size <= 256:
+    """One with as many tokens, of a byte or two; for random weights it does not matter which."""
+    tokens = [bytes(pair) for size in (1, 2) for pair in product(range(256), repeat=size)]
+    if not 256 < config.vocab_size <= len(tokens):
         raise UserError(
-            f"--vs llama.cpp for a vocabulary of {config.vocab_size}", "257 or more", "--config"
+            f"--vs llama.cpp for a vocabulary of {config.vocab_size}",
+            f"257 to {len(tokens)}",
+            "another --config, or a checkpoint",
         )
-    return Tokenizer("bpe", {bytes([byte]): byte for byte in range(256)}, config.vocab_size)
+    ranks = {token: rank for rank, token in enumerate(tokens[: config.vocab_size - 1])}
+    return Tokenizer("bpe", ranks, config.vocab_size)
 
 
 def _table(speeds: Sequence[Speed], memory: float) -> list[str]:
