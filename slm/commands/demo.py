@@ -5,7 +5,7 @@ import threading
 from contextlib import suppress
 from dataclasses import dataclass
 
-from slm.commands.inference import InferenceOptions
+from slm.commands.inference import InferenceOptions, compile_in_background
 from slm.commands.parsing.arguments import Arguments
 from slm.commands.parsing.options import inline, parse
 from slm.commands.serve import check_ranges, missing_extra, open_socket, shown_address
@@ -47,6 +47,7 @@ def demo(arguments: Arguments) -> int:
         checkpoint, storyteller = options.inference.load()
     limits = Limits(options.queue, options.timeout)
     scheduler = Scheduler(storyteller, options.inference.rows, limits)
+    compile_in_background(storyteller.decode)
     page = make_demo(scheduler, checkpoint.make_model(), checkpoint.takes_words, checkpoint.label)
     with suppress(KeyboardInterrupt):
         launch(page, options.host, port, options.queue)

@@ -8,7 +8,7 @@ from typing import Literal
 from slm.commands.lookup import open_named
 from slm.commands.parsing.device import DeviceOptions
 from slm.errors import UserError, user_errors
-from slm.generation.compiled import CompiledDecode
+from slm.generation.compiled import CompiledDecode, compiles_in_background
 from slm.generation.decode import GraphDecode, PlainDecode
 from slm.generation.quantization import Quantization, for_inference, resolve_quantization
 from slm.generation.storyteller import Storyteller
@@ -27,13 +27,14 @@ class InferenceOptions:
     """A checkpoint file, a run, or `last` or `best` of the newest run, which is also the
     default."""
     weights: Quantization = "auto"
-    """Number format of the weights: fp32 as trained, bf16 faster, int8 the fastest for one or two
-    stories at a time, on CPUs; `auto` takes bf16 where the device multiplies it natively, else
-    fp32."""
+    """Number format of the weights: fp32 as trained, bf16 faster, int8 the fastest on CPUs. `auto`
+    takes int8 on a CPU where --compile auto compiles, else bf16 where the device multiplies it
+    natively, else fp32."""
     compile: bool | Literal["auto"] = "auto"
     """Whether to compile the pass that generates a token, two to three times as fast on a CPU, once
-    for a shape of model: `auto` does that in the background, for the next processes, if this is a
-    CPU under Linux with a C++ compiler; true waits for it, half a minute or more."""
+    for a shape of model: `auto` does that in the background, after the stories, for the next
+    runs, if this is a CPU under Linux with a C++ compiler; true waits for it, half a minute or
+    more."""
     batch_size: int | None = None
     """Stories generated together at most; null takes 16 on a CPU, 256 on a CUDA GPU. On a CPU no
     story depends on it."""
@@ -59,8 +60,10 @@ class InferenceOptions:
         Raises:
             UserError: The device does not have it, or cannot be compiled for.
         """
+        compiles = self.compile is not False and self.device == "cpu" and compiles_in_background()
+        weights = "int8" if self.weights == "auto" and compiles else self.weights
         with user_errors("slm predict --help explains it"):
-            weights = resolve_quantization(self.weights, self.device)
+            weights = resolve_quantization(weights, self.device)
         if self.compile is True and self.device == "mps":
             raise UserError("--compile true on mps", "a CPU or a CUDA device", "without --compile")
         return weights
@@ -108,9 +111,16 @@ def make_decode(
                 "a C++ compiler that works",
                 "do not compile: --compile false",
             ) from error
-    elif sys.platform == "linux" and decode.build():
-        _report("compiling in the background, for the next runs, once for this shape of model")
     return decode
+
+
+def compile_in_background(decode: PlainDecode | None) -> None:
+    """Starts to compile what `--compile auto` uses, and says so.
+
+    When no story is being generated: it would take a third longer.
+    """
+    if isinstance(decode, CompiledDecode) and decode.build():
+        _report("compiling in the background, for the next runs, once for this shape of model")
 
 
 def _report(line: str) -> None:

@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from slm.commands.inference import InferenceOptions
+from slm.commands.inference import InferenceOptions, compile_in_background
 from slm.commands.parsing.arguments import Arguments
 from slm.commands.parsing.keys import read_key
 from slm.commands.parsing.options import inline, parse
@@ -68,6 +68,7 @@ def serve(arguments: Arguments) -> int:
         checkpoint, storyteller = options.inference.load()
         rows = options.inference.rows
         limits = Limits(options.queue, options.timeout)
+        compile_in_background(storyteller.decode)
         scheduler = Scheduler(storyteller, rows, limits)
         context = storyteller.model.config.block_size
         allowed = Allowed(options.name, context, checkpoint.takes_words, options.max_tokens, rows)

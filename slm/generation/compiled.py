@@ -63,6 +63,12 @@ def cache_folder() -> Path | None:
     return folder
 
 
+def compiles_in_background() -> bool:
+    """Whether this machine builds units unasked: Linux, a C++ compiler, somewhere to keep them."""
+    linux = sys.platform == "linux"
+    return linux and hardware.cpp_compiler() is not None and cache_folder() is not None
+
+
 def unit_key(config: GPTConfig, weights: Format, rows: int) -> str:
     """Names a unit: changes with everything that its machine code depends on."""
     facts = {
@@ -166,7 +172,7 @@ class CompiledDecode(PlainDecode):
         if wait and self._folder is None:
             self._folder = Path(tempfile.mkdtemp(prefix="slm-"))
             weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
-        if self._folder is None or not hardware.cpp_compiler():
+        if self._folder is None or not (wait or compiles_in_background()):
             return False
         failed = [self._folder / f"{key}.failed" for key in self._missing.values()]
         if not wait and any(path.exists() for path in failed):

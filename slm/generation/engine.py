@@ -19,7 +19,7 @@ from slm.generation.options import SamplingOptions
 from slm.generation.sampling import Sampler
 from slm.model.gpt import GPT
 
-_PADDING = 16
+_PADDING = 8
 """Prompts are padded to multiples of this, and those of one length are read together; the
 arithmetic of a prompt then does not depend on the others."""
 

@@ -1,6 +1,6 @@
 """The verb `predict`: generates stories with a trained model, without a Trainer."""
 
-from slm.commands.inference import check_takes_words
+from slm.commands.inference import check_takes_words, compile_in_background
 from slm.commands.parsing.arguments import Arguments
 from slm.commands.parsing.options import FIT_SECTIONS, parse
 from slm.commands.predict.dialogue import Dialogue
@@ -23,6 +23,7 @@ def predict(arguments: Arguments) -> int:
     if words:
         check_takes_words(checkpoint.takes_words)
     if options.asks:
+        compile_in_background(storyteller.decode)
         Dialogue(storyteller, sampling, words, checkpoint.takes_words).run()
         return 0
     requests = make_requests(prompts, sampling, words)
@@ -47,6 +48,7 @@ def predict(arguments: Arguments) -> int:
         finished = True
     finally:
         output.close(finished)
+    compile_in_background(storyteller.decode)
     return 0
 
 
