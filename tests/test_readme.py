@@ -53,7 +53,7 @@ def made_small(verb, words):
     if verb == "evaluate":
         return "--pairs 10 --loss_tokens 100 --generations fed.jsonl"
     if verb == "bench":
-        return "--tokens 3 --repeats 1 --cold false --loss_tokens 50"
+        return "--tokens 3 --repeats 1 --cold false --loss_tokens 50 --compile false"
     if verb == "fit" and "last" in words:
         return "--trainer.max_steps 4"
     if verb == "fit" and "--model.init_from" in words:

@@ -1,7 +1,9 @@
 """llama.cpp (package xllamacpp, prebuilt) as a baseline for generation, on the CPU."""
 
 import multiprocessing
+import shutil
 import tempfile
+import weakref
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -54,8 +56,8 @@ class LlamaCpp:
     ) -> None:
         import_xllamacpp()
         name = FORMATS[number_format]
-        self._folder = tempfile.TemporaryDirectory(prefix="slm-")
-        folder = Path(self._folder.name)
+        folder = Path(tempfile.mkdtemp(prefix="slm-"))
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         write_gguf(model, tokenizer, folder, "slm", [name])
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
@@ -68,6 +70,7 @@ class LlamaCpp:
             sampling,
         )
         context.Process(target=_serve, args=arguments, daemon=True).start()
+        theirs.close()  # so that it ends with our end of the pipe
 
     def run(self, prompts: Sequence[Sequence[int]], tokens: int) -> None:
         """Generates together, in a slot each; a `GenerateFn`."""
