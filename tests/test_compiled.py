@@ -1,5 +1,6 @@
 """The compiled decode pass: what it equals, what it is kept for, and what happens without it."""
 
+import json
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -144,6 +145,14 @@ def test_the_engine_generates_the_same_stories(cache):
 @needs_compiler
 @pytest.mark.timeout(900)
 def test_it_is_built_in_the_background_while_stories_are_generated(empty_cache, monkeypatch):
+    popen = compiled.subprocess.Popen
+
+    def start(args, **how):
+        """At the usual priority: the other tests may leave no time for a lower one."""
+        request = json.loads(args[-1]) | {"wait": True}
+        return popen([*args[:-1], json.dumps(request)], **how)
+
+    monkeypatch.setattr(compiled.subprocess, "Popen", start)
     config = replace(CLASSIC, n_layer=1, block_size=20)
     decode = CompiledDecode(make_model(config), "fp32")
     assert decode.build()
