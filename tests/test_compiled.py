@@ -4,6 +4,7 @@ import json
 import time
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -266,5 +267,9 @@ def test_units_are_kept_where_only_the_user_writes(tmp_path, monkeypatch):
     monkeypatch.setenv("SLM_CACHE_DIR", str(tmp_path / "file" / "folder"))
     assert cache_folder() is None
     monkeypatch.delenv("SLM_CACHE_DIR")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "home", MagicMock(side_effect=RuntimeError("no home")))
+        assert cache_folder() is None
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
     assert cache_folder() == tmp_path / "home" / "slm"
